@@ -1,0 +1,134 @@
+"""Texts to tensors: prompts with responses, comparisons, and blocks of plain text."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from instructrl.data.tokenizers import encode_text
+from instructrl.types import Comparison, Demonstration, Document, Sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Length limits in tokens (paper, C: prompts above 1k are filtered out, responses are limited to 1k).
+
+    max_prompt_tokens: a longer prompt is an error here; filter before (`hygiene.limit_lengths`).
+    max_response_tokens: a longer response is cut and then has no end-of-text token.
+    """
+
+    max_prompt_tokens: int = 1024
+    max_response_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("max_prompt_tokens", "max_response_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are positive counts")
+
+
+class Encoder:
+    """Encodes texts with one tokenizer under one pair of limits."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
+        self.tokenizer = tokenizer
+        self.limits = limits
+        self.end_of_text = tokenizer.eos_token_id
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt; the end-of-text token alone where the text has none, since a response needs a state
+        to be predicted from. Raises ValueError above the limit."""
+        ids = encode_text(self.tokenizer, text) or [self.end_of_text]
+        if len(ids) > self.limits.max_prompt_tokens:
+            raise ValueError(
+                f"prompt {text[:60]!r}: found {len(ids)} tokens, accepted are up to {self.limits.max_prompt_tokens}"
+            )
+        return ids
+
+    def response(self, text: str, *, finished: bool = True) -> list[int]:
+        """Token ids of a response with its end-of-text token, cut at the limit. finished: False leaves the token
+        out, for a response that was itself cut."""
+        ids = encode_text(self.tokenizer, text) + ([self.end_of_text] if finished else [])
+        return ids[: self.limits.max_response_tokens]
+
+    def prompts(self, texts: Iterable[str]) -> tuple[Tensor, Tensor]:
+        """Left-padded prompts. Returns [B, P] int64 and [B, P] bool."""
+        return pad_left([self.prompt(text) for text in texts], self.end_of_text)
+
+    def pairs(self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool] | None = None):
+        """`Sequences` of prompts with their responses, one row each."""
+        flags = [True] * len(prompts) if finished is None else finished
+        prompt, prompt_mask = self.prompts(prompts)
+        response, response_mask = pad_right(
+            [self.response(text, finished=flag) for text, flag in zip(responses, flags, strict=True)],
+            self.end_of_text,
+        )
+        return Sequences(prompt=prompt, prompt_mask=prompt_mask, response=response, response_mask=response_mask)
+
+    def demonstrations(self, rows: Sequence[Demonstration]) -> Sequences:
+        """One row a demonstration."""
+        return self.pairs([row.prompt for row in rows], [row.completion for row in rows])
+
+    def comparisons(self, rows: Sequence[Comparison]) -> tuple[Sequences, Tensor, Tensor]:
+        """All completions of all prompts in one batch, each once.
+
+        Returns the sequences (N = total completions), their places `[P, K]` int64 (row of the sequences; 0 where the
+        prompt has fewer than K completions), and `preferred` `[P, K, K]` bool.
+        """
+        width = max(len(row.completions) for row in rows)
+        places = torch.zeros(len(rows), width, dtype=torch.int64)
+        preferred = torch.zeros(len(rows), width, width, dtype=torch.bool)
+        prompts: list[str] = []
+        completions: list[str] = []
+        for p, row in enumerate(rows):
+            places[p, : len(row.completions)] = torch.arange(len(row.completions)) + len(prompts)
+            for winner, loser in row.preferred:
+                preferred[p, winner, loser] = True
+            prompts += [row.prompt] * len(row.completions)
+            completions += row.completions
+        return self.pairs(prompts, completions), places, preferred
+
+    def decode(self, response: Tensor, response_mask: Tensor) -> list[str]:
+        """Texts of responses [B, T], without the end-of-text token."""
+        rows = [ids[keep].tolist() for ids, keep in zip(response, response_mask, strict=True)]
+        return [self.tokenizer.decode([i for i in ids if i != self.end_of_text]) for ids in rows]
+
+
+def pack_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
+    """One stream of documents, an end-of-text token before each, cut into blocks.
+
+    Returns [N, length] int64; the remainder that does not fill a block is dropped.
+    Raises ValueError where the text does not fill one block.
+    """
+    stream: list[int] = []
+    for document in documents:
+        stream.append(tokenizer.eos_token_id)
+        stream += encode_text(tokenizer, document.text)
+    num_blocks = len(stream) // length
+    if num_blocks == 0:
+        raise ValueError(f"corpus: found {len(stream)} tokens, accepted is at least one block of {length}")
+    return torch.tensor(stream[: num_blocks * length], dtype=torch.int64).view(num_blocks, length)
+
+
+def blocks_as_sequences(blocks: Tensor) -> Sequences:
+    """Language modelling as a response to the first token. blocks: [B, L] int64."""
+    every = torch.ones_like(blocks, dtype=torch.bool)
+    return Sequences(prompt=blocks[:, :1], prompt_mask=every[:, :1], response=blocks[:, 1:], response_mask=every[:, 1:])
+
+
+def pad_left(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """[B, longest] int64 and its mask, real tokens at the right."""
+    width = max(len(row) for row in rows)
+    tokens = torch.full((len(rows), width), padding, dtype=torch.int64)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        tokens[i, width - len(row) :] = torch.tensor(row, dtype=torch.int64)
+        mask[i, width - len(row) :] = True
+    return tokens, mask
+
+
+def pad_right(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """[B, longest] int64 and its mask, real tokens at the left."""
+    tokens, mask = pad_left([row[::-1] for row in rows], padding)
+    return tokens.flip(1), mask.flip(1)

@@ -1,0 +1,213 @@
+"""From raw files to the splits that training reads, in the paper's order (3.2, A.2, C).
+
+long common prefixes -> cap per user -> split by user -> prompts that are also in valid or test -> personal data in the
+training split -> lengths. All three sets take the same way with the same seed, so that a user lands in the same split
+everywhere. All records are held in memory at once.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from instructrl.data import hygiene, tables
+from instructrl.data.hygiene import Kept, Record
+from instructrl.data.readers import DataError, read_comparisons, read_demonstrations, read_prompts, write_jsonl
+from instructrl.data.tokenizers import load_tokenizer
+
+SPLITS = ("train", "valid", "test")
+GROUPS: dict[str, hygiene.Group] = {"user": hygiene.user_of, "source": hygiene.source_of}
+FILES = {"SFT": "demonstrations", "RM": "comparisons", "PPO": "prompts"}
+READERS: dict[str, Callable[[str], Sequence[Record]]] = {
+    "SFT": read_demonstrations,
+    "RM": read_comparisons,
+    "PPO": read_prompts,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareConfig:
+    """What to prepare and how. The defaults are the paper's where it gives a number.
+
+    out: folder for the result; made if missing, files of the same names are replaced.
+    tokenizer: counts tokens: a model's name or folder, or a folder with `encoder.json` and `vocab.bpe`.
+    demonstrations, comparisons, prompts: sources for SFT, reward model and PPO, in any layout that the readers take.
+    group_by: "user" or "source": the column that is capped and split by. Put organisations there to split by them.
+    min_prefix_chars: two prompts with this many first characters in common are one (the paper gives no number).
+    cap_per_user: prompts that one user may have in each set.
+    valid_fraction, test_fraction: shares of the users.
+    seed: of the split.
+    personal_data: False leaves personal data in the training split.
+    phone_regions: countries whose national phone numbers are found, ISO 3166.
+    max_prompt_tokens, max_response_tokens: longer ones go; a response counts with its end-of-text token.
+    """
+
+    out: str
+    tokenizer: str
+    demonstrations: tuple[str, ...] = ()
+    comparisons: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    group_by: str = "user"
+    min_prefix_chars: int = 200
+    cap_per_user: int = 200
+    valid_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 0
+    personal_data: bool = True
+    phone_regions: tuple[str, ...] = ("US",)
+    max_prompt_tokens: int = 1024
+    max_response_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if not (self.demonstrations or self.comparisons or self.prompts):
+            raise ValueError("prepare: found no sources, accepted are demonstrations, comparisons or prompts")
+        for name in ("demonstrations", "comparisons", "prompts", "phone_regions"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: found the text {getattr(self, name)!r}, accepted is a tuple of texts")
+        if self.group_by not in GROUPS:
+            raise ValueError(f"group_by: found {self.group_by!r}, accepted are {', '.join(GROUPS)}")
+        for name in ("min_prefix_chars", "cap_per_user", "max_prompt_tokens", "max_response_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are positive numbers")
+        shares = self.valid_fraction, self.test_fraction
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise ValueError(
+                f"valid_fraction, test_fraction: found {shares}, accepted are shares that leave some train"
+            )
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Share of the users by split."""
+        train = 1 - self.valid_fraction - self.test_fraction
+        return {"train": train, "valid": self.valid_fraction, "test": self.test_fraction}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareReport:
+    """What came out. sizes, lengths (prompts), completions (their lengths), hygiene: rows as in tables.py.
+
+    files: paths written, by set and split. personal_data: training records removed, by set and kind of data.
+    """
+
+    sizes: list[dict[str, Any]]
+    lengths: list[dict[str, Any]]
+    completions: list[dict[str, Any]]
+    hygiene: list[dict[str, Any]]
+    personal_data: dict[str, dict[str, int]]
+    files: dict[str, str]
+
+    def markdown(self) -> str:
+        """The report as a page."""
+        return "\n".join(
+            [
+                "# Prepared data\n",
+                "## Prompts by split and source\n",
+                tables.sizes_markdown(self.sizes),
+                "## Prompts, lengths in tokens\n",
+                tables.lengths_markdown(self.lengths),
+                "## Completions, lengths in tokens\n",
+                tables.lengths_markdown(self.completions),
+                "## Cleaning, in records\n",
+                tables.hygiene_markdown(self.hygiene),
+            ]
+        )
+
+
+@dataclass(slots=True)
+class _Cleaning:
+    """The rows of the report, while the steps run."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    personal_data: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def take(self, step: str, kept: Kept[Any]) -> list[Any]:
+        self.rows.append({"step": step, "removed": kept.removed, "left": len(kept.records)})
+        return kept.records
+
+
+def prepare(config: PrepareConfig) -> PrepareReport:
+    """Clean and split, and write `<out>/{demonstrations,comparisons,prompts}.{train,valid,test}.jsonl`, `report.json`
+    and `report.md`. An empty split gives an empty file. Raises DataError for rows that cannot be read, and where
+    nothing is left to train on."""
+    tokenizer = load_tokenizer(config.tokenizer)
+    cleaning = _Cleaning()
+    sources = {"SFT": config.demonstrations, "RM": config.comparisons, "PPO": config.prompts}
+    splits = {
+        name: _cleaned_and_split(name, list(chain.from_iterable(map(READERS[name], paths))), config, cleaning)
+        for name, paths in sources.items()
+        if paths
+    }
+    _filter_training(splits, config, cleaning)
+    _limit(splits, tokenizer, config, cleaning)
+    for name, by_split in splits.items():
+        if not by_split["train"]:
+            raise DataError(f"{FILES[name]}: found no record left for training, accepted is at least one")
+    return _written(splits, tokenizer, config, cleaning)
+
+
+Splits = dict[str, dict[str, list[Any]]]
+
+
+def _cleaned_and_split(
+    name: str, records: list[Any], config: PrepareConfig, cleaning: _Cleaning
+) -> dict[str, list[Any]]:
+    group = GROUPS[config.group_by]
+    cleaning.rows.append({"step": f"{name}: read", "removed": 0, "left": len(records)})
+    unique = hygiene.drop_common_prefixes(records, min_prefix_chars=config.min_prefix_chars)
+    records = cleaning.take(f"{name}: long common prefix", unique)
+    capped = hygiene.cap_per_user(records, limit=config.cap_per_user, group=group)
+    records = cleaning.take(f"{name}: at most {config.cap_per_user} prompts a {config.group_by}", capped)
+    return hygiene.split_by_user(records, fractions=config.fractions, seed=config.seed, group=group)
+
+
+def _filter_training(splits: Splits, config: PrepareConfig, cleaning: _Cleaning) -> None:
+    held_out = [record for by_split in splits.values() for split in SPLITS[1:] for record in by_split[split]]
+    for name, by_split in splits.items():
+        disjoint = hygiene.drop_overlap(by_split["train"], held_out, min_prefix_chars=config.min_prefix_chars)
+        by_split["train"] = cleaning.take(f"{name} train: prompt also in valid or test", disjoint)
+        if config.personal_data:
+            clean = hygiene.remove_personal_data(by_split["train"], phone_regions=config.phone_regions)
+            by_split["train"] = cleaning.take(f"{name} train: personal data", clean)
+            cleaning.personal_data[name] = dict(clean.reasons)
+
+
+def _limit(splits: Splits, tokenizer: PreTrainedTokenizerBase, config: PrepareConfig, cleaning: _Cleaning) -> None:
+    fit = partial(
+        hygiene.limit_lengths,
+        tokenizer=tokenizer,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_response_tokens=config.max_response_tokens,
+    )
+    for name, by_split in splits.items():
+        for split in SPLITS:
+            by_split[split] = cleaning.take(f"{name} {split}: length", fit(by_split[split]))
+
+
+def _written(
+    splits: Splits, tokenizer: PreTrainedTokenizerBase, config: PrepareConfig, cleaning: _Cleaning
+) -> PrepareReport:
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name, by_split in splits.items():
+        for split, records in by_split.items():
+            path = out / f"{FILES[name]}.{split}.jsonl"
+            write_jsonl(path, records)
+            files[f"{name} {split}"] = str(path)
+    report = PrepareReport(
+        sizes=tables.size_rows(splits),
+        lengths=tables.prompt_length_rows(splits, tokenizer),
+        completions=tables.completion_length_rows(splits, tokenizer),
+        hygiene=cleaning.rows,
+        personal_data=cleaning.personal_data,
+        files=files,
+    )
+    written = json.dumps({**asdict(report), "config": asdict(config)}, indent=2, ensure_ascii=False)
+    (out / "report.json").write_text(written + "\n", encoding="utf-8")
+    (out / "report.md").write_text(report.markdown(), encoding="utf-8")
+    return report

@@ -1,0 +1,134 @@
+"""Readers and writers of records: demonstrations, comparisons, prompts and plain text for pretraining.
+
+Each reader takes a path that ends in `.jsonl`, `.jsonl.gz`, `.parquet` (or `.txt`, for the corpus), or
+`hub:NAME[:SPLIT]`, and returns a lazy sequence: opening it finds the rows, a row is parsed when it is asked for, so
+that files larger than memory can be used (see rows.py). A row that cannot be used raises DataError with file and
+line when it is reached; `check` reaches all of them.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+from instructrl.data import columns
+from instructrl.data.rows import DataError, Rows, open_rows
+from instructrl.types import Comparison, Demonstration, Document, Prompt
+
+__all__ = [
+    "DataError",
+    "Records",
+    "check",
+    "read_comparisons",
+    "read_corpus",
+    "read_demonstrations",
+    "read_prompts",
+    "write_jsonl",
+]
+
+RecordT = TypeVar("RecordT", Prompt, Demonstration, Comparison, Document)
+
+
+class Records(Sequence[RecordT], Generic[RecordT]):
+    """Records of a source, parsed on access. Slices are lazy too."""
+
+    def __init__(self, rows: Rows, parse: Callable[[Any], RecordT], numbers: range | None = None) -> None:
+        self._rows = rows
+        self._parse = parse
+        self._numbers = range(len(rows)) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> RecordT: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Records[RecordT]": ...
+
+    def __getitem__(self, index: int | slice) -> "RecordT | Records[RecordT]":
+        if isinstance(index, slice):
+            return Records(self._rows, self._parse, self._numbers[index])
+        number = self._numbers[index]
+        row = self._rows.row(number)
+        try:
+            return self._parse(row)
+        except columns.ColumnError as error:
+            raise DataError(f"{self._rows.where(number)}: {error}") from None
+
+
+def read_demonstrations(source: str | Path) -> Records[Demonstration]:
+    """Columns `prompt` and `completion`, or `messages`; optional `user`, `source`, `category`."""
+    return Records(open_rows(source, columns.DEMONSTRATION_COLUMNS), columns.parse_demonstration)
+
+
+def read_comparisons(source: str | Path) -> Records[Comparison]:
+    """K completions of a prompt and which of them are preferred, in one of these layouts.
+
+    `prompt`, `completions[K]` and `ranks[K]` (lower is better, equal is a tie); the same with `preferences`, a list
+    of pairs [winner, loser] that may contain cycles; `context` and `completions[K]{rank, completion}`; `prompt`,
+    `chosen`, `rejected`; `chosen` and `rejected` as whole transcripts, which are parted after the last turn that they
+    share. Optional `user`, `source`, `category`, `labeler`.
+    """
+    return Records(open_rows(source, columns.COMPARISON_COLUMNS), columns.parse_comparison)
+
+
+def read_prompts(source: str | Path) -> Records[Prompt]:
+    """Column `prompt` or `messages`; optional `user`, `source`, `category`."""
+    return Records(open_rows(source, columns.PROMPT_COLUMNS), columns.parse_prompt)
+
+
+def read_corpus(source: str | Path) -> Records[Document]:
+    """Column `text`, optional `source`; in a `.txt` file, documents are separated by blank lines."""
+    return Records(open_rows(source, columns.DOCUMENT_COLUMNS), columns.parse_document)
+
+
+def check(records: Sequence[Any], *, max_errors: int = 20) -> int:
+    """Read every record. Returns their number; raises DataError that lists the first `max_errors` bad rows."""
+    errors: list[str] = []
+    for number in range(len(records)):
+        try:
+            records[number]
+        except DataError as error:
+            errors.append(str(error))
+            if len(errors) == max_errors:
+                break
+    if errors:
+        raise DataError("\n".join(errors))
+    return len(records)
+
+
+def write_jsonl(path: str | Path, records: Iterable[Prompt | Demonstration | Comparison | Document]) -> int:
+    """Write records, one JSON object a line, in the columns that the readers take. Returns their number.
+
+    The file appears whole or not at all: it is written beside its place and moved there. Empty optional columns are
+    left out. Of no records it makes an empty file, which the readers reject.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    count = 0
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(_row(record), ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    os.replace(partial, path)
+    return count
+
+
+def _row(record: Prompt | Demonstration | Comparison | Document) -> dict[str, Any]:
+    if isinstance(record, Document):
+        return {"text": record.text, **_filled(record, "source")}
+    if isinstance(record, Prompt):
+        row: dict[str, Any] = {"prompt": record.text}
+    elif isinstance(record, Demonstration):
+        row = {"prompt": record.prompt, "completion": record.completion}
+    else:
+        preferences = [list(pair) for pair in sorted(record.preferred)]
+        row = {"prompt": record.prompt, "completions": list(record.completions), "preferences": preferences}
+        row |= _filled(record, "labeler")
+    return row | _filled(record, *columns.GROUP_COLUMNS)
+
+
+def _filled(record: Any, *names: str) -> dict[str, str]:
+    return {name: value for name in names if (value := getattr(record, name))}

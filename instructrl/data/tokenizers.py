@@ -1,0 +1,93 @@
+"""Tokenizers: the paper's byte-level BPE, words for small worlds, and any that transformers loads.
+
+Text of users never becomes a special token: `encode_text` is the only way from text to ids.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<unk>"
+
+
+def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The byte pair encoding of GPT-2 and GPT-3: 50,257 entries, end of text 50256.
+
+    folder: holds `encoder.json` and `vocab.bpe`, as OpenAI published them. Raises ValueError where one is missing or
+    `encoder.json` has no end of text.
+    """
+    vocabulary = json.loads(_published(folder, "encoder.json"))
+    if END_OF_TEXT not in vocabulary:
+        raise ValueError(f"encoder.json: found no {END_OF_TEXT} in {folder}, accepted is the GPT-2 vocabulary")
+    lines = _published(folder, "vocab.bpe").split("\n")[1:]  # the first line is the version
+    merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines) if right]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
+    )
+
+
+def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerBase:
+    """One token a word. Ids: `<unk>` 0, then the words from 1 in their order, then the end of text.
+
+    words: without whitespace, without repetition. Texts are split at whitespace, so that decoding gives back every
+    text of known words with single spaces between them. Raises ValueError for other words.
+    """
+    vocabulary = {UNKNOWN: 0}
+    for word in words:
+        if not word or word.split() != [word]:
+            raise ValueError(f"words: found {word!r}, accepted are words without whitespace")
+        if word in vocabulary or word == END_OF_TEXT:
+            raise ValueError(f"words: found {word!r} twice or reserved, accepted are words that differ")
+        vocabulary[word] = len(vocabulary)
+    # The end of text stays out of the model's own vocabulary: there, a user's "<|endoftext|>" would match it.
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, unk_token=UNKNOWN, clean_up_tokenization_spaces=False
+    )
+
+
+def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, by folder or name; of a folder with `encoder.json` and `vocab.bpe`, `gpt2_tokenizer`'s.
+
+    Raises ValueError if there is none, or none with an end-of-text token.
+    """
+    if (Path(path) / "encoder.json").is_file():
+        return gpt2_tokenizer(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"tokenizer: found none at {path} ({reason}), accepted is a model folder or name") from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"tokenizer: found no eos token in {path}, accepted is one with eos_token set (it ends every response)"
+        )
+    return tokenizer
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text, none of them special whatever the text says; the unknown token may appear.
+
+    The names of special tokens in the text are encoded as plain text. A tokenizer whose own vocabulary matches such
+    a name (SentencePiece unigrams can) loses it instead.
+    """
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    special = set(tokenizer.all_special_ids)
+    if tokenizer.unk_token_id != tokenizer.eos_token_id:
+        special.discard(tokenizer.unk_token_id)
+    return ids if special.isdisjoint(ids) else [token for token in ids if token not in special]
+
+
+def _published(folder: str | Path, name: str) -> str:
+    path = Path(folder) / name
+    if not path.is_file():
+        raise ValueError(f"folder: found no {name} in {folder}, accepted is a folder with encoder.json and vocab.bpe")
+    return path.read_text(encoding="utf-8")

@@ -1,0 +1,126 @@
+"""What a model does on held-out prompts, and what a judge makes of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from instructrl.data.encoding import Encoder, blocks_as_sequences
+from instructrl.models.policy import Policy
+from instructrl.models.scoring import RewardModel
+from instructrl.rollout.generate import Sampling, sample_rollout
+from instructrl.rollout.scoring import in_batches, mean_loss, score_texts
+from instructrl.types import Sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A judge's view of one response. score: higher is better, in the judge's own unit. likert: 1 to 7, None where the
+    judge gives none. metadata: the paper's yes/no questions (Table 3)."""
+
+    score: float
+    likert: float | None = None
+    metadata: dict[str, bool] = field(default_factory=dict)
+
+
+# (prompts, responses, whether each ended by itself) -> a judgement of each
+Judge = Callable[[Sequence[str], Sequence[str], Sequence[bool]], list[Judgement]]
+
+
+def _as_asked(prompt: str) -> str:
+    return prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A model under comparison. form: how it is given a prompt (a few-shot prefix for the prompted GPT)."""
+
+    name: str
+    policy: Policy
+    form: Callable[[str], str] = _as_asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question with one right answer, asked by comparing likelihoods."""
+
+    context: str
+    correct: str
+    alternatives: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performance:
+    """What a contender did on the test prompts; lists have one entry a prompt.
+
+    rewards: the reward model's scores. kl: nats per response from the model that PPO started from, None for a
+    contender that is given another form of the prompt. corpus_loss: NLL per token of held-out text. fact_accuracy:
+    share of questions answered right, None where there are none.
+    """
+
+    name: str
+    texts: list[str]
+    finished: list[bool]
+    num_tokens: list[int]
+    judgements: list[Judgement]
+    rewards: list[float]
+    kl: float | None
+    corpus_loss: float
+    fact_accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exam:
+    """What every contender is put through.
+
+    prompts: of held-out users. blocks: [N, L] int64, held-out text. start: the model that PPO started from.
+    """
+
+    prompts: Sequence[str]
+    blocks: Tensor
+    questions: Sequence[Question]
+    judge: Judge
+    reward_model: RewardModel
+    start: Policy
+    encoder: Encoder
+    sampling: Sampling
+
+    def take(self, contender: Contender) -> Performance:
+        """Sample a response to every prompt and measure everything."""
+        asked = [contender.form(prompt) for prompt in self.prompts]
+        rollout = sample_rollout(contender.policy, self.encoder, asked, self.sampling)
+        sequences, finished = rollout.sequences, rollout.finished.tolist()
+        texts = self.encoder.decode(sequences.response, sequences.response_mask)
+        return Performance(
+            name=contender.name,
+            texts=texts,
+            finished=finished,
+            num_tokens=sequences.response_mask.sum(dim=1).tolist(),
+            judgements=self.judge(self.prompts, texts, finished),
+            rewards=score_texts(self.reward_model, self.encoder, self.prompts, texts, finished).tolist(),
+            kl=self._kl(contender.policy, sequences) if contender.form is _as_asked else None,
+            corpus_loss=mean_loss(contender.policy, [blocks_as_sequences(self.blocks)]),
+            fact_accuracy=fact_accuracy(contender.policy, self.encoder, self.questions),
+        )
+
+    def _kl(self, policy: Policy, sequences: Sequences) -> float:
+        difference = in_batches(policy, sequences) - in_batches(self.start, sequences)
+        return float(difference.sum(dim=1).mean())
+
+
+def fact_accuracy(policy: Policy, encoder: Encoder, questions: Sequence[Question]) -> float | None:
+    """Share of questions whose correct answer has the highest log-probability per token (paper, appendix D)."""
+    if not questions:
+        return None
+    prompts, answers = [], []
+    for question in questions:
+        options = (question.correct, *question.alternatives)
+        prompts += [question.context] * len(options)
+        answers += options
+    sequences = encoder.pairs(prompts, answers, finished=[False] * len(answers))
+    device = next(policy.parameters()).device
+    total = in_batches(policy, sequences.to(device)).sum(dim=1).cpu()
+    mean = total / sequences.response_mask.sum(dim=1)
+    sizes = [1 + len(question.alternatives) for question in questions]
+    return sum(int(torch.argmax(part)) == 0 for part in mean.split(sizes)) / len(questions)

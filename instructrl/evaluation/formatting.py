@@ -1,0 +1,96 @@
+"""How numbers are read from results and written for people: missing and non-finite ones are None, then a dash."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = "–"  # noqa: RUF001 the dash is meant
+MINUS = "−"  # noqa: RUF001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A value with its interval; `low` and `high` are None together."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def finite(value: Any) -> float | None:
+    """The number, or None for what is absent, not a number, or not finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def estimate(record: Any) -> Estimate | None:
+    """`{"rate" or "mean", "low", "high"}` as an Estimate; None where there is no value."""
+    if not isinstance(record, Mapping):
+        return None
+    value = finite(record.get("rate", record.get("mean")))
+    if value is None:
+        return None
+    low, high = finite(record.get("low")), finite(record.get("high"))
+    if low is None or high is None:
+        low = high = None
+    return Estimate(value=value, low=low, high=high)
+
+
+def decimal(value: Any, digits: int = 2) -> str:
+    """`1,234.50`, with a true minus sign, or a dash."""
+    number = finite(value)
+    if number is None:
+        return MISSING
+    text = f"{number:,.{digits}f}"
+    return text[1:] if text.startswith("-") and not text.strip("-0.,") else text.replace("-", MINUS)
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """`57.3%` of a fraction, or a dash."""
+    number = finite(value)
+    return MISSING if number is None else f"{decimal(100 * number, digits)}%"
+
+
+def count(value: Any) -> str:
+    """`12,725`, or a dash."""
+    return decimal(value, 0)
+
+
+def percent_range(interval: Estimate, digits: int = 1) -> str:
+    """`55.1 to 59.5%`, or nothing where there is no interval."""
+    if interval.low is None or interval.high is None:
+        return ""
+    return f"{decimal(100 * interval.low, digits)} to {percent(interval.high, digits)}"
+
+
+def decimal_range(interval: Estimate, digits: int = 2) -> str:
+    """`4.51 to 4.83`, or nothing where there is no interval."""
+    if interval.low is None or interval.high is None:
+        return ""
+    return f"{decimal(interval.low, digits)} to {decimal(interval.high, digits)}"
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def label(name: str) -> str:
+    """`fails_instruction` as a person would write it: `Fails instruction`."""
+    words = name.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
+def listing(items: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -1,0 +1,149 @@
+"""The numbers of a run as one JSON document: what the report, the terminal's table and other programs read."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from instructrl.evaluation.contenders import Performance
+from instructrl.evaluation.statistics import (
+    mean_interval,
+    outcomes_from_scores,
+    pair_agreement,
+    proportion,
+    reward_accuracy,
+    tax_recovery,
+    win_rate,
+)
+from instructrl.types import Comparison, Prompt
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+
+
+def compare(performances: Sequence[Performance], prompts: Sequence[Prompt], baseline: str) -> list[dict[str, Any]]:
+    """The `models` entry: each contender against the baseline on the same prompts.
+
+    Raises ValueError where no contender has the baseline's name.
+    """
+    names = [performance.name for performance in performances]
+    if baseline not in names:
+        raise ValueError(f"baseline: found {baseline!r}, accepted are {names}")
+    reference = performances[names.index(baseline)]
+    return [_model_row(performance, reference, prompts) for performance in performances]
+
+
+def _model_row(performance: Performance, reference: Performance, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    scores = [judgement.score for judgement in performance.judgements]
+    outcomes = outcomes_from_scores(scores, [judgement.score for judgement in reference.judgements])
+    users = [prompt.user for prompt in prompts]
+    categories = np.array([prompt.category for prompt in prompts])
+    by_category = {}
+    for category in sorted(set(categories.tolist()) - {""}):
+        chosen = np.flatnonzero(categories == category)
+        by_category[category] = asdict(win_rate(outcomes[chosen], [users[i] for i in chosen]))
+    likerts = [judgement.likert for judgement in performance.judgements if judgement.likert is not None]
+    return {
+        "name": performance.name,
+        "win_rate": asdict(win_rate(outcomes, users)),
+        "win_rate_by_category": by_category,
+        "judge_score": asdict(mean_interval(scores)),
+        "likert": asdict(mean_interval(likerts)) if likerts else None,
+        "metadata": _metadata(performance),
+        "score": float(np.mean(performance.rewards)),
+        "kl": performance.kl,
+        "corpus_loss": performance.corpus_loss,
+        "fact_accuracy": performance.fact_accuracy,
+        "response_tokens": float(np.mean(performance.num_tokens)),
+        "finished": float(np.mean(performance.finished)),
+    }
+
+
+def _metadata(performance: Performance) -> dict[str, Any]:
+    """Rate of each yes/no label among the responses for which the judge answered it."""
+    answers: dict[str, list[bool]] = {}
+    for judgement in performance.judgements:
+        for flag, value in judgement.metadata.items():
+            answers.setdefault(flag, []).append(value)
+    rows = {flag: asdict(proportion(sum(values), len(values))) for flag, values in sorted(answers.items())}
+    return rows
+
+
+def alignment_tax(
+    start_loss: float, performances: Sequence[Performance], ppo: str = "PPO", ppo_ptx: str = "PPO-ptx"
+) -> dict[str, Any]:
+    """What alignment costs on pretraining text: corpus loss above that of the model PPO started from, in nats."""
+    losses = {performance.name: performance.corpus_loss for performance in performances}
+    tax = {name: losses[name] - start_loss for name in (ppo, ppo_ptx)}
+    facts = {p.name: p.fact_accuracy for p in performances if p.fact_accuracy is not None}
+    return {
+        "start_loss": start_loss,
+        "losses": losses,
+        "tax": tax,
+        "recovered": tax_recovery(tax[ppo_ptx], tax[ppo]),
+        "facts": facts,
+    }
+
+
+def accuracy(scores: Sequence[Sequence[float]], comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
+    """Reward-model accuracy with its interval as a JSON object."""
+    rate = reward_accuracy(scores, comparisons)
+    return None if rate is None else asdict(rate)
+
+
+def agreement(first: Sequence[Comparison], second: Sequence[Comparison]) -> dict[str, Any] | None:
+    """Agreement of two labelers on the same completions, over the pairs that both rank strictly."""
+    rate = pair_agreement([row.preferred for row in first], [row.preferred for row in second])
+    return None if rate is None else asdict(rate)
+
+
+def comparison_counts(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """How many comparisons and pairs there are, and what share of the pairs is tied."""
+    num_possible = sum(len(row.completions) * (len(row.completions) - 1) // 2 for row in comparisons)
+    num_pairs = sum(len(row.preferred) for row in comparisons)
+    return {
+        "num_comparisons": len(comparisons),
+        "num_pairs": num_pairs,
+        "tied_fraction": 1 - num_pairs / num_possible,
+    }
+
+
+def samples(
+    performances: Sequence[Performance], prompts: Sequence[Prompt], chosen: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Responses of all contenders to some of the prompts, side by side."""
+    rows = []
+    for i in chosen:
+        responses = {
+            p.name: {"text": p.texts[i], "likert": p.judgements[i].likert, "score": p.rewards[i]} for p in performances
+        }
+        rows.append({"prompt": prompts[i].text, "category": prompts[i].category, "responses": responses})
+    return rows
+
+
+def over_optimisation(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Score and judge's score against KL over the iterations. names: phase in `metrics.jsonl` -> model."""
+    return [
+        {
+            "model": names[row["phase"]],
+            "iteration": row["step"],
+            "kl": row["kl"],
+            "score": row["score"],
+            "gold": row.get("gold"),
+        }
+        for row in metrics
+        if row["phase"] in names
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for package in ("instructrl", *_PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

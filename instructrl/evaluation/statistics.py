@@ -1,0 +1,298 @@
+"""The numbers that an evaluation states, each with a 95% interval.
+
+Rates are fractions from 0 to 1. All results are deterministic: the bootstrap draws from a seed that is passed in.
+"""
+
+import math
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instructrl.types import Comparison
+
+Z95 = 1.959963984540054  # the 97.5% quantile of the standard normal distribution
+BOOTSTRAP_CHUNK = 1 << 20  # drawn indices held at a time: 8 MiB
+
+Pairs = Collection[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WinRate:
+    """How often a model is preferred to the baseline, ties counted half.
+
+    rate, standard_error: fractions. low, high: the 95% interval that takes prompts as independent.
+    bootstrap_low, bootstrap_high: the 95% percentile interval that resamples users.
+    """
+
+    rate: float
+    standard_error: float
+    low: float
+    high: float
+    bootstrap_low: float
+    bootstrap_high: float
+    num_prompts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proportion:
+    """A share of `total` independent trials with its 95% interval."""
+
+    rate: float
+    low: float
+    high: float
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRate:
+    """A share of `num_pairs` completion pairs; its 95% interval takes prompts, not pairs, as independent."""
+
+    rate: float
+    low: float
+    high: float
+    num_pairs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanInterval:
+    """A mean with its 95% interval; `low` and `high` are None where one value alone shows no spread."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def outcomes_from_scores(scores: Sequence[float], baseline_scores: Sequence[float]) -> NDArray[np.float64]:
+    """What a judge's scores say per prompt: 1 where the model wins, 0.5 where it ties, 0 where it loses.
+
+    scores, baseline_scores: [N] finite numbers, the same prompts in the same order, higher is better.
+    Returns [N] float64. Raises ValueError where the lengths differ or a score is not finite.
+    """
+    ours, theirs = _finite("scores", scores), _finite("baseline_scores", baseline_scores)
+    if len(ours) != len(theirs):
+        raise ValueError(f"baseline_scores: found {len(theirs)}, accepted is one a score, {len(ours)}")
+    return np.where(ours > theirs, 1.0, np.where(ours == theirs, 0.5, 0.0))
+
+
+def win_rate(
+    outcomes: Sequence[float] | NDArray[np.float64],
+    users: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    *,
+    num_resamples: int = 2000,
+) -> WinRate:
+    """The mean outcome against a baseline, with two intervals.
+
+    `rate = mean(outcomes)`, `standard_error = std(outcomes, ddof=1) / sqrt(N)` as in alpaca_eval, and the interval
+    `rate +- 1.96 * standard_error` cut at 0 and 1. The paper states 95% intervals and neither the formula nor what a
+    tie counts. Where the sample has no spread (all outcomes equal) that interval would claim certainty; there it is
+    Wilson's, which holds for any outcome in [0, 1] because none has a larger variance than `rate * (1 - rate)`.
+
+    Prompts of one user resemble each other, so the second interval resamples users with replacement and takes the
+    2.5% and 97.5% quantiles of `sum(outcomes) / sum(prompts)` over the drawn users.
+
+    outcomes: [N] numbers out of {0, 0.5, 1}, N >= 1. users: [N], whose prompt it was; "" and None are unknown, and
+    every unknown user counts as a user of their own; without `users` all do. A single outcome has no sample standard
+    deviation: `standard_error` is then 0.5, the largest that an outcome in [0, 1] can have.
+    Raises ValueError for anything else.
+    """
+    values = _finite("outcomes", outcomes)
+    if not len(values):
+        raise ValueError("outcomes: found none, accepted is at least one")
+    strange = values[~np.isin(values, (0.0, 0.5, 1.0))]
+    if len(strange):
+        raise ValueError(f"outcomes: found {strange[0]:g}, accepted are 0 (loss), 0.5 (tie) and 1 (win)")
+    rate = float(values.mean())
+    standard_error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.5
+    if values.min() == values.max():
+        low, high = _wilson(rate, len(values))
+    else:
+        low, high = _normal_interval(rate, standard_error)
+    bootstrap_low, bootstrap_high = _bootstrap_over_users(values, users, seed, num_resamples)
+    return WinRate(
+        rate=rate,
+        standard_error=standard_error,
+        low=low,
+        high=high,
+        bootstrap_low=bootstrap_low,
+        bootstrap_high=bootstrap_high,
+        num_prompts=len(values),
+    )
+
+
+def proportion(successes: int, total: int) -> Proportion:
+    """A share of independent trials with Wilson's 95% score interval (Wilson 1927).
+
+    The interval holds all `p` with `(rate - p)^2 <= z^2 * p * (1 - p) / total`:
+    `(rate + z^2/2n +- z * sqrt(rate*(1-rate)/n + z^2/4n^2)) / (1 + z^2/n)`. Unlike `rate +- 1.96 * se` it stays
+    inside [0, 1] and keeps a width at 0 and at `total` successes.
+
+    Raises ValueError unless `0 <= successes <= total` and `total >= 1`.
+    """
+    if total < 1:
+        raise ValueError(f"total: found {total}, accepted is at least 1")
+    if not 0 <= successes <= total:
+        raise ValueError(f"successes: found {successes}, accepted is 0 to {total}")
+    rate = successes / total
+    low, high = _wilson(rate, total)
+    return Proportion(rate=rate, low=low, high=high, total=total)
+
+
+def mean_interval(values: Sequence[float] | NDArray[np.float64]) -> MeanInterval:
+    """The mean of independent values with the interval `mean +- 1.96 * std(values, ddof=1) / sqrt(N)`.
+
+    values: [N] finite, N >= 1. Raises ValueError for anything else.
+    """
+    array = _finite("values", values)
+    if not len(array):
+        raise ValueError("values: found none, accepted is at least one")
+    mean = float(array.mean())
+    if len(array) == 1:
+        return MeanInterval(mean=mean, low=None, high=None)
+    margin = Z95 * float(array.std(ddof=1)) / math.sqrt(len(array))
+    return MeanInterval(mean=mean, low=mean - margin, high=mean + margin)
+
+
+def pair_agreement(pairs_a: Sequence[Pairs], pairs_b: Sequence[Pairs]) -> PairRate | None:
+    """Of the completion pairs that both labelers rank strictly, the share in which they prefer the same one.
+
+    pairs_a, pairs_b: per prompt, the (winner, loser) indices of one labeler, as in `Comparison.preferred`; the same
+    prompts in the same order. A pair that either labeler ties is left out (`three_way_agreement` counts those).
+    Returns None where no pair is ranked strictly by both. Raises ValueError where the number of prompts differs.
+    """
+    _check_same_prompts(pairs_a, pairs_b)
+    agreed, counted = [], []
+    for a, b in zip(pairs_a, pairs_b, strict=True):
+        same = len(set(a) & set(b))
+        opposite = len(set(a) & {(loser, winner) for winner, loser in b})
+        agreed.append(same)
+        counted.append(same + opposite)
+    return _clustered_rate(agreed, counted)
+
+
+def three_way_agreement(
+    pairs_a: Sequence[Pairs], pairs_b: Sequence[Pairs], num_completions: Sequence[int]
+) -> PairRate | None:
+    """The share of all completion pairs on which two labelers say the same of {first, second, tie}.
+
+    Takes what `pair_agreement` takes, and the number of completions of each prompt, `K`: `K * (K - 1) / 2` pairs count.
+    Returns None where there is no pair. Raises ValueError where the number of prompts differs.
+    """
+    _check_same_prompts(pairs_a, pairs_b)
+    _check_same_prompts(pairs_a, num_completions)
+    agreed, counted = [], []
+    for a, b, completions in zip(pairs_a, pairs_b, num_completions, strict=True):
+        total = completions * (completions - 1) // 2
+        differing = {frozenset(pair) for pair in set(a) ^ set(b)}
+        agreed.append(total - len(differing))
+        counted.append(total)
+    return _clustered_rate(agreed, counted)
+
+
+def reward_accuracy(scores: Sequence[Sequence[float]], comparisons: Sequence[Comparison]) -> PairRate | None:
+    """The share of preferred pairs in which the reward model scores the winner strictly higher.
+
+    scores: per comparison, [K] finite scores in the order of its completions. Returns None where no pair is preferred.
+    Raises ValueError where scores and completions differ in number or a score is not finite.
+    """
+    _check_same_prompts(comparisons, scores)
+    correct, counted = [], []
+    for row, comparison in zip(scores, comparisons, strict=True):
+        values = _finite("scores", row)
+        if len(values) != len(comparison.completions):
+            raise ValueError(f"scores: found {len(values)}, accepted is one a completion, {len(comparison.completions)}")
+        correct.append(sum(bool(values[winner] > values[loser]) for winner, loser in comparison.preferred))
+        counted.append(len(comparison.preferred))
+    return _clustered_rate(correct, counted)
+
+
+def tax_recovery(tax_ptx: float, tax_ppo: float) -> float | None:
+    """The share of PPO's alignment tax that the pretraining mix removes: `1 - tax_ptx / tax_ppo`.
+
+    tax_ptx, tax_ppo: nats per token by which the loss on pretraining text rose. Above 1 PPO-ptx ends better than it
+    started. None where PPO paid no tax (`tax_ppo <= 0`): there is nothing to recover.
+    """
+    if tax_ppo <= 0:
+        return None
+    return 1 - tax_ptx / tax_ppo
+
+
+def _clustered_rate(successes: Sequence[int], counts: Sequence[int]) -> PairRate | None:
+    """`r = sum(successes) / sum(counts)` over M prompts, with an interval for pairs that cluster by prompt.
+
+    The standard error is the ratio estimator's: `sqrt(M/(M-1) * sum((successes - r * counts)^2)) / sum(counts)`
+    (Cochran 1977, 6.3, without the correction for finite populations). Where that is 0 or has no meaning (one prompt,
+    or every prompt at the same rate) the interval is Wilson's with the prompts as trials.
+    """
+    clusters = [(s, n) for s, n in zip(successes, counts, strict=True) if n]
+    if not clusters:
+        return None
+    correct, total = np.asarray(clusters, dtype=np.float64).T
+    rate = float(correct.sum() / total.sum())
+    residuals = correct - rate * total
+    num_prompts = len(clusters)
+    # Rounding leaves a residual of the order of eps * count in prompts that sit exactly at the common rate.
+    if num_prompts == 1 or np.all(np.abs(residuals) <= 8 * np.finfo(np.float64).eps * total):
+        low, high = _wilson(rate, num_prompts)
+    else:
+        variance = num_prompts / (num_prompts - 1) * float((residuals**2).sum())
+        low, high = _normal_interval(rate, math.sqrt(variance) / float(total.sum()))
+    return PairRate(rate=rate, low=low, high=high, num_pairs=int(total.sum()))
+
+
+def _bootstrap_over_users(
+    values: NDArray[np.float64], users: Sequence[Hashable] | None, seed: int, num_resamples: int
+) -> tuple[float, float]:
+    """2.5% and 97.5% quantiles of the rate over `num_resamples` draws of as many users as there are."""
+    sums, counts = _sums_by_user(values, users)
+    generator = np.random.default_rng(seed)
+    rows = max(1, BOOTSTRAP_CHUNK // len(sums))
+    rates = []
+    for start in range(0, num_resamples, rows):
+        drawn = generator.integers(0, len(sums), size=(min(rows, num_resamples - start), len(sums)))
+        rates.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(rates), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _sums_by_user(
+    values: NDArray[np.float64], users: Sequence[Hashable] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum of outcomes and number of prompts per user, users in the order in which they first appear."""
+    if users is None:
+        return values, np.ones_like(values)
+    if len(users) != len(values):
+        raise ValueError(f"users: found {len(users)}, accepted is one an outcome, {len(values)}")
+    index: dict[Hashable, int] = {}
+    # An unknown user's key holds the position, so that no two of them meet.
+    keys = [("unknown", i) if user in ("", None) else ("user", user) for i, user in enumerate(users)]
+    rows = np.array([index.setdefault(key, len(index)) for key in keys])
+    return np.bincount(rows, weights=values), np.bincount(rows).astype(np.float64)
+
+
+def _normal_interval(rate: float, standard_error: float) -> tuple[float, float]:
+    return max(0.0, rate - Z95 * standard_error), min(1.0, rate + Z95 * standard_error)
+
+
+def _wilson(rate: float, total: int) -> tuple[float, float]:
+    shrink = 1 + Z95**2 / total
+    center = (rate + Z95**2 / (2 * total)) / shrink
+    margin = Z95 * math.sqrt(rate * (1 - rate) / total + Z95**2 / (4 * total**2)) / shrink
+    # At 0 and 1 the interval ends there exactly; rounding would leave the rate just outside of it.
+    return (0.0 if rate == 0 else max(0.0, center - margin)), (1.0 if rate == 1 else min(1.0, center + margin))
+
+
+def _finite(name: str, values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: found the shape {array.shape}, accepted is one number a prompt")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: found {array[~np.isfinite(array)][0]}, accepted are finite numbers")
+    return array
+
+
+def _check_same_prompts(a: Sequence[object], b: Sequence[object]) -> None:
+    if len(a) != len(b):
+        raise ValueError(f"prompts: found {len(a)} and {len(b)}, accepted are the same prompts in the same order")

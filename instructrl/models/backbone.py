@@ -1,0 +1,130 @@
+"""What the three models share: loading, dropout, and hidden states that do not depend on the padding."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from instructrl.types import Sequences
+
+# Every dropout probability that a transformers configuration is known to carry. Zero in all of them is the only state
+# in which two forward passes of the same tokens agree, which the probability ratio of PPO needs.
+_DROPOUT_FIELDS = (
+    "attention_dropout",
+    "attn_pdrop",
+    "classifier_dropout",
+    "dropout",
+    "embd_pdrop",
+    "hidden_dropout",
+    "resid_pdrop",
+    "summary_first_dropout",
+)
+
+# Final-logit transformations that `linear_token_logprobs` does not apply: such a model would be scored wrongly.
+_UNSUPPORTED_LOGIT_FIELDS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def load_causal_lm(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A causal language model in float32 with every dropout off.
+
+    path: a transformers folder or name. Weights are read from safetensors only: nothing is unpickled.
+    Raises ValueError for a model whose logits are capped or scaled after the output embedding, and OSError (from
+    transformers) where there is no such model.
+    """
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    _without_dropout(config)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
+    )
+    check_output_embedding(model)
+    return model
+
+
+def check_output_embedding(lm: PreTrainedModel) -> None:
+    """Raise ValueError where log-probabilities are not `log_softmax(hidden @ weight.T + bias)`."""
+    for field in _UNSUPPORTED_LOGIT_FIELDS:
+        value = getattr(lm.config, field, None)
+        if value not in (None, 1.0):
+            raise ValueError(f"model: found {field}={value}, accepted are models whose logits are a plain projection")
+    if lm.get_output_embeddings() is None:
+        raise ValueError(f"model: found {type(lm).__name__} without output embedding, accepted is a causal LM")
+
+
+def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedModel:
+    """The same network with the unembedding replaced by a projection to a scalar (paper, 3.5).
+
+    The projection starts at standard deviation `1/sqrt(D+1)` as in the paper's predecessor.
+    Raises ValueError where transformers has no such head for the architecture.
+    """
+    config = copy.deepcopy(lm.config)
+    config.num_labels = 1
+    config.tie_word_embeddings = False
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        raise ValueError(f"model: found {type(model).__name__}, accepted are architectures with a linear `score` head")
+    model.base_model.load_state_dict(lm.base_model.state_dict())
+    width = model.score.in_features
+    with torch.no_grad():
+        model.score.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+    return model
+
+
+def load_scalar_model(path: str | Path) -> PreTrainedModel:
+    """A network with a scalar head from a transformers folder, in float32, dropout off, safetensors only."""
+    config = AutoConfig.from_pretrained(path)
+    if getattr(config, "num_labels", None) != 1:
+        raise ValueError(f"{path}: found a head of {config.num_labels} outputs, a reward model has 1")
+    _without_dropout(config)
+    return AutoModelForSequenceClassification.from_pretrained(
+        path, config=config, dtype=torch.float32, use_safetensors=True
+    )
+
+
+def set_residual_dropout(lm: PreTrainedModel, probability: float) -> None:
+    """Set the dropout on the output of every attention and MLP block; all other dropout stays off.
+
+    Raises ValueError for a positive probability where the architecture has no such dropout (Llama, Qwen).
+    """
+    found = 0
+    for name, module in lm.named_modules():
+        if isinstance(module, nn.Dropout):
+            residual = name.endswith(("resid_dropout", "mlp.dropout"))
+            module.p = probability if residual else 0.0
+            found += residual
+    if probability > 0 and not found:
+        raise ValueError(f"residual_dropout: found {probability}, {type(lm).__name__} has none: accepted is 0")
+
+
+def hidden_states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
+    """Last hidden states with positions counted over real tokens only, so that padding changes nothing.
+
+    Returns [B, P + T, D]; padded columns hold arbitrary values.
+    """
+    mask = sequences.mask
+    return model.base_model(
+        input_ids=sequences.tokens, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
+    ).last_hidden_state
+
+
+def response_states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
+    """The hidden states from which the response tokens are predicted: [B, T, D], columns P-1 .. P+T-2."""
+    first = sequences.prompt.shape[1] - 1
+    return hidden_states(model, sequences)[:, first : first + sequences.response.shape[1]]
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """Exclusive count of real tokens before each column. mask: [B, L] bool. Returns [B, L] int64."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Positions the model was built for, None where the configuration does not say."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _without_dropout(config) -> None:
+    for field in _DROPOUT_FIELDS:
+        if isinstance(getattr(config, field, None), float):
+            setattr(config, field, 0.0)

@@ -1,0 +1,64 @@
+"""The reward model and the value function: the same network with a scalar head, read at different positions."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from instructrl.models.backbone import hidden_states, load_scalar_model, response_states, scalar_model
+from instructrl.models.policy import Policy
+from instructrl.types import Sequences
+
+# Where the bias lives in a saved folder: `config.json` is the one file that every loader keeps.
+_BIAS_FIELD = "instructrl_score_bias"
+
+
+class _ScalarHead(nn.Module):
+    def __init__(self, network: PreTrainedModel, bias: float = 0.0) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("bias", torch.tensor(float(bias)))
+
+    @classmethod
+    def load(cls, path: str | Path):
+        """From a transformers sequence-classification folder with one output."""
+        network = load_scalar_model(path)
+        return cls(network, getattr(network.config, _BIAS_FIELD, 0.0))
+
+    def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads (scores up to the bias)."""
+        setattr(self.network.config, _BIAS_FIELD, float(self.bias))
+        self.network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+class RewardModel(_ScalarHead):
+    """A scalar for a prompt and a response, read at the last token of the response."""
+
+    @classmethod
+    def from_policy(cls, policy: Policy, generator: torch.Generator) -> "RewardModel":
+        """Start from a language model with its unembedding removed (paper, 3.5)."""
+        return cls(scalar_model(policy.lm, generator))
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        """Scores: [B] float32. A response without tokens is scored at the last prompt token."""
+        hidden = hidden_states(self.network, sequences)
+        last = sequences.prompt.shape[1] - 1 + sequences.response_mask.sum(dim=1)
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        return self.network.score(hidden[rows, last]).squeeze(-1).float() + self.bias
+
+
+class ValueFunction(_ScalarHead):
+    """The expected return before each response token."""
+
+    @classmethod
+    def from_reward_model(cls, reward_model: RewardModel) -> "ValueFunction":
+        """The paper's initialisation: every weight of the reward model, its bias included (C.4)."""
+        return cls(copy.deepcopy(reward_model.network), float(reward_model.bias))
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        """Values: [B, T] float32, of the state from which each response token is predicted; 0 where masked."""
+        values = self.network.score(response_states(self.network, sequences)).squeeze(-1).float() + self.bias
+        return values.masked_fill(~sequences.response_mask, 0.0)

@@ -1,0 +1,16 @@
+"""Operations that can be accelerated: a public function and a reference for each, one module a family.
+
+    from instructrl.ops import logprobs, ppo
+
+`use_backend` forces a backend, `validate` switches on checks of values on accelerators, `usability` lists what can run
+here.
+"""
+
+from instructrl import kernels
+from instructrl.ops import advantages, logprobs, ppo, ranking, sampling
+from instructrl.ops.dispatch import usability, use_backend, validate
+
+# Last, because backends import the families that they implement.
+kernels.load()
+
+__all__ = ["advantages", "logprobs", "ppo", "ranking", "sampling", "usability", "use_backend", "validate"]

@@ -1,0 +1,120 @@
+"""Checks at the boundary of the operations. Each names the argument, what was found and what is accepted."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from instructrl.ops import dispatch
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_FLOATING_TEXT = "float32, bfloat16, float16, float64"
+
+
+def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 as soon as one of the tensors is float64, else float32."""
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32
+
+
+def floating(name: str, tensor: Tensor) -> None:
+    """A floating-point tensor of a dtype that the operations compute with."""
+    if tensor.dtype not in FLOATING:
+        raise ValueError(f"{name}: found dtype {tensor.dtype}, accepted are {_FLOATING_TEXT}")
+
+
+def dims(name: str, tensor: Tensor, num_dims: int, meaning: str) -> None:
+    """A tensor of so many dimensions."""
+    if tensor.dim() != num_dims:
+        raise ValueError(f"{name}: found shape {tuple(tensor.shape)}, accepted is {meaning}")
+
+
+def like(name: str, tensor: Tensor, model_name: str, shape: tuple[int, ...], device: torch.device) -> None:
+    """The shape and the device of another argument; nothing is broadcast."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name}: found shape {tuple(tensor.shape)}, accepted is {shape}, as {model_name} has it")
+    if tensor.device != device:
+        raise ValueError(f"{name}: found device {tensor.device}, accepted is {device}, where {model_name} is")
+
+
+def floating_like(name: str, tensor: Tensor, model_name: str, model: Tensor) -> None:
+    """A floating-point tensor of the shape and on the device of another argument."""
+    floating(name, tensor)
+    like(name, tensor, model_name, tuple(model.shape), model.device)
+
+
+def mask_like(name: str, mask: Tensor, model_name: str, shape: tuple[int, ...], device: torch.device) -> None:
+    """A bool tensor, True where an element counts."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{name}: found dtype {mask.dtype}, accepted is bool (True where an element counts)")
+    like(name, mask, model_name, shape, device)
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """A number in a closed interval; NaN is in none."""
+    if not low <= value <= high:
+        raise ValueError(f"{name}: found {value}, accepted is a number from {low:g} to {high:g}")
+
+
+def finite(name: str, value: float) -> None:
+    """A finite number."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: found {value}, accepted is a finite number")
+
+
+def temperature(value: float) -> None:
+    """A finite number above 0."""
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"temperature: found {value}, accepted is a finite number above 0")
+
+
+def num_tokens(value: int | Tensor | None, device: torch.device) -> None:
+    """None, an int >= 0, or a 0-dim tensor of numbers on the device of the other arguments."""
+    accepted = "accepted is an int >= 0, a 0-dim tensor of numbers on the same device, or None (the mask's own count)"
+    if value is None:
+        return
+    if isinstance(value, Tensor):
+        if value.dim() != 0 or value.dtype == torch.bool or value.dtype.is_complex or value.device != device:
+            found = f"shape {tuple(value.shape)}, dtype {value.dtype}, device {value.device}"
+            raise ValueError(f"num_tokens: found a tensor of {found}; {accepted}")
+    elif isinstance(value, bool | float) or not isinstance(value, int | torch.SymInt):
+        raise ValueError(f"num_tokens: found {value!r} of type {type(value).__name__}; {accepted}")
+    elif value < 0:
+        raise ValueError(f"num_tokens: found {value}; {accepted}")
+
+
+def require(name: str, valid: Tensor, found: str, accepted: str) -> None:
+    """A condition on the values of a tensor, read where `dispatch.checks_values` says so.
+
+    valid: [...] bool. Under torch.compile the check becomes an assertion in the graph.
+    """
+    if not dispatch.checks_values(valid.device.type):
+        return
+    message = f"{name}: found {found}, accepted are {accepted}"
+    if torch.compiler.is_compiling():
+        torch._assert_async(valid.all(), message)  # pyright: ignore[reportPrivateImportUsage]
+    elif not bool(valid.all()):
+        raise ValueError(message)
+
+
+def token_ids(tokens: Tensor, mask: Tensor | None, num_classes: int) -> None:
+    """Integer token ids; those that count are in range wherever values are read."""
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"tokens: found dtype {tokens.dtype}, accepted are int64, int32")
+    valid = (tokens >= 0) & (tokens < num_classes)
+    if mask is not None:
+        valid = valid | ~mask
+    require("tokens", valid, "an id out of range where the mask is True", f"ids from 0 to {num_classes - 1}")
+
+
+def sequence_offsets(cu_seqlens: Tensor, num_elements: int, device: torch.device) -> None:
+    """[B + 1] int32 or int64 offsets that start at 0, never fall and end at the number of packed elements."""
+    if cu_seqlens.dtype not in (torch.int64, torch.int32) or cu_seqlens.dim() != 1 or cu_seqlens.shape[0] == 0:
+        found = f"shape {tuple(cu_seqlens.shape)}, dtype {cu_seqlens.dtype}"
+        raise ValueError(f"cu_seqlens: found {found}, accepted is [B + 1] of int32 or int64")
+    if cu_seqlens.device != device:
+        raise ValueError(f"cu_seqlens: found device {cu_seqlens.device}, accepted is {device}")
+    valid = (cu_seqlens[1:] >= cu_seqlens[:-1]).all() & (cu_seqlens[0] == 0) & (cu_seqlens[-1] == num_elements)
+    require("cu_seqlens", valid, "other offsets", f"offsets that rise from 0 to {num_elements}, the packed length")

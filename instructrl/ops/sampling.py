@@ -1,0 +1,47 @@
+"""Sampling of the next token from given uniform numbers."""
+
+import torch
+from torch import Tensor
+
+from instructrl.ops import checks, dispatch
+
+
+def _reference(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+    scaled = logits.to(checks.accumulation_dtype(logits)) / temperature
+    probabilities = torch.softmax(scaled, dim=-1)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:].contiguous()
+    # Rounding can put u * total on the total. The first token that reaches it is the last of visible probability.
+    chosen = torch.searchsorted(cumulative, uniforms.to(torch.float64).unsqueeze(1) * total, right=True)
+    last = torch.searchsorted(cumulative, total, right=False)
+    chosen = torch.minimum(chosen, last).clamp(max=logits.shape[1] - 1)
+    # A parallel cumulative sum need not be monotone, so it can step up where the probability is 0.
+    positive = probabilities.gather(1, chosen) > 0
+    return torch.where(positive, chosen, probabilities.argmax(-1, keepdim=True)).squeeze(1)
+
+
+SAMPLE_TOKENS = dispatch.declare("sampling.sample_tokens", _reference)
+
+
+def sample_tokens(logits: Tensor, uniforms: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """The first token whose cumulative probability under `softmax(logits / temperature)` exceeds the uniform number.
+
+    The randomness is the caller's, keyed by episode and position, so rows may leave the batch without changing a
+    sample. A token of probability 0 is never returned.
+
+    logits: [B, V] floating; -inf excludes a token, at least one of a row is finite.
+    uniforms: [B] float32 or float64 in [0, 1).
+    temperature: a finite number above 0.
+    Returns: [B] int64.
+    Raises: ValueError for other shapes, dtypes, devices or values.
+    """
+    checks.floating("logits", logits)
+    checks.dims("logits", logits, 2, "[B, V]")
+    checks.temperature(temperature)
+    if logits.shape[1] == 0:
+        raise ValueError("logits: found a vocabulary of 0 tokens, accepted is at least 1")
+    if uniforms.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"uniforms: found dtype {uniforms.dtype}, accepted are float32, float64")
+    checks.like("uniforms", uniforms, "logits", (logits.shape[0],), logits.device)
+    checks.require("uniforms", (uniforms >= 0) & (uniforms < 1), "a number outside", "numbers in [0, 1)")
+    return dispatch.run(SAMPLE_TOKENS, logits, uniforms, temperature)

@@ -1,0 +1,1 @@
+"""From prompts to experience: sampling, and everything PPO needs to know about a sample."""

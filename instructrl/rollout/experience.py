@@ -1,0 +1,91 @@
+"""Rollout to experience: the quantities that stay fixed while PPO takes its minibatches."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from instructrl.models.policy import Policy
+from instructrl.models.scoring import RewardModel, ValueFunction
+from instructrl.objectives.rewards import penalize_unfinished
+from instructrl.ops.advantages import masked_whiten, ppo_advantages
+from instructrl.rollout.scoring import in_batches
+from instructrl.types import Experience, Rollout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimation:
+    """How a rollout becomes advantages.
+
+    gamma, lam: discount and lambda of generalized advantage estimation.
+    temperature: the sampling temperature; scoring with another one would make the KL wrong.
+    missing_eos_score: the score of a response that was cut; None keeps the reward model's.
+    batch_size: sequences in one forward pass.
+    """
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    temperature: float = 1.0
+    missing_eos_score: float | None = -1.0
+    batch_size: int = 128
+
+
+class RolloutStatistics(NamedTuple):
+    """Means over the rollout's episodes, as floats.
+
+    score: the reward model's, before the rule for unfinished responses. reward: what PPO maximises, the KL penalty
+    included. kl: `sum over tokens of log pi - log pi_ref`, nats per episode.
+    """
+
+    score: float
+    reward: float
+    kl: float
+    finished: float
+    response_tokens: float
+
+
+@torch.no_grad()
+def make_experience(
+    rollout: Rollout,
+    *,
+    policy: Policy,
+    reference: Policy,
+    value_function: ValueFunction,
+    reward_model: RewardModel,
+    kl_coef: float,
+    estimation: Estimation,
+) -> tuple[Experience, RolloutStatistics]:
+    """Score a rollout and estimate its advantages, whitened over the whole of it.
+
+    The log-probabilities are recomputed with the pass that training uses, not taken from the sampler, so that the
+    ratio of the first minibatch is 1.
+    """
+    sequences, size = rollout.sequences, estimation.batch_size
+    logprobs = in_batches(lambda part: policy(part, estimation.temperature), sequences, size)
+    ref_logprobs = in_batches(lambda part: reference(part, estimation.temperature), sequences, size)
+    values = in_batches(value_function, sequences, size)
+    scores = in_batches(reward_model, sequences, size)
+    shaped = penalize_unfinished(scores, rollout.finished, estimation.missing_eos_score)
+    mask = sequences.response_mask
+    estimate = ppo_advantages(
+        logprobs, ref_logprobs, values, shaped, mask, kl_coef=kl_coef, gamma=estimation.gamma, lam=estimation.lam
+    )
+    experience = Experience(
+        sequences=sequences,
+        scores=shaped,
+        logprobs=logprobs,
+        ref_logprobs=ref_logprobs,
+        values=values,
+        advantages=masked_whiten(estimate.advantages, mask, stats=estimate.stats),
+        returns=estimate.returns,
+    )
+    kl = (logprobs - ref_logprobs).masked_fill(~mask, 0.0).sum(dim=1)
+    statistics = RolloutStatistics(
+        score=float(scores.mean()),
+        reward=float((shaped - kl_coef * kl).mean()),
+        kl=float(kl.mean()),
+        finished=float(rollout.finished.float().mean()),
+        response_tokens=float(mask.sum(dim=1).float().mean()),
+    )
+    return experience, statistics
+

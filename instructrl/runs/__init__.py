@@ -1,0 +1,1 @@
+"""Named runs: which data, which sizes, which steps, in which order."""

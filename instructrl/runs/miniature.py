@@ -1,0 +1,350 @@
+"""The paper's experiment in a generated world, from pretraining to the report, in minutes on a laptop."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instructrl.data import hygiene, tables
+from instructrl.data.encoding import Encoder, Limits, pack_documents
+from instructrl.data.tokenizers import word_tokenizer
+from instructrl.evaluation import results as assemble
+from instructrl.evaluation.contenders import Contender, Exam, Judgement, Question
+from instructrl.models.policy import Policy
+from instructrl.models.scoring import RewardModel
+from instructrl.rollout.generate import Samples
+from instructrl.rollout.randomness import keyed_generator, keyed_seed
+from instructrl.rollout.scoring import comparison_scores, score_texts
+from instructrl.runs import steps
+from instructrl.runs.recipe import ModelShape, Recipe
+from instructrl.trainers.log import RunLog
+from instructrl.trainers.optimization import AdamConfig
+from instructrl.trainers.ppo import PPOConfig
+from instructrl.trainers.pretraining import PretrainingConfig
+from instructrl.trainers.reward_model import RewardModelConfig
+from instructrl.trainers.sft import SFTConfig
+from instructrl.types import Comparison, Demonstration, Prompt, Rollout
+from instructrl.worlds.labelers import Labeler
+from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
+
+# Where prompts come from; the paper's PPO prompts are customers' alone, its demonstrations mostly labelers'.
+SOURCE_SHARES = {"customer": 0.8, "labeler": 0.2}
+# Raw prompts drawn for each that is needed: hygiene removes about a tenth.
+RAW_EXCESS = 1.6
+
+# Which model completes a prompt next, in turn: mostly SFT, whose mistakes are those that PPO can still mend.
+SAMPLER_TURNS = ("SFT", "GPT (prompted)", "SFT", "GPT")
+# Prompts with the few-shot prefix still fit.
+MAX_RAW_PROMPT_TOKENS = 30
+
+DESCRIPTION = "a generated world in which the paper's experiment takes minutes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiniatureSizes:
+    """How much of everything the world provides."""
+
+    # documents of the pretraining corpus, about 40 tokens each
+    documents: int = 60_000
+    # documents held out, to measure the alignment tax
+    held_out_documents: int = 1_000
+    # demonstrations that labelers write for SFT
+    demonstrations: int = 600
+    # prompts whose completions are ranked for the reward model
+    comparisons: int = 6_000
+    # fewest and most completions of a ranked prompt
+    min_completions: int = 4
+    max_completions: int = 9
+    # prompts that PPO samples responses to
+    ppo_prompts: int = 4_000
+    # prompts of validation users: validation loss and the selection of the SFT baseline
+    validation: int = 300
+    # comparisons by held-out labelers on validation users' prompts
+    held_out_comparisons: int = 400
+    # prompts of test users: the evaluation
+    test: int = 1_500
+
+
+def _ppo(ptx_coef: float) -> PPOConfig:
+    return PPOConfig(
+        num_episodes=45 * 256,
+        rollout_batch=256,
+        minibatch=64,
+        microbatch=64,
+        policy_adam=AdamConfig(lr=2e-4),
+        value_adam=AdamConfig(lr=5e-4),
+        warmup_iterations=5,
+        kl_coef=0.02,
+        max_response_tokens=24,
+        ema_decay=0.9,
+        ptx_coef=ptx_coef,
+        ptx_examples_per_episode=1.0,
+    )
+
+
+MINIATURE_RECIPE = Recipe(
+    limits=Limits(max_prompt_tokens=100, max_response_tokens=24),
+    block_tokens=64,
+    pretraining=PretrainingConfig(adam=AdamConfig(lr=2e-3), batch_size=32),
+    sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1),
+    ppo_start=SFTConfig(
+        adam=AdamConfig(lr=5e-4), batch_size=32, epochs=3, residual_dropout=0.1, pretraining_fraction=0.1
+    ),
+    reward_model=RewardModelConfig(adam=AdamConfig(lr=1e-3), batch_size=16),
+    ppo=_ppo(0.0),
+    ppo_ptx=_ppo(1.0),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiniatureConfig:
+    """One run of the miniature."""
+
+    # of the world, the data, the models and everything sampled
+    seed: int = 0
+    model: ModelShape = ModelShape()
+    sizes: MiniatureSizes = MiniatureSizes()
+    recipe: Recipe = MINIATURE_RECIPE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PromptSets:
+    """Disjoint prompts of training users for each step, and those of held-out users."""
+
+    sft: list[Prompt]
+    comparisons: list[Prompt]
+    ppo: list[Prompt]
+    validation: list[Prompt]
+    held_out: list[Prompt]
+    test: list[Prompt]
+
+
+def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[str, Any]:
+    """All steps. Writes models and `results.json` into `folder`; returns the results."""
+    world = MiniatureWorld(WorldConfig(seed=config.seed))
+    tokenizer = word_tokenizer(world.vocabulary())
+    work = steps.Workspace(
+        folder=folder,
+        log=log,
+        encoder=Encoder(tokenizer, config.recipe.limits),
+        recipe=config.recipe,
+        seed=config.seed,
+        config=asdict(config),
+    )
+    sets, data = _collect_prompts(world, work, config.sizes)
+    blocks = pack_documents(world.documents(config.sizes.documents, seed=0), tokenizer, config.recipe.block_tokens)
+    demonstrations = world.demonstrations(sets.sft)
+    validation = world.demonstrations(sets.validation, seed=1)
+
+    gpt = steps.new_policy(work, config.model)
+    steps.pretrain(work, gpt, blocks)
+    last_sft, epochs = steps.finetune(work, gpt, demonstrations, validation, phase="sft")
+    start, _ = steps.finetune(work, gpt, demonstrations, validation, phase="ppo_start", blocks=blocks)
+
+    labeling = _Labeling(world=world, work=work, sizes=config.sizes, gpt=gpt, sft=last_sft)
+    comparisons = labeling.compare(sets.comparisons, world.labelers("training"), "training")
+    reward_model = steps.fit_reward_model(work, last_sft, comparisons, demonstrations)
+    quality = labeling.quality(reward_model, comparisons, sets.held_out, demonstrations)
+    sft, selection = steps.select_sft(work, epochs, reward_model, [prompt.text for prompt in sets.validation])
+
+    observer = _gold_observer(world, work)
+    prompts = [prompt.text for prompt in sets.ppo]
+    ppo = steps.optimize_policy(work, start, reward_model, prompts, phase="ppo", observer=observer)
+    ppo_ptx = steps.optimize_policy(
+        work, start, reward_model, prompts, phase="ppo_ptx", blocks=blocks, observer=observer
+    )
+    contenders = [
+        Contender(name="GPT", policy=gpt),
+        Contender(name="GPT (prompted)", policy=gpt, form=world.few_shot_prompt),
+        Contender(name="SFT", policy=sft),
+        Contender(name="PPO", policy=ppo),
+        Contender(name="PPO-ptx", policy=ppo_ptx),
+    ]
+    exam = Exam(
+        prompts=[prompt.text for prompt in sets.test],
+        blocks=pack_documents(
+            world.documents(config.sizes.held_out_documents, seed=1), tokenizer, config.recipe.block_tokens
+        ),
+        questions=[
+            Question(context=q.context, correct=q.correct, alternatives=tuple(q.alternatives))
+            for q in world.fact_questions()
+        ],
+        judge=_gold_judge(world),
+        reward_model=reward_model,
+        start=start,
+        encoder=work.encoder,
+        sampling=work.sampling("evaluation"),
+    )
+    parts = {
+        "run": {
+            "name": "miniature",
+            "seed": config.seed,
+            "description": DESCRIPTION,
+            "judge": "gold rubric",
+            "baseline": "SFT",
+        },
+        "reward_model": quality,
+        "sft_selection": selection,
+        "data": data,
+    }
+    return steps.examine(work, exam, contenders, sets.test, parts)
+
+
+def _collect_prompts(
+    world: MiniatureWorld, work: steps.Workspace, sizes: MiniatureSizes
+) -> tuple[_PromptSets, dict[str, Any]]:
+    """Raw prompts of each group of users through the paper's hygiene, then disjoint sets for the steps.
+
+    The groups of users are disjoint by construction, so splitting by user is already done.
+    """
+    counts = {
+        "train": (sizes.demonstrations, sizes.comparisons, sizes.ppo_prompts),
+        "validation": (sizes.validation, sizes.held_out_comparisons),
+        "test": (sizes.test,),
+    }
+    taken: dict[str, list[list[Prompt]]] = {}
+    steps_taken: list[dict[str, Any]] = []
+    for split, wanted in counts.items():
+        raw = [
+            prompt
+            for source, share in SOURCE_SHARES.items()
+            for prompt in world.raw_prompts(split, round(share * RAW_EXCESS * sum(wanted)), source=source)
+        ]
+        clean = _clean(raw, work, steps_taken, split=split)
+        subsets = steps.take_disjoint(len(clean), wanted, keyed_seed(work.seed_for("prompts"), *split.encode()))
+        taken[split] = [[clean[i] for i in subset] for subset in subsets]
+    sets = _PromptSets(
+        sft=taken["train"][0],
+        comparisons=taken["train"][1],
+        ppo=taken["train"][2],
+        validation=taken["validation"][0],
+        held_out=taken["validation"][1],
+        test=taken["test"][0],
+    )
+    splits = {
+        "SFT": {"train": sets.sft, "valid": sets.validation},
+        "RM": {"train": sets.comparisons, "valid": sets.held_out},
+        "PPO": {"train": sets.ppo, "test": sets.test},
+    }
+    return sets, {
+        "sizes": tables.size_rows(splits),
+        "lengths": tables.prompt_length_rows(splits, work.encoder.tokenizer),
+        "hygiene": steps_taken,
+    }
+
+
+def _clean(
+    prompts: list[Prompt], work: steps.Workspace, counts: list[dict[str, Any]], *, split: str
+) -> list[Prompt]:
+    """The paper's order: duplicates, cap, personal data (training split only), lengths."""
+    filters = {
+        "duplicates by common prefix": hygiene.drop_common_prefixes,
+        "cap per user": hygiene.cap_per_user,
+        "personal data": hygiene.remove_personal_data,
+        "length": lambda rows: hygiene.limit_lengths(
+            rows,
+            work.encoder.tokenizer,
+            max_prompt_tokens=MAX_RAW_PROMPT_TOKENS,
+            max_response_tokens=work.recipe.limits.max_response_tokens,
+        ),
+    }
+    if split != "train":
+        del filters["personal data"]
+    for step, keep in filters.items():
+        kept = keep(prompts)
+        prompts = kept.records
+        counts.append({"step": f"{split}: {step}", "removed": kept.removed, "left": len(prompts)})
+    return prompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Labeling:
+    """Completions from GPT, prompted GPT and the last SFT epoch, ranked by labelers."""
+
+    world: MiniatureWorld
+    work: steps.Workspace
+    sizes: MiniatureSizes
+    gpt: Policy
+    sft: Policy
+
+    def compare(self, prompts: Sequence[Prompt], labelers: Sequence[Labeler], group: str) -> list[Comparison]:
+        """One comparison a prompt, the labelers taking turns."""
+        completions = self._completions(prompts, group)
+        return _ranked(prompts, completions, labelers, turn=0)
+
+    def quality(
+        self,
+        reward_model: RewardModel,
+        comparisons: Sequence[Comparison],
+        held_out: Sequence[Prompt],
+        demonstrations: Sequence[Demonstration],
+    ) -> dict[str, Any]:
+        """The `reward_model` entry of the results: accuracy on pairs of labelers it was trained on and of held-out
+        ones, both on prompts of held-out users, and how far the labelers agree among themselves on the same pairs."""
+        completions = self._completions(held_out, "validation")
+        entry: dict[str, Any] = assemble.comparison_counts(comparisons)
+        for group, name in (("training", "training_labelers"), ("heldout", "heldout_labelers")):
+            labelers = self.world.labelers(group)
+            first, second = (_ranked(held_out, completions, labelers, turn=turn) for turn in (0, 1))
+            scores = comparison_scores(reward_model, self.work.encoder, first)
+            entry[f"accuracy_{name}"] = assemble.accuracy(scores, first)
+            entry[f"agreement_{name}"] = assemble.agreement(first, second)
+        texts = [row.completion for row in demonstrations]
+        mean = score_texts(reward_model, self.work.encoder, [row.prompt for row in demonstrations], texts).mean()
+        return {**entry, "bias": float(reward_model.bias), "mean_demonstration_score": float(mean)}
+
+    def _completions(self, prompts: Sequence[Prompt], name: str) -> list[Samples]:
+        generator = keyed_generator(self.work.seed_for(f"completions {name}"))
+        low, high = self.sizes.min_completions, self.sizes.max_completions
+        counts = torch.randint(low, high + 1, (len(prompts),), generator=generator).tolist()
+        samplers = {
+            "GPT": Contender(name="GPT", policy=self.gpt),
+            "GPT (prompted)": Contender(name="GPT (prompted)", policy=self.gpt, form=self.world.few_shot_prompt),
+            "SFT": Contender(name="SFT", policy=self.sft),
+        }
+        return steps.sample_completions(
+            self.work, [samplers[key] for key in SAMPLER_TURNS], [prompt.text for prompt in prompts], counts, name
+        )
+
+
+def _ranked(
+    prompts: Sequence[Prompt], completions: Sequence[Samples], labelers: Sequence[Labeler], *, turn: int
+) -> list[Comparison]:
+    rows = []
+    for index, (prompt, samples) in enumerate(zip(prompts, completions, strict=True)):
+        labeler = labelers[(index + turn) % len(labelers)]
+        ranks = labeler.rank(prompt.text, samples.texts, samples.finished)
+        rows.append(
+            Comparison(
+                prompt=prompt.text,
+                completions=tuple(samples.texts),
+                preferred=Comparison.pairs_from_ranks(ranks),
+                user=prompt.user,
+                source=prompt.source,
+                category=prompt.category,
+                labeler=labeler.name,
+            )
+        )
+    return rows
+
+
+def _gold_judge(world: MiniatureWorld):
+    def judge(prompts: Sequence[str], texts: Sequence[str], finished: Sequence[bool]) -> list[Judgement]:
+        ratings = [world.rate(*row) for row in zip(prompts, texts, finished, strict=True)]
+        return [Judgement(score=r.score, likert=float(r.likert), metadata=r.metadata) for r in ratings]
+
+    return judge
+
+
+def _gold_observer(world: MiniatureWorld, work: steps.Workspace):
+    """The gold rubric's mean over each rollout batch: shows over-optimisation, and nothing is trained on it."""
+
+    def observe(prompts: Sequence[str], rollout: Rollout) -> dict[str, float]:
+        sequences = rollout.sequences
+        texts = work.encoder.decode(sequences.response, sequences.response_mask)
+        rows = zip(prompts, texts, rollout.finished.tolist(), strict=True)
+        return {"gold": sum(world.rate(*row).score for row in rows) / len(prompts)}
+
+    return observe

@@ -1,0 +1,82 @@
+"""The hyperparameters of all steps together, and the paper's for its three sizes."""
+
+from dataclasses import dataclass
+
+from instructrl.data.encoding import Limits
+from instructrl.trainers.optimization import AdamConfig
+from instructrl.trainers.ppo import PPOConfig
+from instructrl.trainers.pretraining import PretrainingConfig
+from instructrl.trainers.reward_model import RewardModelConfig
+from instructrl.trainers.sft import SFTConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """A GPT-2 made from nothing."""
+
+    # transformer blocks
+    layers: int = 2
+    # hidden size
+    width: int = 128
+    # attention heads
+    heads: int = 4
+    # positions
+    context: int = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What each step does with the data it is given.
+
+    limits: of prompts and responses, in tokens. block_tokens: a "pretraining example".
+    pretraining: only for models made here; null where the model comes pretrained.
+    sft: the baseline. ppo_start: the separate branch that PPO starts from (paper, C.3).
+    reward_model, ppo, ppo_ptx: steps 2 and 3.
+    """
+
+    limits: Limits = Limits()
+    block_tokens: int = 2048
+    pretraining: PretrainingConfig | None = None
+    sft: SFTConfig = SFTConfig()
+    ppo_start: SFTConfig = SFTConfig(adam=AdamConfig(lr=5e-6), epochs=2, pretraining_fraction=0.1)
+    reward_model: RewardModelConfig = RewardModelConfig()
+    ppo: PPOConfig = PPOConfig()
+    ppo_ptx: PPOConfig = PPOConfig(ptx_coef=27.8)
+
+    def __post_init__(self) -> None:
+        for name in ("ppo", "ppo_ptx"):
+            found = getattr(self, name).max_response_tokens
+            if found > self.limits.max_response_tokens:
+                raise ValueError(
+                    f"{name}.max_response_tokens: found {found}, accepted are up to "
+                    f"limits.max_response_tokens {self.limits.max_response_tokens}"
+                )
+        if self.ppo.ptx_coef != 0:
+            raise ValueError(f"ppo.ptx_coef: found {self.ppo.ptx_coef}, accepted is 0: ppo_ptx is the run with the mix")
+
+
+def paper_recipe(
+    *, sft_lr: float, start_lr: float, sft_batch: int, policy_lr: float, value_lr: float
+) -> Recipe:
+    """The numbers that the paper gives for all sizes, with those that depend on the size passed in."""
+
+    def ppo(ptx_coef: float) -> PPOConfig:
+        return PPOConfig(
+            policy_adam=AdamConfig(lr=policy_lr), value_adam=AdamConfig(lr=value_lr), ptx_coef=ptx_coef
+        )
+
+    return Recipe(
+        sft=SFTConfig(adam=AdamConfig(lr=sft_lr), batch_size=sft_batch),
+        ppo_start=SFTConfig(
+            adam=AdamConfig(lr=start_lr), batch_size=sft_batch, epochs=2, pretraining_fraction=0.1
+        ),
+        ppo=ppo(0.0),
+        ppo_ptx=ppo(27.8),
+    )
+
+
+# The policy rates are not stated: these are the largest of the sweeps in E.9 that did not diverge without the mix, and
+# the smaller of the two tried for 175B.
+PAPER_1_3B = paper_recipe(sft_lr=9.65e-6, start_lr=5e-6, sft_batch=32, policy_lr=8.05e-6, value_lr=9e-6)
+PAPER_6B = paper_recipe(sft_lr=9.65e-6, start_lr=1.04e-5, sft_batch=32, policy_lr=8.05e-6, value_lr=9e-6)
+PAPER_175B = paper_recipe(sft_lr=5.03e-6, start_lr=2.45e-6, sft_batch=8, policy_lr=2.55e-6, value_lr=5e-6)

@@ -1,0 +1,265 @@
+"""The steps that every run is made of. Each takes what it needs and returns what the next one needs."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instructrl.data.encoding import Encoder, blocks_as_sequences
+from instructrl.evaluation import results as assemble
+from instructrl.evaluation.contenders import Contender, Exam
+from instructrl.models.policy import Policy, gpt2_policy
+from instructrl.models.scoring import RewardModel
+from instructrl.rollout.generate import Samples, Sampling, sample_texts
+from instructrl.rollout.randomness import keyed_generator, keyed_seed
+from instructrl.rollout.scoring import mean_loss, score_texts
+from instructrl.runs.recipe import ModelShape, Recipe
+from instructrl.trainers.log import RunLog
+from instructrl.trainers.ppo import PPOConfig, PPOTrainer, RolloutObserver
+from instructrl.trainers.pretraining import PretrainingTrainer
+from instructrl.trainers.reward_model import RewardModelTrainer, normalize_on_demonstrations
+from instructrl.trainers.sft import SFTConfig, SFTTrainer, demonstration_loss
+from instructrl.types import Comparison, Demonstration, Prompt
+
+
+PPO_NAMES = {"ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+NUM_SHOWN_SAMPLES = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """Where a run writes, and what all of its steps share.
+
+    folder: models go to `folder/models/NAME`, in transformers' format. seed: of everything random. config: the
+    resolved configuration of the run, for the results.
+    """
+
+    folder: Path
+    log: RunLog
+    encoder: Encoder
+    recipe: Recipe
+    seed: int
+    config: Mapping[str, Any]
+
+    def seed_for(self, step: str) -> int:
+        """The seed of one named step, so that adding a step changes no other."""
+        return keyed_seed(self.seed, *step.encode())
+
+    def save(self, model: Policy | RewardModel, name: str) -> Path:
+        """Write a model as `models/NAME`."""
+        folder = self.folder / "models" / name
+        model.save(folder, self.encoder.tokenizer)
+        return folder
+
+    def sampling(self, step: str, temperature: float = 1.0) -> Sampling:
+        return Sampling(
+            seed=self.seed_for(step),
+            temperature=temperature,
+            max_response_tokens=self.recipe.ppo.max_response_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTEpoch:
+    """An epoch of SFT as it was kept. policy_folder: the saved weights."""
+
+    epoch: int
+    policy_folder: Path
+    validation_loss: float
+
+
+def new_policy(work: Workspace, shape: ModelShape) -> Policy:
+    """An untrained policy of this shape for the run's tokenizer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(work.seed_for("initialisation"))
+        return gpt2_policy(
+            vocabulary=len(work.encoder.tokenizer),
+            context=shape.context,
+            layers=shape.layers,
+            width=shape.width,
+            heads=shape.heads,
+            end_of_text=work.encoder.end_of_text,
+        )
+
+
+def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> None:
+    """Step 0, in place. blocks: [N, L] int64 of plain text. Raises ValueError where the recipe has no pretraining."""
+    config = work.recipe.pretraining
+    if config is None:
+        raise ValueError("pretraining: found null in the recipe, accepted are its settings for a model made here")
+    PretrainingTrainer(policy, blocks, config, work.seed_for("pretraining")).run(work.log)
+    work.save(policy, "gpt")
+
+
+def finetune(
+    work: Workspace,
+    base: Policy,
+    train: Sequence[Demonstration],
+    valid: Sequence[Demonstration],
+    *,
+    phase: str,
+    blocks: Tensor | None = None,
+) -> tuple[Policy, list[SFTEpoch]]:
+    """Step 1 on a copy of `base`, with the recipe's settings for `phase` ("sft" or "ppo_start").
+
+    Returns the last epoch's policy and all epochs, each saved.
+    """
+    config: SFTConfig = getattr(work.recipe, phase)
+    trainer = SFTTrainer(
+        copy.deepcopy(base), train, work.encoder, config, seed=work.seed_for(phase), blocks=blocks, phase=phase
+    )
+    epochs = []
+    for epoch in range(1, config.epochs + 1):
+        trainer.run(work.log, until=epoch * trainer.steps_per_epoch)
+        loss = demonstration_loss(trainer.policy, valid, work.encoder)
+        work.log.metrics(phase, trainer.step - 1, {"validation_loss": loss, "epoch": epoch})
+        folder = work.save(trainer.policy, f"{phase}_epoch_{epoch:02d}")
+        epochs.append(SFTEpoch(epoch=epoch, policy_folder=folder, validation_loss=loss))
+    return trainer.policy, epochs
+
+
+def fit_reward_model(
+    work: Workspace, start: Policy, comparisons: Sequence[Comparison], demonstrations: Sequence[Demonstration]
+) -> RewardModel:
+    """Step 2 from a policy with its unembedding removed; then the bias that puts demonstrations at 0 on average."""
+    generator = keyed_generator(work.seed_for("reward_model"))
+    reward_model = RewardModel.from_policy(start, generator)
+    trainer = RewardModelTrainer(
+        reward_model, comparisons, work.encoder, work.recipe.reward_model, seed=work.seed_for("reward_model")
+    )
+    trainer.run(work.log)
+    normalize_on_demonstrations(reward_model, work.encoder, demonstrations)
+    work.save(reward_model, "reward_model")
+    return reward_model
+
+
+def select_sft(
+    work: Workspace, epochs: Sequence[SFTEpoch], reward_model: RewardModel, prompts: Sequence[str]
+) -> tuple[Policy, list[dict]]:
+    """The SFT baseline: the epoch whose responses to validation prompts score highest (paper, 3.5 and C.1).
+
+    Returns it and a row for each epoch, as in `results.json`.
+    """
+    rows = []
+    with work.log.phase("sft selection", len(epochs), "responses") as progress:
+        for epoch in epochs:
+            policy = Policy.load(epoch.policy_folder)
+            samples = sample_texts(policy, work.encoder, prompts, work.sampling("selection"))
+            scores = score_texts(reward_model, work.encoder, prompts, samples.texts, samples.finished)
+            rows.append(
+                {"epoch": epoch.epoch, "score": float(scores.mean()), "validation_loss": epoch.validation_loss}
+            )
+            progress.advance(units=len(prompts))
+    best = max(range(len(rows)), key=lambda i: rows[i]["score"])
+    for i, row in enumerate(rows):
+        row["selected"] = i == best
+    policy = Policy.load(epochs[best].policy_folder)
+    work.save(policy, "sft")
+    return policy, rows
+
+
+def optimize_policy(
+    work: Workspace,
+    start: Policy,
+    reward_model: RewardModel,
+    prompts: Sequence[str],
+    *,
+    phase: str,
+    blocks: Tensor | None = None,
+    observer: RolloutObserver | None = None,
+) -> Policy:
+    """Step 3 on a copy of `start`, with the recipe's settings for `phase` ("ppo" or "ppo_ptx").
+
+    Returns the averaged policy, which is also saved.
+
+    PPO and PPO-ptx share the seed: they see the same prompts, and differ by the mix alone.
+    """
+    config: PPOConfig = getattr(work.recipe, phase)
+    trainer = PPOTrainer(
+        copy.deepcopy(start),
+        reward_model,
+        prompts,
+        work.encoder,
+        config,
+        seed=work.seed_for("ppo"),
+        blocks=blocks,
+        phase=phase,
+        observer=observer,
+    )
+    trainer.run(work.log)
+    policy = trainer.averaged_policy()
+    work.save(policy, phase)
+    return policy
+
+
+def sample_completions(
+    work: Workspace, samplers: Sequence[Contender], prompts: Sequence[str], counts: Sequence[int], name: str
+) -> list[Samples]:
+    """Several completions of each prompt, for labelers to rank.
+
+    Completion k of prompt i comes from sampler `(i + k) % len(samplers)`, so that each contributes its share whatever
+    K is. counts: K of each prompt. name: distinguishes this collection's random numbers from another's.
+    """
+    texts = [[""] * count for count in counts]
+    finished = [[False] * count for count in counts]
+    with work.log.phase(f"completions ({name})", len(samplers), "responses") as progress:
+        for turn, sampler in enumerate(samplers):
+            places = [(i, k) for i, count in enumerate(counts) for k in range(count)]
+            places = [(i, k) for i, k in places if (i + k) % len(samplers) == turn]
+            asked = [sampler.form(prompts[i]) for i, _ in places]
+            samples = sample_texts(
+                sampler.policy, work.encoder, asked, work.sampling(f"completions {name} {turn}")
+            )
+            for (i, k), text, done in zip(places, samples.texts, samples.finished, strict=True):
+                texts[i][k], finished[i][k] = text, done
+            progress.advance(units=len(places))
+    return [Samples(texts=t, finished=f) for t, f in zip(texts, finished, strict=True)]
+
+
+def examine(
+    work: Workspace,
+    exam: Exam,
+    contenders: Sequence[Contender],
+    prompts: Sequence[Prompt],
+    parts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The last step: put every contender through the exam and write `results.json`.
+
+    prompts: those of the exam, with users and categories. parts: entries of the results that earlier steps made.
+    """
+    performances = []
+    with work.log.phase("evaluation", len(contenders) + 1, "responses") as progress:
+        for contender in contenders:
+            performances.append(exam.take(contender))
+            progress.advance(units=len(prompts), note=contender.name)
+        start_loss = mean_loss(exam.start, [blocks_as_sequences(exam.blocks)])
+        progress.advance(note="")
+    results = {
+        **parts,
+        "models": assemble.compare(performances, prompts, baseline="SFT"),
+        "alignment_tax": assemble.alignment_tax(start_loss, performances),
+        "over_optimisation": assemble.over_optimisation(work.log.read_metrics(), PPO_NAMES),
+        "samples": assemble.samples(performances, prompts, list(range(min(NUM_SHOWN_SAMPLES, len(prompts))))),
+        "config": work.config,
+        "versions": assemble.versions(),
+    }
+    text = json.dumps(results, indent=1, allow_nan=False)
+    (work.folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    return results
+
+
+def take_disjoint(count: int, sizes: Sequence[int], seed: int) -> list[list[int]]:
+    """Disjoint random subsets of `range(count)` of the given sizes. Raises ValueError where they do not fit."""
+    if sum(sizes) > count:
+        raise ValueError(f"sizes: found {list(sizes)}, which is {sum(sizes)} in all; accepted are up to {count}")
+    order = torch.randperm(count, generator=keyed_generator(seed)).tolist()
+    subsets, start = [], 0
+    for size in sizes:
+        subsets.append(order[start : start + size])
+        start += size
+    return subsets

@@ -1,0 +1,1 @@
+"""The three steps of the paper, and the pretraining that a miniature needs first."""

@@ -1,0 +1,93 @@
+"""What a run writes while it runs: `metrics.jsonl`, `profile.jsonl`, and progress bars."""
+
+import json
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+
+class Phase:
+    """A part of a run that is being timed. `advance` moves its bar."""
+
+    def __init__(self, progress: Progress, task) -> None:
+        self._progress = progress
+        self._task = task
+        self._start = time.perf_counter()
+        self.units = 0.0
+        self.counts: dict[str, float] = {}
+
+    def advance(self, steps: int = 1, *, units: float = 0.0, note: str = "") -> None:
+        """Count steps done. units: what the rate counts (tokens, episodes). note: a few words beside the bar."""
+        self.units += units
+        rate = self.units / max(time.perf_counter() - self._start, 1e-9)
+        self._progress.update(self._task, advance=steps, note=note, rate=_readable_rate(rate))
+
+
+class RunLog:
+    """Metrics that the run determines go to `metrics.jsonl`; times and memory, which it does not, to `profile.jsonl`.
+
+    folder: where both are written; None writes nothing. Files that are there are replaced.
+    """
+
+    def __init__(self, folder: Path | None, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("metrics.jsonl", "profile.jsonl"):
+                (folder / name).write_text("")
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        """One row of `metrics.jsonl`. Raises RuntimeError for a number that is not finite."""
+        for name, value in values.items():
+            if value != value or value in (float("inf"), float("-inf")):
+                raise RuntimeError(f"{phase}, step {step}: {name} is {value}; lower the learning rate of this phase")
+        self._append("metrics.jsonl", {"phase": phase, "step": step, **values})
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All rows of `metrics.jsonl` so far."""
+        if self._folder is None:
+            return []
+        return [json.loads(line) for line in (self._folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    @contextmanager
+    def phase(self, name: str, total: int, unit: str = "steps") -> Iterator[Phase]:
+        """Show a bar for a part of the run, and write a row of `profile.jsonl` when it ends.
+
+        total: steps to do. unit: what `Phase.advance(units=...)` counts.
+        """
+        columns = (
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=28),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]} " + unit + "/s"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}"),
+        )
+        start = time.perf_counter()
+        with Progress(*columns, console=self._console) as progress:
+            phase = Phase(progress, progress.add_task(name, total=total, note="", rate="-"))
+            yield phase
+        seconds = time.perf_counter() - start
+        row = {"phase": name, "seconds": round(seconds, 3), **phase.counts}
+        if phase.units:
+            row[unit] = phase.units
+            row[f"{unit}_per_second"] = round(phase.units / seconds, 1)
+        row["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._append("profile.jsonl", row)
+
+    def _append(self, name: str, row: Mapping[str, object]) -> None:
+        if self._folder is not None:
+            with (self._folder / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def _readable_rate(rate: float) -> str:
+    return f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.1f}"

@@ -1,0 +1,89 @@
+"""Adam and its schedules, one object for each network that learns."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LinearLR, LRScheduler
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamConfig:
+    """Adam as in the paper (C): beta2 0.95. What the paper leaves open is off or PyTorch's default.
+
+    lr: peak learning rate. weight_decay: decoupled. max_grad_norm: None does not clip.
+    """
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"lr: found {self.lr}, accepted are positive numbers")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers in [0, 1)")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm: found {self.max_grad_norm}, accepted are positive numbers or null")
+
+
+class Update:
+    """One network's optimiser and schedule. Gradients are accumulated by the caller; `step` spends them."""
+
+    def __init__(self, module: nn.Module, config: AdamConfig) -> None:
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
+        self.schedule: LRScheduler | None = None
+        self._max_grad_norm = config.max_grad_norm
+
+    def cosine(self, num_steps: int, min_lr_ratio: float = 0.1) -> "Update":
+        """Cosine from the peak to a tenth of it, without warm-up (paper, C.1 and C.2); `advance_schedule` per step."""
+        self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
+            self.optimizer, num_warmup_steps=0, num_training_steps=num_steps, min_lr_rate=min_lr_ratio
+        )
+        return self
+
+    def warmup(self, num_iterations: int, start: float = 0.1) -> "Update":
+        """From `start` times the peak to the peak over the first iterations, then constant (paper, C.4)."""
+        if num_iterations > 0:
+            self.schedule = LinearLR(self.optimizer, start_factor=start, total_iters=num_iterations)
+        return self
+
+    @property
+    def lr(self) -> float:
+        """The learning rate in force."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(self) -> float:
+        """Apply the accumulated gradient and clear it. Returns its norm before clipping."""
+        limit = self._max_grad_norm if self._max_grad_norm is not None else float("inf")
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def advance_schedule(self) -> None:
+        if self.schedule is not None:
+            self.schedule.step()
+
+    def state_dict(self) -> dict:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])

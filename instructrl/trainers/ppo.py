@@ -1,0 +1,265 @@
+"""Step 3: PPO and PPO-ptx against the reward model (paper, 3.5 and C.4)."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from instructrl.data.encoding import Encoder, blocks_as_sequences
+from instructrl.models.policy import Policy
+from instructrl.models.scoring import RewardModel, ValueFunction
+from instructrl.objectives.kl_control import adaptive_kl_coef
+from instructrl.ops.ppo import ppo_loss
+from instructrl.rollout.experience import Estimation, RolloutStatistics, make_experience
+from instructrl.rollout.generate import Sampling, sample_rollout
+from instructrl.rollout.randomness import keyed_generator, keyed_seed
+from instructrl.trainers.likelihood import accumulate_likelihood_gradient
+from instructrl.trainers.loop import DataOrder, Trainer
+from instructrl.trainers.optimization import AdamConfig, Update
+from instructrl.types import Experience, Rollout
+
+# Looks at a rollout batch, given the prompts' texts; what it returns is logged with the iteration and used nowhere.
+RolloutObserver = Callable[[Sequence[str], Rollout], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PPOConfig:
+    """The paper's numbers (section 3.5, C.4 and E); where it is silent, the predecessor's.
+
+    num_episodes: responses sampled in all. rollout_batch: episodes per iteration. minibatch: episodes per optimiser
+    step. num_epochs: passes over a rollout batch. microbatch: episodes in one forward pass.
+    policy_adam, value_adam: two networks, two rates; both constant after `warmup_iterations` from a tenth.
+    kl_coef: of the per-token penalty. kl_target: nats per episode; set, the coefficient adapts to it over
+    `kl_horizon` episodes, else it is fixed as in the paper.
+    gamma, lam, cliprange, cliprange_value, vf_coef: of PPO. temperature, max_response_tokens: of the rollout.
+    missing_eos_score: the score of a response that was cut; null keeps the reward model's.
+    ema_decay: of the averaged policy, per optimiser step.
+    ptx_coef: of the pretraining loss; 0 is PPO, above is PPO-ptx. ptx_examples_per_episode: blocks of plain text.
+    """
+
+    num_episodes: int = 256_000
+    rollout_batch: int = 512
+    minibatch: int = 64
+    num_epochs: int = 1
+    microbatch: int = 64
+    policy_adam: AdamConfig = AdamConfig(lr=8.05e-6)
+    value_adam: AdamConfig = AdamConfig(lr=9e-6)
+    warmup_iterations: int = 10
+    kl_coef: float = 0.02
+    kl_target: float | None = None
+    kl_horizon: int = 10_000
+    gamma: float = 1.0
+    lam: float = 0.95
+    cliprange: float = 0.2
+    cliprange_value: float = 0.2
+    vf_coef: float = 0.1
+    temperature: float = 1.0
+    max_response_tokens: int = 1024
+    missing_eos_score: float | None = -1.0
+    ema_decay: float = 0.992
+    ptx_coef: float = 0.0
+    ptx_examples_per_episode: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.rollout_batch % self.minibatch:
+            raise ValueError(
+                f"minibatch: found {self.minibatch}, accepted are divisors of rollout_batch {self.rollout_batch}"
+            )
+        if self.num_episodes < self.rollout_batch:
+            raise ValueError(f"num_episodes: found {self.num_episodes}, accepted is at least one rollout_batch")
+        for name in ("kl_coef", "ptx_coef", "vf_coef", "ptx_examples_per_episode"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers from 0")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: found {self.ema_decay}, accepted is [0, 1)")
+
+    @property
+    def num_iterations(self) -> int:
+        return self.num_episodes // self.rollout_batch
+
+    @property
+    def num_optimizer_steps(self) -> int:
+        return self.num_iterations * self.num_epochs * (self.rollout_batch // self.minibatch)
+
+    @property
+    def num_ptx_examples(self) -> int:
+        """Blocks of plain text beside each minibatch."""
+        return round(self.ptx_examples_per_episode * self.minibatch) if self.ptx_coef > 0 else 0
+
+
+class PPOTrainer(Trainer):
+    """Iterations of: sample a rollout batch, score it, take the minibatches.
+
+    policy: trained in place; its start is kept as the reference of the KL. reward_model: fixed; the value function
+    starts as its copy. prompts: texts. blocks: [N, L] int64 of plain text, needed where `ptx_coef` is positive.
+    The averaged weights are in `average`: they are what is evaluated and saved, the raw weights train and roll out.
+    """
+
+    unit = "episodes"
+
+    def __init__(
+        self,
+        policy: Policy,
+        reward_model: RewardModel,
+        prompts: Sequence[str],
+        encoder: Encoder,
+        config: PPOConfig,
+        *,
+        seed: int,
+        blocks: Tensor | None = None,
+        phase: str = "ppo",
+        observer: RolloutObserver | None = None,
+    ) -> None:
+        if config.ptx_coef > 0 and blocks is None:
+            raise ValueError(f"blocks: found None, ptx_coef {config.ptx_coef} needs plain text")
+        self.policy, self.reward_model, self.encoder = policy.eval(), reward_model.eval(), encoder
+        self.prompts, self.blocks, self.config, self.seed = prompts, blocks, config, seed
+        self.observer = observer
+        self.reference = copy.deepcopy(policy).requires_grad_(False)
+        self.value_function = ValueFunction.from_reward_model(reward_model)
+        self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.kl_coef = config.kl_coef
+        self.prompt_order = DataOrder(len(prompts), config.rollout_batch, keyed_seed(seed, 0))
+        self.policy_update = Update(policy, config.policy_adam).warmup(config.warmup_iterations)
+        self.value_update = Update(self.value_function, config.value_adam).warmup(config.warmup_iterations)
+        modules = {"policy": policy, "value_function": self.value_function, "average": self.average}
+        updates = {"policy": self.policy_update, "value_function": self.value_update}
+        super().__init__(phase, config.num_iterations, modules, updates)
+
+    def train_step(self) -> tuple[dict[str, float], float]:
+        """One iteration: a rollout batch and its minibatches."""
+        experience, rollout, observed = self._collect()
+        kl_coef, lr = self.kl_coef, self.policy_update.lr
+        totals: dict[str, float] = {}
+        for epoch in range(self.config.num_epochs):
+            order = torch.randperm(
+                self.config.rollout_batch, generator=keyed_generator(self.seed, 1, self.step, epoch)
+            )
+            for index, rows in enumerate(order.split(self.config.minibatch)):
+                part = experience.select(rows.to(experience.scores.device))
+                _merge(totals, self._optimize(part, self._ptx_offset(epoch, index)))
+        if self.config.kl_target is not None:
+            self.kl_coef = adaptive_kl_coef(
+                self.kl_coef,
+                rollout.kl,
+                target=self.config.kl_target,
+                horizon=self.config.kl_horizon,
+                num_episodes=self.config.rollout_batch,
+            )
+        self.policy_update.advance_schedule()
+        self.value_update.advance_schedule()
+        metrics = {**rollout._asdict(), **observed, "kl_coef": kl_coef, "lr": lr, **_summary(totals)}
+        return metrics, self.config.rollout_batch
+
+    def _collect(self) -> tuple[Experience, RolloutStatistics, Mapping[str, float]]:
+        first = self.step * self.config.rollout_batch
+        prompts = [self.prompts[i] for i in self.prompt_order.rows(first, self.config.rollout_batch)]
+        sampling = Sampling(
+            seed=keyed_seed(self.seed, 2),
+            temperature=self.config.temperature,
+            max_response_tokens=self.config.max_response_tokens,
+        )
+        rollout = sample_rollout(self.policy, self.encoder, prompts, sampling, first_episode=first)
+        observed = self.observer(prompts, rollout) if self.observer is not None else {}
+        experience, statistics = make_experience(
+            rollout,
+            policy=self.policy,
+            reference=self.reference,
+            value_function=self.value_function,
+            reward_model=self.reward_model,
+            kl_coef=self.kl_coef,
+            estimation=Estimation(
+                gamma=self.config.gamma,
+                lam=self.config.lam,
+                temperature=self.config.temperature,
+                missing_eos_score=self.config.missing_eos_score,
+            ),
+        )
+        return experience, statistics, observed
+
+    def _optimize(self, minibatch: Experience, ptx_offset: int) -> dict[str, float]:
+        """One optimiser step: the gradient of equation 2, PPO's first, then the pretraining term's into the same
+        buffers. Returns what `_summary` takes."""
+        num_tokens = int(minibatch.sequences.response_mask.sum())
+        sums = {"num_updates": 1.0}
+        rows = torch.arange(minibatch.sequences.num_rows, device=minibatch.scores.device)
+        for part in rows.split(self.config.microbatch):
+            _merge(sums, self._accumulate(minibatch.select(part), num_tokens))
+        if self.config.num_ptx_examples and self.blocks is not None:
+            order = DataOrder(len(self.blocks), self.config.num_ptx_examples, keyed_seed(self.seed, 3))
+            blocks = self.blocks[order.rows(ptx_offset, self.config.num_ptx_examples)]
+            sums["ptx_loss"], _ = accumulate_likelihood_gradient(
+                self.policy, [blocks_as_sequences(blocks)], self.config.microbatch, self.config.ptx_coef
+            )
+        sums["gradient_norm"] = self.policy_update.step()
+        sums["value_gradient_norm"] = self.value_update.step()
+        self.average.update_parameters(self.policy)
+        return sums
+
+    def _accumulate(self, part: Experience, num_tokens: int) -> dict[str, float]:
+        config, mask = self.config, part.sequences.response_mask
+        result = ppo_loss(
+            self.policy(part.sequences, config.temperature),
+            part.logprobs,
+            part.advantages,
+            self.value_function(part.sequences),
+            part.values,
+            part.returns,
+            mask,
+            num_tokens=num_tokens,
+            cliprange=config.cliprange,
+            cliprange_value=config.cliprange_value,
+            vf_coef=config.vf_coef,
+        )
+        result.loss.backward()
+        return {
+            "policy_loss": float(result.policy_loss.detach()),
+            "value_loss": float(result.value_loss.detach()),
+            **{name: float(value) for name, value in result.metrics.items()},
+        }
+
+    def _ptx_offset(self, epoch: int, index: int) -> int:
+        """How many blocks of plain text were used before this minibatch."""
+        per_epoch = self.config.rollout_batch // self.config.minibatch
+        done = (self.step * self.config.num_epochs + epoch) * per_epoch + index
+        return done * self.config.num_ptx_examples
+
+    def averaged_policy(self) -> Policy:
+        """A copy of the policy with the averaged weights."""
+        return copy.deepcopy(self.average.module)
+
+    def headline(self, metrics: Mapping[str, float]) -> str:
+        return f"score {metrics['score']:+.2f}  kl {metrics['kl']:.2f}"
+
+    def extra_state(self) -> dict[str, float]:
+        return {"kl_coef": self.kl_coef}
+
+    def load_extra_state(self, state: Mapping[str, float]) -> None:
+        self.kl_coef = state["kl_coef"]
+
+
+# Metric -> the sum over tokens that it is the mean of.
+_TOKEN_MEANS = {
+    "clip_fraction": "num_policy_clipped",
+    "value_clip_fraction": "num_value_clipped",
+    "approx_kl": "approx_kl_sum",
+    "ratio": "ratio_sum",
+    "value_error": "squared_value_error_sum",
+}
+_UPDATE_MEANS = ("policy_loss", "value_loss", "ptx_loss", "gradient_norm", "value_gradient_norm")
+
+
+def _merge(totals: dict[str, float], part: Mapping[str, float]) -> None:
+    for name, value in part.items():
+        previous = totals.get(name, 0.0)
+        totals[name] = max(previous, value) if name.endswith("_max") else previous + value
+
+
+def _summary(totals: Mapping[str, float]) -> dict[str, float]:
+    """Means over the iteration's tokens and optimiser steps, for `metrics.jsonl`."""
+    means = {name: totals[source] / max(totals["num_tokens"], 1.0) for name, source in _TOKEN_MEANS.items()}
+    means |= {name: totals[name] / totals["num_updates"] for name in _UPDATE_MEANS if name in totals}
+    return {**means, "ratio_max": totals["ratio_max"]}

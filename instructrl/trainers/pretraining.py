@@ -1,0 +1,41 @@
+"""Step 0: a language model from plain text. Only for models small enough to be made here."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from instructrl.data.encoding import blocks_as_sequences
+from instructrl.models.policy import Policy
+from instructrl.trainers.likelihood import accumulate_likelihood_gradient
+from instructrl.trainers.loop import DataOrder, Trainer
+from instructrl.trainers.optimization import AdamConfig, Update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainingConfig:
+    """adam: its rate follows a cosine to a tenth. batch_size: blocks. epochs: passes over the corpus.
+    microbatch: blocks in one forward pass."""
+
+    adam: AdamConfig = AdamConfig(lr=1e-3)
+    batch_size: int = 32
+    epochs: int = 1
+    microbatch: int = 64
+
+
+class PretrainingTrainer(Trainer):
+    """Next-token prediction on blocks of a corpus. blocks: [N, L] int64."""
+
+    def __init__(self, policy: Policy, blocks: Tensor, config: PretrainingConfig, seed: int) -> None:
+        self.policy, self.blocks, self.config = policy, blocks, config
+        self.order = DataOrder(len(blocks), config.batch_size, seed)
+        num_steps = config.epochs * self.order.steps_per_epoch
+        self.update = Update(policy, config.adam).cosine(num_steps)
+        super().__init__("pretraining", num_steps, {"policy": policy}, {"policy": self.update})
+
+    def train_step(self) -> tuple[dict[str, float], float]:
+        batch = blocks_as_sequences(self.blocks[self.order.batch(self.step)])
+        loss, count = accumulate_likelihood_gradient(self.policy, [batch], self.config.microbatch)
+        lr = self.update.lr
+        norm = self.update.step()
+        self.update.advance_schedule()
+        return {"loss": loss, "lr": lr, "gradient_norm": norm}, count

@@ -1,0 +1,103 @@
+"""Step 1: supervised fine-tuning on demonstrations (paper, 3.5, C.1 and C.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from instructrl.data.encoding import Encoder, blocks_as_sequences
+from instructrl.models.backbone import set_residual_dropout
+from instructrl.models.policy import Policy
+from instructrl.rollout.randomness import keyed_seed
+from instructrl.rollout.scoring import mean_loss
+from instructrl.trainers.likelihood import accumulate_likelihood_gradient
+from instructrl.trainers.loop import DataOrder, Trainer
+from instructrl.trainers.optimization import AdamConfig, Update
+from instructrl.types import Demonstration, Sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTConfig:
+    """The paper's numbers for 1.3B (C.1); the rate follows a cosine to a tenth, without warm-up.
+
+    batch_size: examples in an optimiser step, those of the pretraining mix included.
+    residual_dropout: on the outputs of attention and MLP blocks.
+    pretraining_fraction: share of each batch that is blocks of plain text (0.1 in the branch that PPO starts from).
+    microbatch: examples in one forward pass; changes memory, not the result.
+    """
+
+    adam: AdamConfig = AdamConfig(lr=9.65e-6)
+    batch_size: int = 32
+    epochs: int = 16
+    residual_dropout: float = 0.2
+    pretraining_fraction: float = 0.0
+    microbatch: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pretraining_fraction < 1:
+            raise ValueError(f"pretraining_fraction: found {self.pretraining_fraction}, accepted is [0, 1)")
+        if not 0 <= self.residual_dropout < 1:
+            raise ValueError(f"residual_dropout: found {self.residual_dropout}, accepted is [0, 1)")
+
+    @property
+    def num_pretraining(self) -> int:
+        """Blocks of plain text in each batch."""
+        return round(self.pretraining_fraction * self.batch_size)
+
+
+class SFTTrainer(Trainer):
+    """Negative log-likelihood of the response tokens, and of plain text where the mix asks for it.
+
+    blocks: [N, L] int64 of plain text; None where `pretraining_fraction` is 0.
+    Dropout is on while it trains and off again when `finish` is called.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        demonstrations: Sequence[Demonstration],
+        encoder: Encoder,
+        config: SFTConfig,
+        *,
+        seed: int,
+        blocks: Tensor | None = None,
+        phase: str = "sft",
+    ) -> None:
+        if config.num_pretraining and blocks is None:
+            raise ValueError(f"blocks: found None, pretraining_fraction {config.pretraining_fraction} needs plain text")
+        self.policy, self.demonstrations, self.encoder = policy, demonstrations, encoder
+        self.config, self.blocks, self.seed = config, blocks, seed
+        self.order = DataOrder(len(demonstrations), config.batch_size - config.num_pretraining, seed)
+        self.steps_per_epoch = self.order.steps_per_epoch
+        num_steps = config.epochs * self.steps_per_epoch
+        self.update = Update(policy, config.adam).cosine(num_steps)
+        super().__init__(phase, num_steps, {"policy": policy}, {"policy": self.update})
+        set_residual_dropout(policy.lm, config.residual_dropout)
+
+    def train_step(self) -> tuple[dict[str, float], float]:
+        self.policy.train()
+        with torch.random.fork_rng(enabled=self.config.residual_dropout > 0):
+            # Dropout cannot take a generator: its global one is put where (seed, step) says, and put back after.
+            torch.manual_seed(keyed_seed(self.seed, self.step))
+            loss, count = accumulate_likelihood_gradient(self.policy, self._batch(), self.config.microbatch)
+        self.policy.eval()
+        lr = self.update.lr
+        norm = self.update.step()
+        self.update.advance_schedule()
+        return {"loss": loss, "lr": lr, "gradient_norm": norm}, count
+
+    def _batch(self) -> list[Sequences]:
+        rows = [self.demonstrations[i] for i in self.order.batch(self.step)]
+        parts = [self.encoder.demonstrations(rows)]
+        num_mixed = self.config.num_pretraining
+        if num_mixed and self.blocks is not None:
+            order = DataOrder(len(self.blocks), num_mixed, keyed_seed(self.seed, -1))
+            parts.append(blocks_as_sequences(self.blocks[order.rows(self.step * num_mixed, num_mixed)]))
+        return parts
+
+
+def demonstration_loss(policy: Policy, demonstrations: Sequence[Demonstration], encoder: Encoder) -> float:
+    """Validation loss: NLL per response token in nats."""
+    chunks = range(0, len(demonstrations), 64)
+    return mean_loss(policy, [encoder.demonstrations(demonstrations[i : i + 64]) for i in chunks])

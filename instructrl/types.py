@@ -1,0 +1,165 @@
+"""Frozen records that cross layers: texts as people wrote them, and the tensors made from them.
+
+Shapes use `B` sequences, `P` prompt positions, `T` response positions. A mask is True where an element counts.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What somebody asked. `user` groups prompts for the cap and the split; "" is an unknown user."""
+
+    text: str
+    user: str = ""
+    source: str = ""
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """A prompt with the completion that a labeler wrote for it."""
+
+    prompt: str
+    completion: str
+    user: str = ""
+    source: str = ""
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """K completions of one prompt and the pairs in which a labeler preferred one.
+
+    `preferred` holds `(winner, loser)` indices into `completions`. Ties are pairs that are not there; a ranking is
+    the special case without cycles (`from_ranks`).
+    """
+
+    prompt: str
+    completions: tuple[str, ...]
+    preferred: frozenset[tuple[int, int]]
+    user: str = ""
+    source: str = ""
+    category: str = ""
+    labeler: str = ""
+
+    def __post_init__(self) -> None:
+        num_completions = len(self.completions)
+        if num_completions < 2:
+            raise ValueError(f"completions: found {num_completions}, a comparison takes at least 2")
+        for winner, loser in self.preferred:
+            if not (0 <= winner < num_completions and 0 <= loser < num_completions) or winner == loser:
+                raise ValueError(
+                    f"preferred: found the pair ({winner}, {loser}), accepted are two different indices "
+                    f"from 0 to {num_completions - 1}"
+                )
+
+    @staticmethod
+    def pairs_from_ranks(ranks: Sequence[float]) -> frozenset[tuple[int, int]]:
+        """The pairs of a ranking with ties: `(i, j)` wherever `ranks[i] < ranks[j]` (lower is better)."""
+        return frozenset((i, j) for i, a in enumerate(ranks) for j, b in enumerate(ranks) if a < b)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """Plain text for pretraining and for the pretraining mix."""
+
+    text: str
+    source: str = ""
+
+
+class _TensorRecord:
+    """Row selection and device moves for records whose fields are tensors with one row a sequence."""
+
+    __slots__ = ()
+
+    def _map(self, function):
+        values = {}
+        for field in fields(self):  # pyright: ignore[reportArgumentType]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                values[field.name] = function(value)
+            elif isinstance(value, _TensorRecord):
+                values[field.name] = value._map(function)
+            else:
+                values[field.name] = value
+        return type(self)(**values)
+
+    def select(self, rows: Tensor):
+        """The record of these rows. rows: [R] int64 indices."""
+        return self._map(lambda value: value[rows])
+
+    def to(self, device: torch.device | str):
+        """The record on another device."""
+        return self._map(lambda value: value.to(device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences(_TensorRecord):
+    """Prompts and responses side by side, each padded towards the outside.
+
+    prompt: [B, P] int64, padded on the left; every row has at least one real token.
+    prompt_mask: [B, P] bool, True at real tokens.
+    response: [B, T] int64, padded on the right.
+    response_mask: [B, T] bool, True at real tokens, the end-of-text token included.
+
+    Language modelling is the case of a one-token prompt. Response position `t` is predicted from the hidden state
+    at column `P - 1 + t`, so the positions that matter to a loss are the same columns in every row.
+    """
+
+    prompt: Tensor
+    prompt_mask: Tensor
+    response: Tensor
+    response_mask: Tensor
+
+    @property
+    def tokens(self) -> Tensor:
+        """[B, P + T] int64."""
+        return torch.cat([self.prompt, self.response], dim=1)
+
+    @property
+    def mask(self) -> Tensor:
+        """[B, P + T] bool."""
+        return torch.cat([self.prompt_mask, self.response_mask], dim=1)
+
+    @property
+    def num_rows(self) -> int:
+        return self.prompt.shape[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout(_TensorRecord):
+    """Responses that a policy sampled.
+
+    sequences: the prompts and the sampled responses.
+    finished: [B] bool; the response ended with the end-of-text token (False: it was cut at the length limit).
+    """
+
+    sequences: Sequences
+    finished: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experience(_TensorRecord):
+    """What PPO learns from: a rollout with everything that is fixed while the minibatches are taken.
+
+    sequences: B rows. scores: [B] float32, the reward model's. logprobs, ref_logprobs, values, advantages (whitened),
+    returns: [B, T] float32, 0 where the response mask is False.
+    """
+
+    sequences: Sequences
+    scores: Tensor
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def num_tokens(batches: Iterable[Sequences]) -> int:
+    """Response tokens that count, over several batches: the denominator of a token-mean loss."""
+    return sum(int(batch.response_mask.sum()) for batch in batches)

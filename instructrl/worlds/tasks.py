@@ -1,0 +1,145 @@
+"""A task: one kind with its words and constraints; drawn from a seed, written as a prompt, and read back from it."""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from instructrl.worlds.kinds import CONSTRAINTS, KINDS, OPENERS, USE_CASES, Kind
+from instructrl.worlds.language import CATEGORIES, ITEMS, SLOTS, SORTS, Template, sentences, slot_type
+
+PERSONAL_DATA = re.compile(r"my (?:mail|phone) is \S+ \. ")
+
+# Longer prompts go without an opener; with the few-shot examples they have to fit a context of 128.
+MAX_PROMPT_TOKENS = 26
+
+_CORES: tuple[tuple[str, Template], ...] = tuple(
+    (name, wording) for name, kind in KINDS.items() for wording in kind.wordings
+)
+_CONSTRAINTS: tuple[tuple[str, Template], ...] = tuple(
+    (name, wording) for name, wordings in CONSTRAINTS.items() for wording in wordings
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a prompt asks for.
+
+    kind: a key of `KINDS`. values: slot -> word(s), those of the prompt's wording. constraints: name -> its word
+    ("" where it has none); `start` covers both the polite first words and the first item of a list.
+    """
+
+    kind: str
+    values: Mapping[str, str]
+    constraints: Mapping[str, str]
+
+    @property
+    def category(self) -> str:
+        """The paper's use case."""
+        return KINDS[self.kind].category
+
+
+@lru_cache(maxsize=1 << 16)
+def parse_prompt(prompt: str) -> Task | None:
+    """The task of a prompt that this world can write (openers, constraints and personal data included), else None."""
+    text = PERSONAL_DATA.sub("", " ".join(prompt.split()))
+    for opener in OPENERS:
+        if text.startswith(opener + " "):
+            text = text[len(opener) + 1 :]
+            break
+    parts = sentences(text)
+    constraints: dict[str, str] = {}
+    while len(parts) > 1 and (found := _constraint(parts[-1])):
+        constraints[found[0]] = found[1]
+        parts.pop()
+    core = " ".join(parts)
+    for name, wording in _CORES:
+        values = wording.match(core)
+        if values is not None:
+            return Task(kind=name, values=values, constraints=constraints)
+    return None
+
+
+def _constraint(sentence: str) -> tuple[str, str] | None:
+    for name, wording in _CONSTRAINTS:
+        values = wording.match(sentence)
+        if values is not None:
+            return ("start" if name == "first" else name), next(iter(values.values()), "")
+    return None
+
+
+def draw_prompt(rng: random.Random, category: str, *, favourite: str = "") -> str:
+    """A prompt of a use case. favourite: an animal that this user likes to ask about, "" for none."""
+    kinds = [(name, kind) for name, kind in KINDS.items() if kind.category == category]
+    name, kind = rng.choices(kinds, weights=[kind.weight for _, kind in kinds])[0]
+    wording = rng.choice(kind.wordings)
+    values = {"animal": favourite} if favourite and "animal" in wording.slots else {}
+    core = wording.fill({**values, **_long_values(name, rng)}, rng)
+    parts = [core, *_draw_constraints(rng, name, kind, core)]
+    opener = rng.choice(OPENERS) if rng.random() < 0.35 else ""
+    if opener and sum(len(part.split()) for part in (opener, *parts)) <= MAX_PROMPT_TOKENS:
+        parts.insert(0, opener)
+    return " ".join(parts)
+
+
+def draw_category(rng: random.Random) -> str:
+    """A use case, by the paper's shares."""
+    return rng.choices(list(USE_CASES), weights=list(USE_CASES.values()))[0]
+
+
+def change_constraint(prompt: str, rng: random.Random) -> str | None:
+    """The same request with another last sentence: a near-duplicate with a long common prefix. None: it takes none."""
+    task = parse_prompt(prompt)
+    if task is None or not KINDS[task.kind].constraints:
+        return None
+    parts = sentences(prompt)
+    while _constraint(parts[-1]):
+        parts.pop()
+    name = rng.choice(KINDS[task.kind].constraints)
+    return " ".join([*parts, _write_constraint(rng, name, " ".join(parts))])
+
+
+def _draw_constraints(rng: random.Random, name: str, kind: Kind, core: str) -> Sequence[str]:
+    if not kind.constraints or rng.random() > 0.45:
+        return ()
+    chosen = [rng.choice(kind.constraints)]
+    if name.startswith("story") and rng.random() < 0.25:
+        chosen = ["start", "end"]
+    return [_write_constraint(rng, constraint, core) for constraint in chosen]
+
+
+def _write_constraint(rng: random.Random, name: str, core: str) -> str:
+    values: dict[str, str] = {}
+    if name == "sentences":
+        values = {"count": rng.choice(("two", "three"))}
+    elif name == "first":
+        words = next(CATEGORIES[word] for word in core.split() if word in CATEGORIES)
+        values = {"first": rng.choice(words)}
+    return rng.choice(CONSTRAINTS[name]).fill(values, rng)
+
+
+def _long_values(name: str, rng: random.Random) -> dict[str, str]:
+    """Values of the slots that hold several words."""
+    if name in ("capitals", "reversal", "counting"):
+        return {"words": " ".join(rng.sample(ITEMS, rng.choice((2, 3, 4))))}
+    if name == "replacement":
+        words = rng.sample(ITEMS, rng.choice((3, 4)))
+        return {"item": rng.choice(words[:-1]), "item2": words[-1], "words": " ".join(words[:-1])}
+    if name == "odd one":
+        sort = rng.choice(list(SORTS))
+        other = rng.choice([key for key in SORTS if key != sort])
+        words = [*rng.sample(SORTS[sort], 2), rng.choice(SORTS[other])]
+        rng.shuffle(words)
+        return {"sort": sort, "items": " , ".join(words)}
+    return {}
+
+
+def misread(task: Task, rng: random.Random) -> Task | None:
+    """The task with one of its words exchanged, as careless people read it. None: it has none to exchange."""
+    names = [name for name in task.values if slot_type(name) not in ("words", "items", "sort", "category", "insult")]
+    if not names:
+        return None
+    name = rng.choice(names)
+    words = [word for word in SLOTS[slot_type(name)] if word not in task.values.values()]
+    return replace(task, values={**task.values, name: rng.choice(words)})
