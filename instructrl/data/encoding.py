@@ -13,13 +13,11 @@ from instructrl.types import Comparison, Demonstration, Document, Sequences
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Length limits in tokens (paper, C: prompts above 1k are filtered out, responses are limited to 1k).
+    """Length limits in tokens (paper, C: prompts above 1k are filtered out, responses are limited to 1k)."""
 
-    max_prompt_tokens: a longer prompt is an error here; filter before (`hygiene.limit_lengths`).
-    max_response_tokens: a longer response is cut and then has no end-of-text token.
-    """
-
+    # a longer prompt is an error; filter before (`hygiene.limit_lengths`)
     max_prompt_tokens: int = 1024
+    # a longer response is cut and then has no end-of-text token
     max_response_tokens: int = 1024
 
     def __post_init__(self) -> None:
@@ -45,6 +43,10 @@ class Encoder:
                 f"prompt {text[:60]!r}: found {len(ids)} tokens, accepted are up to {self.limits.max_prompt_tokens}"
             )
         return ids
+
+    def fits(self, text: str) -> bool:
+        """Whether `prompt` takes this text."""
+        return len(encode_text(self.tokenizer, text)) <= self.limits.max_prompt_tokens
 
     def response(self, text: str, *, finished: bool = True) -> list[int]:
         """Token ids of a response with its end-of-text token, cut at the limit. finished: False leaves the token

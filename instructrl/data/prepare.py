@@ -32,35 +32,37 @@ READERS: dict[str, Callable[[str], Sequence[Record]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareConfig:
-    """What to prepare and how. The defaults are the paper's where it gives a number.
+    """What to prepare and how. The defaults are the paper's where it gives a number."""
 
-    out: folder for the result; made if missing, files of the same names are replaced.
-    tokenizer: counts tokens: a model's name or folder, or a folder with `encoder.json` and `vocab.bpe`.
-    demonstrations, comparisons, prompts: sources for SFT, reward model and PPO, in any layout that the readers take.
-    group_by: "user" or "source": the column that is capped and split by. Put organisations there to split by them.
-    min_prefix_chars: two prompts with this many first characters in common are one (the paper gives no number).
-    cap_per_user: prompts that one user may have in each set.
-    valid_fraction, test_fraction: shares of the users.
-    seed: of the split.
-    personal_data: False leaves personal data in the training split.
-    phone_regions: countries whose national phone numbers are found, ISO 3166.
-    max_prompt_tokens, max_response_tokens: longer ones go; a response counts with its end-of-text token.
-    """
-
+    # folder for the result; made if missing, files of the same names are replaced
     out: str
+    # counts tokens: a model's name or folder, or a folder with encoder.json and vocab.bpe
     tokenizer: str
+    # sources for SFT, in any layout that the readers take
     demonstrations: tuple[str, ...] = ()
+    # sources for the reward model
     comparisons: tuple[str, ...] = ()
+    # sources for PPO
     prompts: tuple[str, ...] = ()
+    # "user" or "source": what is capped and split by; put organisations there to split by them
     group_by: str = "user"
+    # two prompts with this many first characters in common are one (the paper gives no number)
     min_prefix_chars: int = 200
+    # prompts that one user may have in each set
     cap_per_user: int = 200
+    # share of the users in the validation split
     valid_fraction: float = 0.1
+    # share of the users in the test split
     test_fraction: float = 0.1
+    # of the split
     seed: int = 0
+    # False leaves personal data in the training split
     personal_data: bool = True
+    # countries whose national phone numbers are found, ISO 3166
     phone_regions: tuple[str, ...] = ("US",)
+    # longer prompts go
     max_prompt_tokens: int = 1024
+    # longer responses go, counted with their end-of-text token
     max_response_tokens: int = 1024
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -29,21 +29,19 @@ class Converted(Generic[RecordT]):
 
 
 def finegrained_qa_demonstrations(folder: str | Path, *, max_passage_words: int = 300) -> Converted[Demonstration]:
-    """QA-Feedback (Wu et al. 2023): 1,000 questions with Wikipedia passages and the answer of a person.
+    """QA-Feedback (Wu et al. 2023): 500 questions with Wikipedia passages and the answer of a person.
 
-    The prompt is the question, then the passages, cut to max_passage_words words in all. Both files: the 500 of
-    `dev_feedback.json` (also in the comparisons, the same prompts) and the 500 of `dev.json`, which are others.
+    The prompt is the question, then the passages, cut to max_passage_words words in all. From `dev_feedback.json`;
+    `dev.json` holds the same questions, with answers that differ in 29 of them.
     """
-    answered = [(row, row["gold"]) for row in _json(folder, "dev_feedback.json")]
-    answered += [(row, answer) for row in _json(folder, "dev.json") for answer in row["answer"]]
     records = [
         Demonstration(
             prompt=_question_with_passages(row, max_passage_words),
-            completion=answer,
+            completion=row["gold"],
             source="qa-feedback",
             category="closed qa",
         )
-        for row, answer in answered
+        for row in _json(folder, "dev_feedback.json")
     ]
     return Converted(records=records, dropped={})
 
@@ -51,7 +49,8 @@ def finegrained_qa_demonstrations(folder: str | Path, *, max_passage_words: int 
 def finegrained_qa_comparisons(folder: str | Path, *, max_passage_words: int = 300) -> Converted[Comparison]:
     """QA-Feedback: four answers of models to each of 500 questions, with a person's verdict on all six pairs.
 
-    Verdicts may be ties, and some contain cycles; they are kept as they are. Prompts as in the demonstrations.
+    Verdicts may be ties, which are no equivalence: in 22 comparisons a = b and b = c but not a = c, so that no ranking
+    agrees with them. They are kept as they are. Prompts as in the demonstrations.
     """
     records = []
     for row in _json(folder, "dev_feedback.json"):
@@ -70,9 +69,8 @@ def finegrained_qa_comparisons(folder: str | Path, *, max_passage_words: int = 3
 
 
 def _question_with_passages(row: dict[str, Any], max_words: int) -> str:
-    # dev.json holds each passage as one text, dev_feedback.json as a title and its sentences.
-    passages = [passage["content"] if isinstance(passage, dict) else "\n".join(passage) for passage in row["passages"]]
-    return f"{row['question']}\n\n{first_words(chr(10).join(passages), max_words)}"
+    passages = "\n".join(chain.from_iterable(row["passages"]))
+    return f"{row['question']}\n\n{first_words(passages, max_words)}"
 
 
 def first_words(text: str, max_words: int) -> str:

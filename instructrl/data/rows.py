@@ -79,7 +79,7 @@ class LineRows:
         # pread keeps no position, so that forked workers and threads can share the file.
         line = os.pread(self._file.fileno(), end - start, start)
         try:
-            return line.decode("utf-8-sig" if start == 0 else "utf-8")
+            return line.decode("utf-8-sig" if start == 0 else "utf-8").rstrip()
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{self.name}:{self._line(start + error.start)}: found the byte 0x{line[error.start]:02x} at byte "
@@ -112,7 +112,7 @@ class TextRows(LineRows):
     """Documents between blank lines, in the column `text`; the line breaks inside a document stay."""
 
     def row(self, number: int) -> dict[str, Any]:
-        return {"text": self._text(number).strip("\r\n")}
+        return {"text": self._text(number)}
 
 
 class ParquetRows:

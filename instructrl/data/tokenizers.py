@@ -64,7 +64,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"tokenizer: found none at {path} ({reason}), accepted is a model folder or name") from error
     if tokenizer.eos_token_id is None:
         raise ValueError(

@@ -75,15 +75,13 @@ def win_rate_plot(results: Record) -> Plot | None:
         exact = name == baseline
         known = None if exact or outer[0] is None or outer[1] is None else (outer[0], outer[1])
         rows.append(plots.Row(label=name, estimate=rate, colour=colour[name], outer=known, exact=exact))
-    ends = [end for row in rows for end in (row.estimate.low, row.estimate.high) if end is not None]
+    values = [v for row in rows for v in (row.estimate.value, row.estimate.low, row.estimate.high) if v is not None]
+    limits = (0.0 if min(values) < 0.3 else 0.25, max(0.75, *values))
     svg = plots.interval_rows(
         rows,
         name="win-rate",
         what=f"Win rate against {baseline}",
-        write=percent,
-        tick=whole_percent,
-        reference=0.5,
-        limits=(min([0.0, *ends]) if min([0.5, *ends]) < 0.3 else 0.25, max([0.75, *ends])),
+        scale=plots.Scale(write=percent, tick=whole_percent, reference=0.5, limits=limits),
     )
     users = " Thin lines: the same from resampling users." if any(row.outer for row in rows) else ""
     caption = f"Share of prompts on which the model is preferred to {baseline}. Bars: 95% intervals.{users}"
@@ -121,9 +119,8 @@ def likert_plot(results: Record) -> Plot | None:
     ]
     if not rows:
         return None
-    svg = plots.interval_rows(
-        rows, name="likert", what="Mean Likert score", write=decimal, tick=whole, reference=None, limits=(1.0, 7.0)
-    )
+    scale = plots.Scale(write=decimal, tick=whole, limits=(1.0, 7.0))
+    svg = plots.interval_rows(rows, name="likert", what="Mean Likert score", scale=scale)
     return Plot(title="Overall quality, 1 to 7", svg=svg, caption="Mean Likert score with its 95% interval.")
 
 
@@ -151,10 +148,7 @@ def reward_model_plot(results: Record) -> Plot | None:
         rows,
         name="reward-model",
         what="Agreement on preferred pairs",
-        write=percent,
-        tick=whole_percent,
-        reference=0.5,
-        limits=(min(0.45, lowest), 1.0),
+        scale=plots.Scale(write=percent, tick=whole_percent, reference=0.5, limits=(min(0.45, lowest), 1.0)),
     )
     caption = (
         "Share of strictly ranked pairs on which the reward model agrees with a labeler, beside how often two "
@@ -182,16 +176,17 @@ def selection_plots(results: Record) -> list[Plot]:
 
 
 def optimisation_plots(results: Record, metrics: Sequence[Record]) -> list[Plot]:
-    """Score against KL while training, then reward and gold score against KL on held-out prompts."""
+    """Reward and gold score against KL; where the results hold neither, the score while training."""
     colour = colours(results)
-    held_out = by_model(results.get("over_optimisation"))
-    found = [_training_frontier(metrics, colour)]
+    measured = by_model(results.get("over_optimisation"))
+    known = any(finite(row.get("score")) is not None for rows in measured.values() for row in rows)
+    found = [] if known else [_training_frontier(metrics, colour)]
     for key, title, caption in (
-        ("score", "What PPO optimises: reward", "Reward-model score on held-out prompts."),
+        ("score", "What PPO optimises: reward", "Reward-model score of the responses."),
         ("gold", "What it is for: gold score", "The judge’s own score of the same responses."),  # noqa: RUF001
     ):
         series = []
-        for name, rows in held_out.items():
+        for name, rows in measured.items():
             kept = [row for row in rows if finite(row.get("kl")) is not None and finite(row.get(key)) is not None]
             if len(kept) > 1:
                 series.append(_line(name, kept, "kl", key, colour[name], path=True))
@@ -279,6 +274,12 @@ def other_policy_metrics(metrics: Sequence[Record]) -> dict[str, str]:
     return {key: label(key) for key in keys if key not in placed}
 
 
+def policies(metrics: Sequence[Record]) -> list[str]:
+    """The models whose reinforcement learning the metrics record."""
+    phases = {row.get("phase") for row in metrics}
+    return [name for phase, name in PHASE_MODELS.items() if phase in phases]
+
+
 def _line(
     text: str,
     rows: Sequence[Record],
@@ -292,4 +293,3 @@ def _line(
 ) -> plots.Line:
     xs, ys = [float(row[x]) for row in rows], [float(row[y]) for row in rows]
     return plots.Line(label=text, xs=xs, ys=ys, colour=colour, dashed=dashed, path=path, ringed=ringed)
-

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MISSING = "–"  # noqa: RUF001 the dash is meant
+DASH = "–"  # noqa: RUF001 between the ends of an interval, and where a value is missing
 MINUS = "−"  # noqa: RUF001
 
 
@@ -42,7 +42,7 @@ def decimal(value: Any, digits: int = 2) -> str:
     """`1,234.50`, with a true minus sign, or a dash."""
     number = finite(value)
     if number is None:
-        return MISSING
+        return DASH
     text = f"{number:,.{digits}f}"
     return text[1:] if text.startswith("-") and not text.strip("-0.,") else text.replace("-", MINUS)
 
@@ -50,7 +50,7 @@ def decimal(value: Any, digits: int = 2) -> str:
 def percent(value: Any, digits: int = 1) -> str:
     """`57.3%` of a fraction, or a dash."""
     number = finite(value)
-    return MISSING if number is None else f"{decimal(100 * number, digits)}%"
+    return DASH if number is None else f"{decimal(100 * number, digits)}%"
 
 
 def count(value: Any) -> str:
@@ -58,18 +58,18 @@ def count(value: Any) -> str:
     return decimal(value, 0)
 
 
-def percent_range(interval: Estimate, digits: int = 1) -> str:
+def percent_range(interval: Estimate, between: str = " to ") -> str:
     """`55.1 to 59.5%`, or nothing where there is no interval."""
     if interval.low is None or interval.high is None:
         return ""
-    return f"{decimal(100 * interval.low, digits)} to {percent(interval.high, digits)}"
+    return f"{decimal(100 * interval.low, 1)}{between}{percent(interval.high)}"
 
 
-def decimal_range(interval: Estimate, digits: int = 2) -> str:
+def decimal_range(interval: Estimate, between: str = " to ") -> str:
     """`4.51 to 4.83`, or nothing where there is no interval."""
     if interval.low is None or interval.high is None:
         return ""
-    return f"{decimal(interval.low, digits)} to {decimal(interval.high, digits)}"
+    return f"{decimal(interval.low)}{between}{decimal(interval.high)}"
 
 
 def duration(seconds: float) -> str:
@@ -87,8 +87,14 @@ def duration(seconds: float) -> str:
 
 def label(name: str) -> str:
     """`fails_instruction` as a person would write it: `Fails instruction`."""
-    words = name.replace("_", " ").strip()
+    words = " ".join(word.upper() if word in {"qa", "kl", "rm", "ppo", "sft"} else word for word in name.split("_"))
     return words[:1].upper() + words[1:]
+
+
+def spelled(number: int) -> str:
+    """Small numbers as words, for the start of a sentence."""
+    words = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
+    return words[number] if number < len(words) else count(number)
 
 
 def listing(items: list[str]) -> str:

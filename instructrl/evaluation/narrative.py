@@ -16,6 +16,7 @@ from instructrl.evaluation.formatting import (
     listing,
     percent,
     percent_range,
+    spelled,
 )
 
 # Figure 1 of the paper: models of one level are not ordered by it (PPO and PPO-ptx are close at every size).
@@ -24,7 +25,7 @@ PAPER_LEVELS = {"GPT": 0, "GPT (prompted)": 1, "SFT": 2, "PPO": 3, "PPO-ptx": 3}
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
     """The introduction of the report."""
-    parts = (_setting, _best, _order, _reward_model, _over_optimisation, _tax)
+    parts = (_best, _setting, _order, _reward_model, _over_optimisation, _tax)
     return [sentence for part in parts if (sentence := part(results))]
 
 
@@ -39,6 +40,13 @@ def win_rates(results: Mapping[str, Any]) -> dict[str, Estimate]:
         if rate is not None:
             rates[str(model.get("name"))] = rate
     return rates
+
+
+def num_prompts(results: Mapping[str, Any]) -> float | None:
+    """The most prompts that any model was judged on."""
+    records = [model.get("win_rate") or {} for model in results.get("models") or []]
+    numbers = [number for record in records if (number := finite(record.get("num_prompts"))) is not None]
+    return max(numbers, default=None)
 
 
 def reversed_pairs(rates: Mapping[str, Estimate]) -> list[tuple[str, str, bool]]:
@@ -57,14 +65,11 @@ def reversed_pairs(rates: Mapping[str, Estimate]) -> list[tuple[str, str, bool]]
 
 def _setting(results: Mapping[str, Any]) -> str:
     run = results.get("run") or {}
-    models = results.get("models") or []
     baseline, judge = run.get("baseline"), run.get("judge")
-    prompts = [finite((model.get("win_rate") or {}).get("num_prompts")) for model in models]
-    most = max((number for number in prompts if number is not None), default=None)
-    if not models or most is None:
+    num_models, most = len(results.get("models") or []), num_prompts(results)
+    if not num_models or most is None:
         return ""
-    who = f"{len(models)} models" if len(models) > 1 else "One model"
-    sentence = f"{who} answered {count(most)} held-out prompts"
+    sentence = f"{spelled(num_models)} model{'s' * (num_models > 1)} answered {count(most)} held-out prompts"
     if judge and baseline:
         sentence += f", and the {judge} compared every answer with that of {baseline}"
     return sentence + "; a tie counts half."
@@ -78,10 +83,15 @@ def _best(results: Mapping[str, Any]) -> str:
         return ""
     name, rate = max(others.items(), key=lambda item: item[1].value)
     interval = f" (95% interval {percent_range(rate)})" if rate.low is not None else ""
+    most = num_prompts(results)
+    prompts = f"{count(most)} held-out prompts" if most is not None else "the held-out prompts"
     if rate.value <= 0.5:
-        return f"No model was preferred to {baseline}: {name} came closest, at {percent(rate.value)}{interval}."
-    doubt = ", which leaves a tie possible" if rate.low is None or rate.low <= 0.5 else ""
-    return f"{name} did best: it was preferred to {baseline} on {percent(rate.value)} of them{interval}{doubt}."
+        return (
+            f"No model was preferred to {baseline}: {name} came closest, "
+            f"at {percent(rate.value)} of {prompts}{interval}."
+        )
+    doubt = ", which leaves a tie possible" if rate.low is not None and rate.low <= 0.5 else ""
+    return f"{name} did best: it was preferred to {baseline} on {percent(rate.value)} of {prompts}{interval}{doubt}."
 
 
 def _order(results: Mapping[str, Any]) -> str:

@@ -19,6 +19,16 @@ Writer = Callable[[float], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """The value axis. write, tick: how a value and a mark are written. reference: where the dashed line is."""
+
+    write: Writer
+    tick: Writer
+    limits: tuple[float, float]
+    reference: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One line of an interval plot. outer: a second, thinner interval. exact: a value without uncertainty."""
 
@@ -50,23 +60,12 @@ class Line:
     ringed: int | None = None
 
 
-def interval_rows(
-    rows: Sequence[Row],
-    *,
-    name: str,
-    what: str,
-    write: Writer,
-    tick: Writer,
-    reference: float | None,
-    limits: tuple[float, float],
-) -> Markup:
-    """A dot and a bar a row, the value beside it; a dashed line where the reference is.
-
-    write, tick: how a value and a mark of the axis are written.
-    """
+def interval_rows(rows: Sequence[Row], *, name: str, what: str, scale: Scale) -> Markup:
+    """A dot and a bar a row, the value beside it; a dashed line where the reference is."""
+    write = scale.write
 
     def paint(axes: Axes) -> None:
-        _reference_line(axes, reference)
+        _reference_line(axes, scale.reference)
         for y, row in enumerate(rows):
             if row.outer is not None:
                 axes.plot(row.outer, (y, y), color=row.colour, linewidth=1.2, alpha=0.75)
@@ -81,15 +80,13 @@ def interval_rows(
                 color=INK,
             )
         _label_rows(axes, [row.label for row in rows])
-        _value_axis(axes, limits, tick)
+        _value_axis(axes, scale.limits, scale.tick)
 
     parts = [f"{row.label} {_spoken(row.estimate, write)}" for row in rows]
-    return draw(paint, name=name, description=f"{what}: {'; '.join(parts)}.", height=52 + 34 * len(rows))
+    return draw(paint, name=name, description=f"{what}: {'; '.join(parts)}.", height=52 + 36 * len(rows))
 
 
-def interval_groups(
-    groups: Sequence[Group], *, name: str, what: str, write: Writer, reference: float | None
-) -> Markup:
+def interval_groups(groups: Sequence[Group], *, name: str, what: str, write: Writer, reference: float | None) -> Markup:
     """Several intervals a row, one below the other."""
     most = max(len(group.estimates) for group in groups)
     step = 0.72 / most
@@ -114,7 +111,7 @@ def interval_groups(
 def bars(
     values: Sequence[tuple[str, float, str]], *, name: str, what: str, write: Writer, full: float | None = None
 ) -> Markup:
-    """Horizontal bars from zero, the value at the end of each. values: label, value, colour. full: the axis ends there."""
+    """Horizontal bars from zero, the value at the end of each. values: label, value, colour. full: the axis' end."""
     numbers = [value for _, value, _ in values]
     low, high = min(0.0, *numbers), max(0.0, *numbers) if full is None else full
     room = 0.22 * (high - low or 1.0)
@@ -150,7 +147,7 @@ def lines(
         axes.set_xlabel(x_label)
         axes.margins(x=0.03, y=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=x_label in {"step", "epoch"}))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}".replace("-", "−")))  # noqa: RUF001
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "−")))  # noqa: RUF001
 
@@ -179,13 +176,24 @@ def moving_average(values: NDArray, window: int) -> NDArray:
 
 
 def _line(axes: Axes, line: Line) -> None:
-    xs, ys = (np.asarray(line.xs), np.asarray(line.ys)) if line.path else thin(line.xs, line.ys)
+    xs, ys = thin(line.xs, line.ys)
     style = (0, (4, 2.5)) if line.dashed else "solid"
-    if not line.path and len(xs) >= SMOOTHED_FROM:
+    if len(xs) >= SMOOTHED_FROM:
         axes.plot(xs, ys, color=line.colour, linewidth=0.9, alpha=0.3, linestyle=style)
-        ys = moving_average(ys, 2 * (len(xs) // 40) + 1)
+        window = 2 * (len(xs) // 40) + 1
+        xs, ys = moving_average(xs, window) if line.path else xs, moving_average(ys, window)
     few = len(xs) <= 30
-    axes.plot(xs, ys, color=line.colour, linestyle=style, marker="o" if few else None, markersize=3.5, zorder=3)
+    width = 1.3 if line.dashed else 1.8
+    axes.plot(
+        xs,
+        ys,
+        color=line.colour,
+        linestyle=style,
+        linewidth=width,
+        marker="o" if few else None,
+        markersize=3.5,
+        zorder=3,
+    )
     if line.path:
         axes.plot(xs[:1], ys[:1], "o", markersize=6, color=SURFACE, markeredgecolor=line.colour, zorder=4)
         axes.plot(xs[-1:], ys[-1:], "o", markersize=7, color=line.colour, zorder=4)
@@ -219,7 +227,7 @@ def _value_axis(axes: Axes, limits: tuple[float, float], write: Writer) -> None:
     low, high = limits
     pad = 0.02 * (high - low)
     axes.set_xlim(low - pad, high + pad)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
 
 

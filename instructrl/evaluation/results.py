@@ -3,11 +3,12 @@
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from instructrl import __version__
 from instructrl.evaluation.contenders import Performance
 from instructrl.evaluation.statistics import (
     mean_interval,
@@ -140,10 +141,8 @@ def over_optimisation(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for package in ("instructrl", *_PACKAGES):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {
+        "instructrl": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in _PACKAGES},
+    }

@@ -202,7 +202,9 @@ def reward_accuracy(scores: Sequence[Sequence[float]], comparisons: Sequence[Com
     for row, comparison in zip(scores, comparisons, strict=True):
         values = _finite("scores", row)
         if len(values) != len(comparison.completions):
-            raise ValueError(f"scores: found {len(values)}, accepted is one a completion, {len(comparison.completions)}")
+            raise ValueError(
+                f"scores: found {len(values)}, accepted is one a completion, {len(comparison.completions)}"
+            )
         correct.append(sum(bool(values[winner] > values[loser]) for winner, loser in comparison.preferred))
         counted.append(len(comparison.preferred))
     return _clustered_rate(correct, counted)
@@ -269,7 +271,10 @@ def _sums_by_user(
     # An unknown user's key holds the position, so that no two of them meet.
     keys = [("unknown", i) if user in ("", None) else ("user", user) for i, user in enumerate(users)]
     rows = np.array([index.setdefault(key, len(index)) for key in keys])
-    return np.bincount(rows, weights=values), np.bincount(rows).astype(np.float64)
+    sums, counts = np.zeros(len(index)), np.zeros(len(index))
+    np.add.at(sums, rows, values)
+    np.add.at(counts, rows, 1.0)
+    return sums, counts
 
 
 def _normal_interval(rate: float, standard_error: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 from html import escape
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -29,7 +30,7 @@ _VARIABLES |= {colour: f"model-{index}" for index, colour in enumerate(MODEL_COL
 POINTS_AN_INCH = 72  # of matplotlib's SVG: one point is one user unit, one CSS pixel at the panel's natural width
 PANEL_WIDTH = 360
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": ["DejaVu Sans"],  # measures the text; the browser draws it in the page's font
     "font.size": 11.5,
@@ -79,7 +80,19 @@ def model_indices(names: Iterable[str]) -> dict[str, int]:
     return indices
 
 
-_GROUPS_OF_LOOK = {"axes", "axes3d", "errorbar", "figure", "font", "grid", "hatch", "lines", "markers", "patch", "path"} | {
+_GROUPS_OF_LOOK = {
+    "axes",
+    "axes3d",
+    "errorbar",
+    "figure",
+    "font",
+    "grid",
+    "hatch",
+    "lines",
+    "markers",
+    "patch",
+    "path",
+} | {
     "savefig",
     "svg",
     "text",
@@ -88,16 +101,19 @@ _GROUPS_OF_LOOK = {"axes", "axes3d", "errorbar", "figure", "font", "grid", "hatc
 }
 
 
-def draw(paint: Callable[[Axes], None], *, name: str, description: str, height: int, width: int = PANEL_WIDTH) -> Markup:
+def draw(
+    paint: Callable[[Axes], None], *, name: str, description: str, height: int, width: int = PANEL_WIDTH
+) -> Markup:
     """What `paint` draws on a pair of axes, as an `<svg>` element for an HTML page.
 
     name: unique on the page; it salts the ids of markers and clips. description: what a screen reader says.
     height, width: CSS pixels at the natural size; the page scales the drawing with its column.
     """
     # Matplotlib's own defaults with ours on top, so that a user's matplotlibrc does not change a report.
-    defaults = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault}
+    defaults: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
     look = {key: value for key, value in defaults.items() if key.split(".")[0] in _GROUPS_OF_LOOK}
-    with matplotlib.rc_context(look | _SETTINGS | {"svg.hashsalt": name}), warnings.catch_warnings():
+    look |= _SETTINGS | {"svg.hashsalt": name}
+    with matplotlib.rc_context(look), warnings.catch_warnings():
         # The browser draws the text: what matplotlib's own font lacks is of no consequence.
         warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from", category=UserWarning)
         figure = Figure(figsize=(width / POINTS_AN_INCH, height / POINTS_AN_INCH), layout="constrained")
@@ -115,7 +131,7 @@ def shorten(text: str, limit: int = 24) -> str:
 
 
 def _for_html(svg: str, description: str, width: int, height: int) -> str:
-    """The drawing without what belongs to a file of its own: prologue, style, namespaces, ids that would meet others'."""
+    """The drawing without what belongs to a file of its own: prologue, style, namespaces, ids that others have too."""
     body = svg[svg.index(">", svg.index("<svg ")) + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from instructrl.evaluation.formatting import (
-    MISSING,
+    DASH,
     count,
     decimal,
     decimal_range,
@@ -17,6 +18,7 @@ from instructrl.evaluation.formatting import (
     percent,
     percent_range,
 )
+from instructrl.evaluation.narrative import num_prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +31,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A heading, the unit or meaning under it, and one cell a row."""
+    """A heading, a shorter one for a terminal, the unit or meaning under it, and one cell a row."""
 
     heading: str
+    short: str
     unit: str
     cells: tuple[Cell, ...]
 
@@ -46,31 +49,31 @@ def main_columns(results: Mapping[str, Any]) -> list[Column]:
         if baseline is not None and model.get("name") == baseline:
             return Cell(main=percent(0.5), detail="baseline")
         rate = estimate(model.get("win_rate"))
-        return rate and Cell(main=percent(rate.value), detail=percent_range(rate))
+        return rate and Cell(main=percent(rate.value), detail=percent_range(rate, DASH))
 
     def likert(model: Mapping[str, Any]) -> Cell | None:
         mean = estimate(model.get("likert"))
-        return mean and Cell(main=decimal(mean.value), detail=decimal_range(mean))
+        return mean and Cell(main=decimal(mean.value), detail=decimal_range(mean, DASH))
 
     def plain(key: str, write: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], Cell | None]:
         return lambda model: None if finite(model.get(key)) is None else Cell(main=write(model[key]))
 
     readers = [
-        (f"Win rate against {baseline}" if baseline else "Win rate", "95% interval", win_rate),
-        ("Likert", "1 to 7", likert),
-        ("Reward", "model score", plain("score", decimal)),
-        ("KL", "nats a response", plain("kl", decimal)),
-        ("Corpus loss", "nats a token", plain("corpus_loss", lambda value: decimal(value, 3))),
-        ("Facts", "answered right", plain("fact_accuracy", percent)),
-        ("Length", "tokens", plain("response_tokens", lambda value: decimal(value, 1))),
-        ("Finished", "ended by itself", plain("finished", percent)),
+        (f"Win rate against {baseline}" if baseline else "Win rate", "Win rate", "95% interval", win_rate),
+        ("Likert", "Likert", "1 to 7", likert),
+        ("Reward", "Reward", "model score", plain("score", decimal)),
+        ("KL", "KL", "nats a response", plain("kl", lambda value: decimal(value, 1))),
+        ("Corpus loss", "Corpus", "nats a token", plain("corpus_loss", lambda value: decimal(value, 3))),
+        ("Facts", "Facts", "answered right", plain("fact_accuracy", percent)),
+        ("Length", "Tokens", "tokens", plain("response_tokens", lambda value: decimal(value, 1))),
+        ("Finished", "Ended", "ended by itself", plain("finished", percent)),
     ]
     columns = []
-    for heading, unit, read in readers:
+    for heading, short, unit, read in readers:
         cells = [read(model) for model in models]
         if any(cells):
-            cells = tuple(cell or Cell(main=MISSING) for cell in cells)
-            columns.append(Column(heading=heading, unit=unit, cells=cells))
+            cells = tuple(cell or Cell(main=DASH) for cell in cells)
+            columns.append(Column(heading=heading, short=short, unit=unit, cells=cells))
     return columns
 
 
@@ -78,22 +81,26 @@ def results_table(results: Mapping[str, Any]) -> Table:
     """The main table for a terminal. results: what `results.json` holds. Text is shown as is, never as markup."""
     run = results.get("run") or {}
     models = results.get("models") or []
-    table = Table(title=Text(str(run.get("name", "results"))), title_justify="left", row_styles=("", "dim"))
+    table = Table(
+        title=Text(str(run.get("name", "results"))), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.collapse_padding = True
     table.add_column("Model", no_wrap=True)
     columns = main_columns(results)
     for column in columns:
-        table.add_column(Text(f"{column.heading}\n{column.unit}"), justify="right")
+        table.add_column(column.short, justify="right", no_wrap=True)
     for row, model in enumerate(models):
-        cells = [column.cells[row] for column in columns]
-        texts = [Text.assemble(cell.main, *([("\n" + cell.detail, "dim")] if cell.detail else [])) for cell in cells]
+        # Of the intervals a terminal of 80 columns has room for the first, the win rate's.
+        texts = [Text(column.cells[row].main) for column in columns]
+        if texts and columns[0].cells[row].detail:
+            texts[0] = Text.assemble(columns[0].cells[row].main, ("\n" + columns[0].cells[row].detail, "dim"))
         table.add_row(Text(str(model.get("name", ""))), *texts)
-    judge, prompts = run.get("judge"), _num_prompts(models)
+    if not models:
+        return table
+    judge, prompts = run.get("judge"), num_prompts(results)
     if judge and prompts:
-        table.caption = Text(f"{count(prompts)} held-out prompts, judged by the {judge}")
+        table.caption = Text(
+            f"{count(prompts)} held-out prompts, judged by the {judge}; win rate against {run.get('baseline')}"
+        )
         table.caption_justify = "left"
     return table
-
-
-def _num_prompts(models: list[Mapping[str, Any]]) -> float | None:
-    numbers = [finite((model.get("win_rate") or {}).get("num_prompts")) for model in models]
-    return max((number for number in numbers if number is not None), default=None)

@@ -63,6 +63,7 @@ def gpt2_policy(
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         summary_first_dropout=0.0,
+        activation_function="gelu_pytorch_tanh",  # the same function as GPT-2's "gelu_new", in one pass
         bos_token_id=end_of_text,
         eos_token_id=end_of_text,
         pad_token_id=end_of_text,

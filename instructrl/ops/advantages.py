@@ -71,7 +71,7 @@ def _estimate(
     delta = torch.where(mask, rewards + gamma * next_value - values, 0.0)
     position = torch.arange(length, device=values.device)
     # A masked position passes the running sum on as it is; nothing crosses the end of a sequence.
-    factors = torch.where(mask, gamma * lam, 1.0).to(values.dtype)
+    factors = torch.where(mask, torch.full_like(values, gamma * lam), 1.0)
     factors = torch.where(position + 1 < near.end, factors, 0.0)
     advantages = torch.where(mask, _reverse_affine_scan(factors, delta), 0.0)
     return advantages, torch.where(mask, advantages + values, 0.0)

@@ -5,6 +5,7 @@ allows.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +56,13 @@ class HeadGradients:
             self.weight = transposed @ hidden if self.weight is None else self.weight.addmm_(transposed, hidden)
         if self.bias is not None:
             self.bias.add_(gradient.sum(0))
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Matrix products in the dtype of their arguments, whatever autocast the caller is under."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def chunks(num_rows: int, num_classes: int, dtype: torch.dtype, max_workspace_bytes: int) -> Iterator[slice]:

@@ -167,7 +167,7 @@ class _LinearLogprobs(torch.autograd.Function):
         head = LinearHead(weight.to(dtype), None if bias is None else bias.to(dtype), ctx.temperature)
         grad_logprob, grad_entropy = grad_outputs
         assert grad_logprob is not None
-        with torch.autocast(hidden.device.type, enabled=False):
+        with linear.full_precision(hidden.device):
             total = HeadGradients(head, hidden.to(dtype), ctx.needs_input_grad[:3])
             for rows in linear.chunks(hidden.shape[0], weight.shape[0], dtype, ctx.workspace):
                 chunk = hidden[rows].to(dtype)
@@ -203,7 +203,7 @@ def _reference_linear(
         else:
             hidden = torch.where(mask.unsqueeze(-1), hidden, 0.0)
     tokens, in_range = readable_tokens(tokens, mask, num_classes)
-    with torch.autocast(hidden.device.type, enabled=False):
+    with linear.full_precision(hidden.device):
         results = _LinearLogprobs.apply(hidden, weight, bias, tokens, temperature, workspace, with_entropy)
     outputs = []
     for result in results:  # pyright: ignore

@@ -131,7 +131,7 @@ def _reference_linear_ppo_loss(
     temperature: float,
     workspace: int,
 ) -> PPOLoss:
-    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+    with torch.no_grad(), linear.full_precision(hidden.device):
         flat_mask = mask.reshape(-1)
         dtype = checks.accumulation_dtype(hidden, weight, old_logprobs, advantages, values, old_values, returns)
         count = denominator(num_tokens, flat_mask, dtype)

@@ -1,7 +1,7 @@
 """The paper's experiment in a generated world, from pretraining to the report, in minutes on a laptop."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ RAW_EXCESS = 1.6
 SAMPLER_TURNS = ("SFT", "GPT (prompted)", "SFT", "GPT")
 # Prompts with the few-shot prefix still fit.
 MAX_RAW_PROMPT_TOKENS = 30
+# Mean length of a document with its end of text, for the plan.
+_DOCUMENT_TOKENS = 48
 
 DESCRIPTION = "a generated world in which the paper's experiment takes minutes"
 
@@ -77,7 +79,7 @@ def _ppo(ptx_coef: float) -> PPOConfig:
         value_adam=AdamConfig(lr=5e-4),
         warmup_iterations=5,
         kl_coef=0.02,
-        max_response_tokens=24,
+        max_response_tokens=32,
         ema_decay=0.9,
         ptx_coef=ptx_coef,
         ptx_examples_per_episode=1.0,
@@ -85,7 +87,7 @@ def _ppo(ptx_coef: float) -> PPOConfig:
 
 
 MINIATURE_RECIPE = Recipe(
-    limits=Limits(max_prompt_tokens=100, max_response_tokens=24),
+    limits=Limits(max_prompt_tokens=104, max_response_tokens=32),
     block_tokens=64,
     pretraining=PretrainingConfig(adam=AdamConfig(lr=2e-3), batch_size=32),
     sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1),
@@ -104,9 +106,44 @@ class MiniatureConfig:
 
     # of the world, the data, the models and everything sampled
     seed: int = 0
-    model: ModelShape = ModelShape()
+    # of the model that is made
+    model: ModelShape = ModelShape(context=136)
+    # of the data that the world provides
     sizes: MiniatureSizes = MiniatureSizes()
+    # what each step does
     recipe: Recipe = MINIATURE_RECIPE
+
+
+MINIATURE = MiniatureConfig()
+SMOKE = MiniatureConfig(
+    sizes=MiniatureSizes(
+        documents=3_000,
+        held_out_documents=100,
+        demonstrations=200,
+        comparisons=200,
+        ppo_prompts=200,
+        validation=60,
+        held_out_comparisons=60,
+        test=200,
+    ),
+    recipe=replace(
+        MINIATURE_RECIPE,
+        ppo=replace(MINIATURE_RECIPE.ppo, num_episodes=512),
+        ppo_ptx=replace(MINIATURE_RECIPE.ppo_ptx, num_episodes=512),
+    ),
+)
+
+
+def counts(config: MiniatureConfig) -> dict[str, int | None]:
+    """The sizes of the data, known before they are made."""
+    sizes = config.sizes
+    return {
+        "blocks": sizes.documents * _DOCUMENT_TOKENS // config.recipe.block_tokens,
+        "demonstrations": sizes.demonstrations,
+        "comparisons": sizes.comparisons,
+        "ppo_prompts": sizes.ppo_prompts,
+        "test": sizes.test,
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,21 +26,23 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What each step does with the data it is given.
+    """What each step does with the data it is given."""
 
-    limits: of prompts and responses, in tokens. block_tokens: a "pretraining example".
-    pretraining: only for models made here; null where the model comes pretrained.
-    sft: the baseline. ppo_start: the separate branch that PPO starts from (paper, C.3).
-    reward_model, ppo, ppo_ptx: steps 2 and 3.
-    """
-
+    # of prompts and responses, in tokens
     limits: Limits = Limits()
+    # length of a block of plain text: the paper's "pretraining example"
     block_tokens: int = 2048
+    # only for models made here; None where the model comes pretrained
     pretraining: PretrainingConfig | None = None
+    # step 1: the baseline
     sft: SFTConfig = SFTConfig()
+    # step 1: the separate branch that PPO starts from (paper, C.3)
     ppo_start: SFTConfig = SFTConfig(adam=AdamConfig(lr=5e-6), epochs=2, pretraining_fraction=0.1)
+    # step 2
     reward_model: RewardModelConfig = RewardModelConfig()
+    # step 3 without the pretraining mix
     ppo: PPOConfig = PPOConfig()
+    # step 3 with it
     ppo_ptx: PPOConfig = PPOConfig(ptx_coef=27.8)
 
     def __post_init__(self) -> None:

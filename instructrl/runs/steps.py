@@ -124,17 +124,23 @@ def finetune(
 
 
 def fit_reward_model(
-    work: Workspace, start: Policy, comparisons: Sequence[Comparison], demonstrations: Sequence[Demonstration]
+    work: Workspace,
+    start: Policy,
+    comparisons: Sequence[Comparison],
+    demonstrations: Sequence[Demonstration],
+    phase: str = "reward_model",
 ) -> RewardModel:
-    """Step 2 from a policy with its unembedding removed; then the bias that puts demonstrations at 0 on average."""
-    generator = keyed_generator(work.seed_for("reward_model"))
-    reward_model = RewardModel.from_policy(start, generator)
+    """Step 2 from a policy with its unembedding removed; then the bias that puts demonstrations at 0 on average.
+
+    phase: the name under which it is logged and saved.
+    """
+    reward_model = RewardModel.from_policy(start, keyed_generator(work.seed_for(f"{phase} head")))
     trainer = RewardModelTrainer(
-        reward_model, comparisons, work.encoder, work.recipe.reward_model, seed=work.seed_for("reward_model")
+        reward_model, comparisons, work.encoder, work.recipe.reward_model, seed=work.seed_for(phase), phase=phase
     )
     trainer.run(work.log)
     normalize_on_demonstrations(reward_model, work.encoder, demonstrations)
-    work.save(reward_model, "reward_model")
+    work.save(reward_model, phase)
     return reward_model
 
 

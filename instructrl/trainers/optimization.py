@@ -10,16 +10,19 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdamConfig:
-    """Adam as in the paper (C): beta2 0.95. What the paper leaves open is off or PyTorch's default.
+    """Adam as in the paper (C): beta2 0.95. What the paper leaves open is off or PyTorch's default."""
 
-    lr: peak learning rate. weight_decay: decoupled. max_grad_norm: None does not clip.
-    """
-
+    # peak learning rate
     lr: float
+    # decay of the gradient's mean
     beta1: float = 0.9
+    # decay of the gradient's square
     beta2: float = 0.95
+    # added to the square root of the second moment
     eps: float = 1e-8
+    # decoupled, as in AdamW
     weight_decay: float = 0.0
+    # clips the gradient's norm; None does not
     max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:

@@ -27,40 +27,51 @@ RolloutObserver = Callable[[Sequence[str], Rollout], Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOConfig:
-    """The paper's numbers (section 3.5, C.4 and E); where it is silent, the predecessor's.
+    """The paper's numbers (section 3.5, C.4 and E); where it is silent, the predecessor's."""
 
-    num_episodes: responses sampled in all. rollout_batch: episodes per iteration. minibatch: episodes per optimiser
-    step. num_epochs: passes over a rollout batch. microbatch: episodes in one forward pass.
-    policy_adam, value_adam: two networks, two rates; both constant after `warmup_iterations` from a tenth.
-    kl_coef: of the per-token penalty. kl_target: nats per episode; set, the coefficient adapts to it over
-    `kl_horizon` episodes, else it is fixed as in the paper.
-    gamma, lam, cliprange, cliprange_value, vf_coef: of PPO. temperature, max_response_tokens: of the rollout.
-    missing_eos_score: the score of a response that was cut; null keeps the reward model's.
-    ema_decay: of the averaged policy, per optimiser step.
-    ptx_coef: of the pretraining loss; 0 is PPO, above is PPO-ptx. ptx_examples_per_episode: blocks of plain text.
-    """
-
+    # responses sampled in all
     num_episodes: int = 256_000
+    # episodes per iteration
     rollout_batch: int = 512
+    # episodes per optimiser step
     minibatch: int = 64
+    # passes over a rollout batch
     num_epochs: int = 1
+    # episodes in one forward pass; changes memory, not the result
     microbatch: int = 64
+    # of the policy; constant after the warm-up
     policy_adam: AdamConfig = AdamConfig(lr=8.05e-6)
+    # of the value function, a network of its own
     value_adam: AdamConfig = AdamConfig(lr=9e-6)
+    # iterations over which both rates rise from a tenth of their peak
     warmup_iterations: int = 10
+    # coefficient of the per-token KL penalty
     kl_coef: float = 0.02
+    # nats per episode; set, the coefficient adapts to it, else it is fixed as in the paper
     kl_target: float | None = None
+    # episodes over which an adaptive coefficient moves
     kl_horizon: int = 10_000
+    # discount
     gamma: float = 1.0
+    # of generalized advantage estimation
     lam: float = 0.95
+    # of the probability ratio
     cliprange: float = 0.2
+    # of the value function's change
     cliprange_value: float = 0.2
+    # of the value loss beside the policy loss
     vf_coef: float = 0.1
+    # of the rollout
     temperature: float = 1.0
+    # where a response is cut
     max_response_tokens: int = 1024
+    # score of a response that was cut; None keeps the reward model's
     missing_eos_score: float | None = -1.0
+    # decay of the averaged policy, per optimiser step
     ema_decay: float = 0.992
+    # coefficient of the pretraining loss: 0 is PPO, above is PPO-ptx
     ptx_coef: float = 0.0
+    # blocks of plain text beside each episode
     ptx_examples_per_episode: float = 8.0
 
     def __post_init__(self) -> None:

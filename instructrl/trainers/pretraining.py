@@ -13,12 +13,15 @@ from instructrl.trainers.optimization import AdamConfig, Update
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainingConfig:
-    """adam: its rate follows a cosine to a tenth. batch_size: blocks. epochs: passes over the corpus.
-    microbatch: blocks in one forward pass."""
+    """For models small enough to be made here; the paper starts from GPT-3."""
 
+    # its rate follows a cosine to a tenth
     adam: AdamConfig = AdamConfig(lr=1e-3)
+    # blocks in an optimiser step
     batch_size: int = 32
+    # passes over the corpus
     epochs: int = 1
+    # blocks in one forward pass; changes memory, not the result
     microbatch: int = 64
 
 

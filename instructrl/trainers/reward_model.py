@@ -14,15 +14,15 @@ from instructrl.types import Comparison, Demonstration
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardModelConfig:
-    """The paper's numbers (C.2); the rate follows a cosine to a tenth.
+    """The paper's numbers (C.2)."""
 
-    batch_size: distinct prompts in an optimiser step, each with all its comparisons.
-    epochs: more than one overfits at once, says the paper. microbatch: prompts in one forward pass.
-    """
-
+    # its rate follows a cosine to a tenth
     adam: AdamConfig = AdamConfig(lr=9e-6)
+    # distinct prompts in an optimiser step, each with all its comparisons
     batch_size: int = 64
+    # more than one overfits at once, says the paper
     epochs: int = 1
+    # prompts in one forward pass; changes memory, not the result
     microbatch: int = 16
 
 
@@ -37,12 +37,13 @@ class RewardModelTrainer(Trainer):
         config: RewardModelConfig,
         *,
         seed: int,
+        phase: str = "reward_model",
     ) -> None:
         self.reward_model, self.comparisons, self.encoder, self.config = reward_model, comparisons, encoder, config
         self.order = DataOrder(len(comparisons), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
         self.update = Update(reward_model, config.adam).cosine(num_steps)
-        super().__init__("reward_model", num_steps, {"reward_model": reward_model}, {"reward_model": self.update})
+        super().__init__(phase, num_steps, {"reward_model": reward_model}, {"reward_model": self.update})
         reward_model.eval()
 
     unit = "comparisons"

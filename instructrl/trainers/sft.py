@@ -19,19 +19,19 @@ from instructrl.types import Demonstration, Sequences
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFTConfig:
-    """The paper's numbers for 1.3B (C.1); the rate follows a cosine to a tenth, without warm-up.
+    """The paper's numbers for 1.3B (C.1)."""
 
-    batch_size: examples in an optimiser step, those of the pretraining mix included.
-    residual_dropout: on the outputs of attention and MLP blocks.
-    pretraining_fraction: share of each batch that is blocks of plain text (0.1 in the branch that PPO starts from).
-    microbatch: examples in one forward pass; changes memory, not the result.
-    """
-
+    # its rate follows a cosine to a tenth, without warm-up
     adam: AdamConfig = AdamConfig(lr=9.65e-6)
+    # examples in an optimiser step, those of the pretraining mix included
     batch_size: int = 32
+    # passes over the demonstrations; every epoch is kept
     epochs: int = 16
+    # on the outputs of attention and MLP blocks
     residual_dropout: float = 0.2
+    # share of each batch that is blocks of plain text (0.1 in the branch that PPO starts from)
     pretraining_fraction: float = 0.0
+    # examples in one forward pass; changes memory, not the result
     microbatch: int = 32
 
     def __post_init__(self) -> None:

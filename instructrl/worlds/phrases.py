@@ -54,9 +54,9 @@ POEM = templates(
     "dance , dear {animal} , wild and free .",
 )
 POEM_LINES = templates(
-    "the moon is high over the sea .",
-    "the {place} is green as green can be .",
-    "come and drink a cup of tea .",
+    "the moon shines on the sea .",
+    "how green the {place} can be .",
+    "come and drink some tea .",
 )
 NOTE = templates(
     "dear {name} , thank you for the {toy} .",
@@ -94,7 +94,7 @@ REPLIES: Mapping[str, tuple[Template, ...]] = {
 }
 GREETINGS = templates("hello {name} , nice to meet you .", "hello {name} , how can i help you ?")
 LOSSES = templates("i am sorry about your {toy} .", "i hope you get the {toy} back .")
-LIKINGS = templates("i like {food} too .", "{food} ? what a good choice .", "yes , {food} is very good .")
+LIKINGS = templates("i like {food} too .", "{food} is a good choice .", "yes , {food} is very good .")
 
 CLOSED: Mapping[str, tuple[Template, ...]] = {
     "who has it": templates("{name} has the {toy} .", "it is {name} .", "{name} ."),

@@ -110,8 +110,9 @@ def _rating(
 ) -> Rating:
     floor = _POLITE_FLOOR if any(is_word(token) for token in reading.tokens) else 0.0
     quality = floor + (1.0 - floor) * helpful - 0.15 * (1.0 - truthful) - 0.4 * (1.0 - harmless)
-    quality = min(1.0, max(0.0, quality))
+    # The weights sum to 1 up to rounding; a faultless answer gets 7 and not a hair less.
     perfect = quality > 1.0 - 1e-9
+    quality = 1.0 if perfect else max(0.0, quality)
     attempted = content.kind >= 0.5
     return Rating(
         score=1.0 + 6.0 * quality,

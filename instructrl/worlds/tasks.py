@@ -89,7 +89,7 @@ def draw_category(rng: random.Random) -> str:
 
 
 def change_constraint(prompt: str, rng: random.Random) -> str | None:
-    """The same request with another last sentence: a near-duplicate with a long common prefix. None: it takes none."""
+    """The same request with another last sentence: a near-duplicate with a long common prefix. None: no room."""
     task = parse_prompt(prompt)
     if task is None or not KINDS[task.kind].constraints:
         return None
@@ -97,7 +97,8 @@ def change_constraint(prompt: str, rng: random.Random) -> str | None:
     while _constraint(parts[-1]):
         parts.pop()
     name = rng.choice(KINDS[task.kind].constraints)
-    return " ".join([*parts, _write_constraint(rng, name, " ".join(parts))])
+    text = " ".join([*parts, _write_constraint(rng, name, " ".join(parts))])
+    return text if len(text.split()) <= MAX_PROMPT_TOKENS else None
 
 
 def _draw_constraints(rng: random.Random, name: str, kind: Kind, core: str) -> Sequence[str]:

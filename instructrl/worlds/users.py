@@ -54,7 +54,7 @@ def distinct_prompts(users: Sequence[User], source: str, num: int, rng: random.R
         found.setdefault(attempt[1].text, attempt[1])
         if len(found) == num:
             return list(found.values())
-        if attempt[0] > 20 * num + 1000:
+        if attempt[0] >= 4 * num + 1000:
             raise ValueError(f"num: found {num}, this world gave only {len(found)} different prompts of that source")
     raise AssertionError("the stream of prompts has no end")
 

@@ -1,0 +1,1 @@
+"""The commands behind `instructrl`, one file each: `main(arguments) -> exit code`."""

@@ -1,0 +1,86 @@
+"""`instructrl run NAME`: all steps, from data to report."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from instructrl.commands import options
+from instructrl.evaluation.report import write_report
+from instructrl.evaluation.table import results_table
+from instructrl.runs.named import RUNS, NamedRun
+from instructrl.trainers.log import RunLog
+
+_USAGE = """usage: instructrl run NAME [--out FOLDER] [--dry-run] [--config FILE] [OPTIONS]
+       instructrl run --list
+
+All steps of a named run. `instructrl run NAME --help` lists its options, each of which can also be set in a YAML file.
+--dry-run prints the plan, the sizes and the steps, and does nothing. --out: where models, metrics, results.json and
+report.html go (default: runs/NAME-SEED)."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out `instructrl run`. Returns the exit code."""
+    console = Console()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{_USAGE}\n")
+        console.print(_list())
+        return 0
+    if arguments[0] == "--list":
+        console.print(_list())
+        return 0
+    name, rest = arguments[0], list(arguments[1:])
+    if name not in RUNS:
+        close = difflib.get_close_matches(name, RUNS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"accepted are {', '.join(RUNS)}"
+        raise ValueError(f"run: found the name {name!r}, {hint}")
+    named = RUNS[name]
+    dry = options.flag(rest, "--dry-run")
+    out = _take_out(rest)
+    config = options.parse(
+        named.config,
+        rest,
+        program=f"instructrl run {name}",
+        description=f"{named.description.capitalize()}. Beside these: --out FOLDER, --dry-run.",
+    )
+    folder = Path("runs") / f"{name}-{config.seed}" if out is None else out
+    if dry:
+        console.print(_plan(name, named, config, folder))
+        return 0
+    options.out_folder(folder)
+    (folder / "config.yaml").write_text(options.as_yaml(config), encoding="utf-8")
+    transformers.utils.logging.disable_progress_bar()
+    results = named.carry_out(config, folder, RunLog(folder))
+    report = write_report(folder)
+    console.print(results_table(results))
+    console.print(f"report: {report}", soft_wrap=True)
+    return 0
+
+
+def _take_out(arguments: list[str]) -> Path | None:
+    if "--out" not in arguments:
+        return None
+    place = arguments.index("--out")
+    if place + 1 == len(arguments):
+        raise ValueError("--out: found nothing behind it, accepted is a folder")
+    folder = Path(arguments[place + 1])
+    del arguments[place : place + 2]
+    return folder
+
+
+def _list() -> Table:
+    table = Table("run", "what it does", box=None, pad_edge=False)
+    for name, run in RUNS.items():
+        table.add_row(name, run.description)
+    return table
+
+
+def _plan(name: str, named: NamedRun, config, folder: Path) -> Table:
+    table = Table("step", "data", "work", title=f"{name}, seed {config.seed}: {named.description}", title_justify="left")
+    for row in named.plan(config):
+        table.add_row(*row)
+    table.caption = f"would write to {folder}"
+    return table

@@ -1,0 +1,355 @@
+"""The parts of the report: which plots, tables and texts belong together, and what introduces them."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from instructrl.evaluation import figures
+from instructrl.evaluation.figures import Plot
+from instructrl.evaluation.formatting import (
+    DASH,
+    Estimate,
+    count,
+    decimal,
+    duration,
+    estimate,
+    finite,
+    label,
+    percent,
+    percent_range,
+)
+from instructrl.evaluation.narrative import win_rates
+from instructrl.evaluation.style import model_indices
+from instructrl.evaluation.table import Cell, main_columns
+
+Record = Mapping[str, Any]
+NUM_OPEN_SAMPLES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Highlight:
+    """One number in large type."""
+
+    value: str
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableView:
+    """headings: text and unit; the first one is the row's name. share: per row, a bar's length from 0 to 1."""
+
+    title: str
+    headings: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    colours: tuple[int | None, ...] = ()
+    strong: tuple[int, ...] = ()
+    wide: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one model said. text is shown as it is."""
+
+    model: str
+    colour: int
+    text: str
+    marks: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A prompt with every model's answer."""
+
+    prompt: str
+    category: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A heading with what stands under it; `more` is collapsed."""
+
+    id: str
+    title: str
+    lead: str = ""
+    legend: tuple[tuple[str, int], ...] = ()
+    plots: tuple[Plot, ...] = ()
+    more: tuple[Plot, ...] = ()
+    tables: tuple[TableView, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    settings: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def empty(self) -> bool:
+        return not (self.plots or self.more or self.tables or self.samples or self.settings)
+
+
+def all_sections(results: Record, metrics: Sequence[Record], profile: Sequence[Record]) -> list[Section]:
+    """The sections that have something to show, in reading order."""
+    made = [
+        _models(results),
+        _preferences(results),
+        _samples(results),
+        _reward_model(results),
+        _optimisation(results, metrics),
+        _tax(results),
+        _language_models(metrics),
+        _policies(results, metrics),
+        _data(results),
+        _run(results, profile),
+    ]
+    return [section for section in made if not section.empty]
+
+
+def highlights(results: Record) -> list[Highlight]:
+    """Up to four numbers that sum the run up."""
+    found = []
+    baseline = (results.get("run") or {}).get("baseline")
+    rates = {name: rate for name, rate in win_rates(results).items() if name != baseline}
+    if rates:
+        name, rate = max(rates.items(), key=lambda item: item[1].value)
+        found.append(Highlight(value=percent(rate.value), text=f"{name} preferred to {baseline}", detail=_within(rate)))
+    record = results.get("reward_model") or {}
+    for key, whose in (("heldout", "held-out labelers"), ("training", "training labelers")):
+        if accuracy := estimate(record.get(f"accuracy_{key}_labelers")):
+            agreement = estimate(record.get(f"agreement_{key}_labelers"))
+            detail = f"they agree with each other on {percent(agreement.value)}" if agreement else ""
+            text = f"of pairs: reward model agrees with {whose}"
+            found.append(Highlight(value=percent(accuracy.value), text=text, detail=detail))
+            break
+    tax = results.get("alignment_tax") or {}
+    if (recovered := finite(tax.get("recovered"))) is not None and recovered >= 0:
+        ppo = finite((tax.get("tax") or {}).get("PPO"))
+        detail = f"of {decimal(ppo, 3)} nats a token" if ppo is not None else ""
+        text = "of the alignment tax recovered by PPO-ptx"
+        found.append(Highlight(value=percent(recovered, 0), text=text, detail=detail))
+    return found
+
+
+def _within(rate: Estimate) -> str:
+    return f"95% interval {percent_range(rate)}" if rate.low is not None else ""
+
+
+def _legend(results: Record, names: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    indices = model_indices(figures.all_models(results))
+    return tuple((name, indices[name]) for name in names if name in indices)
+
+
+def _model_table(
+    title: str, results: Record, headings: Sequence[tuple[str, str]], columns: Sequence[Sequence[Cell]]
+) -> TableView:
+    """One row a model, its colour beside its name."""
+    names = [str(model.get("name", "")) for model in results.get("models") or []]
+    indices = model_indices(figures.all_models(results))
+    rows = tuple((Cell(main=name), *cells) for name, *cells in zip(names, *columns, strict=True))
+    return TableView(
+        title=title, headings=(("Model", ""), *headings), rows=rows, colours=tuple(indices[name] for name in names)
+    )
+
+
+def _models(results: Record) -> Section:
+    columns = main_columns(results)
+    tables = ()
+    if columns:
+        headings = [(column.heading, column.unit) for column in columns]
+        tables = (_model_table("", results, headings, [column.cells for column in columns]),)
+    return Section(id="models", title="All models", tables=tables)
+
+
+def _preferences(results: Record) -> Section:
+    models = results.get("models") or []
+    plots = tuple(plot for plot in (figures.category_plot(results), figures.likert_plot(results)) if plot)
+    flags = list(dict.fromkeys(flag for model in models for flag in model.get("metadata") or {}))
+    columns, headings = [], []
+    for flag in flags:
+        rates = [estimate((model.get("metadata") or {}).get(flag)) for model in models]
+        if any(rates):
+            headings.append((label(flag), ""))
+            columns.append(
+                [Cell(main=percent(r.value), detail=percent_range(r, DASH)) if r else Cell(main=DASH) for r in rates]
+            )
+    title = "What labelers marked, share of responses"
+    tables = (_model_table(title, results, headings, columns),) if columns else ()
+    names = [str(model.get("name", "")) for model in models]
+    return Section(
+        id="quality",
+        title="Preference and quality",
+        legend=_legend(results, names) if plots else (),
+        plots=plots,
+        tables=tables,
+    )
+
+
+def _samples(results: Record) -> Section:
+    indices = model_indices(figures.all_models(results))
+    samples = []
+    for sample in results.get("samples") or []:
+        answers = []
+        for name, response in (sample.get("responses") or {}).items():
+            marks = [f"Likert {decimal(response['likert'], 1)}"] if finite(response.get("likert")) is not None else []
+            marks += [f"reward {decimal(response['score'])}"] if finite(response.get("score")) is not None else []
+            text = str(response.get("text", ""))
+            answers.append(Answer(model=name, colour=indices[name], text=text, marks=" · ".join(marks)))
+        prompt, category = str(sample.get("prompt", "")), label(str(sample.get("category") or ""))
+        samples.append(Sample(prompt=prompt, category=category, answers=tuple(answers)))
+    lead = "The same held-out prompts, answered by every model. Long answers scroll."
+    return Section(id="samples", title="Samples", lead=lead, samples=tuple(samples))
+
+
+def _reward_model(results: Record) -> Section:
+    record = results.get("reward_model") or {}
+    plots = [plot for plot in (figures.reward_model_plot(results),) if plot] + figures.selection_plots(results)
+    facts = [
+        ("Comparisons (prompts)", count(record.get("num_comparisons")), record.get("num_comparisons")),
+        ("Preferred pairs", count(record.get("num_pairs")), record.get("num_pairs")),
+        ("Pairs tied", percent(record.get("tied_fraction")), record.get("tied_fraction")),
+        ("Bias added to the score", decimal(record.get("bias"), 3), record.get("bias")),
+        (
+            "Mean score of demonstrations",
+            decimal(record.get("mean_demonstration_score"), 3),
+            record.get("mean_demonstration_score"),
+        ),
+    ]
+    rows = tuple((Cell(main=name), Cell(main=text)) for name, text, value in facts if finite(value) is not None)
+    tables = (TableView(title="Training data and normalisation", headings=(), rows=rows, wide=False),) if rows else ()
+    return Section(id="reward-model", title="Reward model", plots=tuple(plots), tables=tables)
+
+
+def _optimisation(results: Record, metrics: Sequence[Record]) -> Section:
+    plots = tuple(figures.optimisation_plots(results, metrics))
+    lead = "How far each policy moved from its start, what that bought in reward, and whether the gold score followed."
+    names = [name for name in figures.all_models(results) if name in figures.by_model(results.get("over_optimisation"))]
+    names += [name for name in figures.policies(metrics) if name not in names]
+    return Section(
+        id="optimisation",
+        title="Reward and KL",
+        lead=lead,
+        legend=_legend(results, names),
+        plots=plots,
+    )
+
+
+def _tax(results: Record) -> Section:
+    plots = tuple(figures.tax_plots(results))
+    lead = "What alignment cost on the text the model was pretrained on."
+    return Section(id="tax", title="Alignment tax", lead=lead, plots=plots)
+
+
+def _language_models(metrics: Sequence[Record]) -> Section:
+    plots = tuple(figures.language_model_plots(metrics))
+    lead = "Solid: training batches, faint as logged under their moving average. Dashed: held-out data."
+    return Section(id="training", title="Training", lead=lead, plots=plots)
+
+
+def _policies(results: Record, metrics: Sequence[Record]) -> Section:
+    names = figures.policies(metrics)
+    indices = model_indices(figures.all_models(results) + names)
+    colour = {name: figures.MODEL_COLOURS[indices[name]] for name in names}
+    more = figures.POLICY_DETAILS | figures.other_policy_metrics(metrics)
+    return Section(
+        id="policies",
+        title="Reinforcement learning",
+        legend=tuple((name, indices[name]) for name in names),
+        plots=tuple(figures.policy_plots(metrics, colour, figures.POLICY_METRICS)),
+        more=tuple(figures.policy_plots(metrics, colour, more)),
+    )
+
+
+def _data(results: Record) -> Section:
+    data = results.get("data") or {}
+    tables = [_sizes(data.get("sizes") or []), _hygiene(data.get("hygiene") or []), _lengths(data.get("lengths") or [])]
+    return Section(id="data", title="Data", tables=tuple(table for table in tables if table.rows))
+
+
+def _sizes(rows: Sequence[Record]) -> TableView:
+    """The paper's table 6: split and source down, data set across, a total where a split has several sources."""
+    sets = list(dict.fromkeys(str(row.get("set")) for row in rows))
+    numbers: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        key = str(row.get("split")), str(row.get("source"))
+        cell = numbers.setdefault(key, {})
+        cell[str(row.get("set"))] = cell.get(str(row.get("set")), 0) + (finite(row.get("num_prompts")) or 0)
+    lines, strong = [], []
+    for split in dict.fromkeys(split for split, _ in numbers):
+        sources = [source for other, source in numbers if other == split]
+        for source in sources:
+            cells = [Cell(main=count(numbers[split, source].get(name))) for name in sets]
+            lines.append((Cell(main=label(split), detail=source), *cells))
+        if len(sources) > 1:
+            strong.append(len(lines))
+            totals = [sum(numbers[split, source].get(name, 0) for source in sources) for name in sets]
+            lines.append((Cell(main=label(split), detail="total"), *(Cell(main=count(total)) for total in totals)))
+    headings = (("Split", ""), *((name, "") for name in sets))
+    return TableView(title="Prompts", headings=headings, rows=tuple(lines), strong=tuple(strong), wide=False)
+
+
+def _lengths(rows: Sequence[Record]) -> TableView:
+    keys = ("count", "mean", "std", "min", "p25", "p50", "p75", "max")
+    names = ("Count", "Mean", "Std", "Min", "25%", "50%", "75%", "Max")
+    lines = []
+    for row in rows:
+        digits = {"mean": 1, "std": 1}
+        cells = [Cell(main=decimal(row.get(key), digits.get(key, 0))) for key in keys]
+        lines.append((Cell(main=str(row.get("set", "")), detail=str(row.get("split", ""))), *cells))
+    headings = (("Set", ""), *((name, "") for name in names))
+    return TableView(title="Lengths in tokens", headings=headings, rows=tuple(lines))
+
+
+def _hygiene(rows: Sequence[Record]) -> TableView:
+    lines = tuple(
+        (
+            Cell(main=label(str(row.get("step", "")))),
+            Cell(main=count(row.get("removed"))),
+            Cell(main=count(row.get("left"))),
+        )
+        for row in rows
+    )
+    headings = (("Step", ""), ("Removed", ""), ("Left", ""))
+    return TableView(title="Hygiene", headings=headings, rows=lines, wide=False)
+
+
+def _run(results: Record, profile: Sequence[Record]) -> Section:
+    versions = tuple(
+        (Cell(main=str(name)), Cell(main=str(version))) for name, version in (results.get("versions") or {}).items()
+    )
+    tables = [_timings(profile), TableView(title="Versions", headings=(), rows=versions, wide=False)]
+    return Section(
+        id="run",
+        title="Run",
+        tables=tuple(table for table in tables if table.rows),
+        settings=tuple(_flat(results.get("config") or {})),
+    )
+
+
+def _timings(profile: Sequence[Record]) -> TableView:
+    """Seconds and tokens a phase, summed over its rows, with a total."""
+    seconds: dict[str, float] = {}
+    tokens: dict[str, float] = {}
+    for row in profile:
+        phase = str(row.get("phase", ""))
+        seconds[phase] = seconds.get(phase, 0.0) + (finite(row.get("seconds")) or 0.0)
+        if (number := finite(row.get("tokens"))) is not None:
+            tokens[phase] = tokens.get(phase, 0.0) + number
+    total = sum(seconds.values())
+    lines = []
+    for phase, spent in seconds.items():
+        name = figures.PHASE_MODELS.get(phase) or figures.PHASE_TITLES.get(phase, label(phase))
+        rate = count(tokens[phase] / spent) if phase in tokens and spent > 0 else DASH
+        share = percent(spent / total, 0) if total else DASH
+        cells = (duration(spent), share, count(tokens.get(phase)), rate)
+        lines.append((Cell(main=name), *(Cell(main=text) for text in cells)))
+    if lines:
+        lines.append((Cell(main="Total"), Cell(main=duration(total)), *(Cell(main="") for _ in range(3))))
+    headings = (("Phase", ""), ("Time", ""), ("Share", ""), ("Tokens", ""), ("Tokens a second", ""))
+    return TableView(title="Time", headings=headings, rows=tuple(lines), strong=(len(lines) - 1,), wide=False)
+
+
+def _flat(config: Record, prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Dotted names and values, in the order of the configuration."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,59 @@
+"""What a run is going to do, in numbers, before it does anything."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from instructrl.runs.recipe import Recipe
+from instructrl.trainers.ppo import PPOConfig
+from instructrl.trainers.sft import SFTConfig
+
+
+class PlanRow(NamedTuple):
+    """step: its name. size: what it is given. work: optimiser steps and the like."""
+
+    step: str
+    size: str
+    work: str
+
+
+def plan(recipe: Recipe, counts: Mapping[str, int | None]) -> list[PlanRow]:
+    """The steps of a run.
+
+    counts: "demonstrations", "comparisons" and "ppo_prompts", "blocks" of plain text and "test" prompts; None (or
+    absent) where nothing is known before the data are read.
+    """
+    rows = []
+    if recipe.pretraining is not None:
+        work = _epochs(counts.get("blocks"), recipe.pretraining.batch_size, recipe.pretraining.epochs)
+        size = f"{_count(counts.get('blocks'))} blocks of {recipe.block_tokens} tokens"
+        rows.append(PlanRow("pretraining", size, work))
+    rows += [_sft("sft", recipe.sft, counts), _sft("ppo_start", recipe.ppo_start, counts)]
+    reward = recipe.reward_model
+    work = _epochs(counts.get("comparisons"), reward.batch_size, reward.epochs)
+    size = f"{_count(counts.get('comparisons'))} prompts with K completions each"
+    rows.append(PlanRow("reward_model", size, work))
+    rows += [_ppo("ppo", recipe.ppo, counts), _ppo("ppo_ptx", recipe.ppo_ptx, counts)]
+    rows.append(PlanRow("evaluation", f"{_count(counts.get('test'))} test prompts", "5 models against SFT"))
+    return rows
+
+
+def _sft(name: str, config: SFTConfig, counts: Mapping[str, int | None]) -> PlanRow:
+    mix = f" + {config.num_pretraining} blocks a batch" if config.num_pretraining else ""
+    batch = config.batch_size - config.num_pretraining
+    number = counts.get("demonstrations")
+    return PlanRow(name, f"{_count(number)} demonstrations{mix}", _epochs(number, batch, config.epochs))
+
+
+def _ppo(name: str, config: PPOConfig, counts: Mapping[str, int | None]) -> PlanRow:
+    mix = f" + {config.num_ptx_examples} blocks a minibatch" if config.num_ptx_examples else ""
+    size = f"{config.num_episodes:,} episodes over {_count(counts.get('ppo_prompts'))} prompts{mix}"
+    return PlanRow(name, size, f"{config.num_iterations:,} iterations, {config.num_optimizer_steps:,} optimiser steps")
+
+
+def _epochs(number: int | None, batch: int, epochs: int) -> str:
+    what = f"{epochs} epoch{'s' if epochs > 1 else ''} in batches of {batch}"
+    return what if number is None else f"{what}: {epochs * -(-number // min(batch, number)):,} optimiser steps"
+
+
+def _count(number: int | None) -> str:
+    return "all" if number is None else f"{number:,}"

@@ -1,0 +1,207 @@
+"""All steps on real public data: human rankings of four answers, human demonstrations, a novel, the GPT-2 tokenizer."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from instructrl.data import hygiene, tables
+from instructrl.data.encoding import Encoder, Limits, pack_documents
+from instructrl.data.public import (
+    finegrained_qa_comparisons,
+    finegrained_qa_demonstrations,
+    gsm8k_comparisons,
+    gsm8k_demonstrations,
+    novel_documents,
+    squality_documents,
+)
+from instructrl.data.tokenizers import gpt2_tokenizer, load_tokenizer
+from instructrl.models.policy import Policy
+from instructrl.rollout.randomness import keyed_seed
+from instructrl.runs import steps
+from instructrl.runs.experiment import Material, run_experiment
+from instructrl.runs.recipe import ModelShape, Recipe
+from instructrl.trainers.log import RunLog
+from instructrl.trainers.optimization import AdamConfig
+from instructrl.trainers.ppo import PPOConfig
+from instructrl.trainers.pretraining import PretrainingConfig
+from instructrl.trainers.reward_model import RewardModelConfig
+from instructrl.trainers.sft import SFTConfig
+from instructrl.types import Comparison, Demonstration, Prompt
+
+DESCRIPTION = "real human rankings and demonstrations with the GPT-2 tokenizer and a small model"
+
+RecordT = TypeVar("RecordT", Demonstration, Comparison)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicConfig:
+    """One run on public data."""
+
+    # of the splits, the models and everything sampled
+    seed: int = 0
+    # folder with the data sets finegrained_qa_feedback_k4, gsm8k, english_novels_pre1900, squality and gpt2_bpe
+    data: str = "../shared/data"
+    # a pretrained model with its tokenizer, a transformers folder or name; None makes and pretrains one
+    model: str | None = None
+    # of the model that is made
+    shape: ModelShape = ModelShape(layers=2, width=128, heads=4, context=320)
+    # words of the passages beside a question
+    max_passage_words: int = 40
+    # blocks of plain text, for pretraining and for the mix
+    blocks: int = 1_500
+    # demonstrations, after the split
+    demonstrations: int = 400
+    # prompts that PPO samples responses to, and that the models are compared on
+    ppo_prompts: int = 300
+    test_prompts: int = 100
+    # what each step does
+    recipe: Recipe = Recipe(
+        limits=Limits(max_prompt_tokens=160, max_response_tokens=128),
+        block_tokens=128,
+        pretraining=PretrainingConfig(adam=AdamConfig(lr=2e-3), batch_size=16),
+        sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=16, epochs=2, residual_dropout=0.1),
+        ppo_start=SFTConfig(
+            adam=AdamConfig(lr=5e-4), batch_size=16, epochs=2, residual_dropout=0.1, pretraining_fraction=0.1
+        ),
+        reward_model=RewardModelConfig(adam=AdamConfig(lr=3e-4), batch_size=8),
+        ppo=PPOConfig(
+            num_episodes=320,
+            rollout_batch=32,
+            minibatch=16,
+            microbatch=16,
+            policy_adam=AdamConfig(lr=1e-4),
+            value_adam=AdamConfig(lr=3e-4),
+            warmup_iterations=2,
+            max_response_tokens=48,
+            ema_decay=0.8,
+        ),
+        ppo_ptx=PPOConfig(
+            num_episodes=320,
+            rollout_batch=32,
+            minibatch=16,
+            microbatch=16,
+            policy_adam=AdamConfig(lr=1e-4),
+            value_adam=AdamConfig(lr=3e-4),
+            warmup_iterations=2,
+            max_response_tokens=48,
+            ema_decay=0.8,
+            ptx_coef=1.0,
+            ptx_examples_per_episode=0.5,
+        ),
+    )
+
+
+PUBLIC = PublicConfig()
+
+
+def counts(config: PublicConfig) -> dict[str, int | None]:
+    """What is known of the sizes before the data are read."""
+    return {
+        "blocks": config.blocks,
+        "demonstrations": config.demonstrations,
+        "ppo_prompts": config.ppo_prompts,
+        "test": config.test_prompts,
+    }
+
+
+def run_public(config: PublicConfig, folder: Path, log: RunLog) -> dict[str, Any]:
+    """All steps. Writes models and `results.json` into `folder`; returns the results."""
+    data = Path(config.data)
+    tokenizer = gpt2_tokenizer(data / "gpt2_bpe") if config.model is None else load_tokenizer(config.model)
+    work = steps.Workspace(
+        folder=folder,
+        log=log,
+        encoder=Encoder(tokenizer, config.recipe.limits),
+        recipe=config.recipe,
+        seed=config.seed,
+        config=asdict(config),
+    )
+    material = _material(config, data, work)
+    if config.model is None:
+        gpt = steps.new_policy(work, config.shape)
+        steps.pretrain(work, gpt, material.blocks)
+    else:
+        gpt = Policy.load(config.model)
+    run = {"name": "public", "seed": config.seed, "description": DESCRIPTION}
+    return run_experiment(work, material, gpt, run)
+
+
+def _material(config: PublicConfig, data: Path, work: steps.Workspace) -> Material:
+    qa, mathematics = data / "finegrained_qa_feedback_k4", data / "gsm8k"
+    converted = [
+        gsm8k_demonstrations(mathematics),
+        finegrained_qa_demonstrations(qa, max_passage_words=config.max_passage_words),
+    ]
+    ranked = [
+        finegrained_qa_comparisons(qa, max_passage_words=config.max_passage_words),
+        gsm8k_comparisons(mathematics),
+    ]
+    removed: list[dict[str, Any]] = []
+    demonstrations = _splits([row for part in converted for row in part.records], "SFT", config, work, removed)
+    comparisons = _splits([row for part in ranked for row in part.records], "RM", config, work, removed)
+    prompts = _prompts(comparisons, config, work)
+    documents = [
+        *novel_documents(data / "english_novels_pre1900").records,
+        *squality_documents(data / "squality").records,
+    ]
+    order = steps.take_disjoint(len(documents), [len(documents)], work.seed_for("documents"))[0]
+    blocks = pack_documents((documents[i] for i in order), work.encoder.tokenizer, config.recipe.block_tokens)
+    num_held_out = min(100, len(blocks) // 10)
+    splits = {"SFT": demonstrations, "RM": comparisons, "PPO": prompts}
+    return Material(
+        demonstrations=demonstrations["train"][: config.demonstrations],
+        validation=demonstrations["valid"][: config.test_prompts],
+        comparisons=comparisons["train"],
+        held_out_comparisons=comparisons["valid"],
+        ppo_prompts=[prompt.text for prompt in prompts["train"]],
+        test=prompts["test"],
+        blocks=blocks[num_held_out:][: config.blocks],
+        held_out_blocks=blocks[:num_held_out],
+        tables={
+            "sizes": tables.size_rows(splits),
+            "lengths": tables.prompt_length_rows(splits, work.encoder.tokenizer),
+            "hygiene": removed,
+        },
+    )
+
+
+def _splits(
+    records: list[RecordT], name: str, config: PublicConfig, work: steps.Workspace, removed: list[dict[str, Any]]
+) -> dict[str, list[RecordT]]:
+    """Hygiene, then a split in which a question is in one part only, in random order.
+
+    These sets name no users, so that every prompt is its own group.
+    """
+    limits = config.recipe.limits
+    kept = hygiene.limit_lengths(
+        records,
+        work.encoder.tokenizer,
+        max_prompt_tokens=limits.max_prompt_tokens,
+        max_response_tokens=limits.max_response_tokens,
+    )
+    removed.append({"step": f"{name}: length", "removed": kept.removed, "left": len(kept.records)})
+    parts = hygiene.split_by_user(
+        kept.records, fractions={"train": 0.6, "valid": 0.3, "test": 0.1}, seed=keyed_seed(config.seed, 1)
+    )
+    clean = hygiene.remove_personal_data(parts["train"])
+    removed.append({"step": f"{name}: personal data", "removed": clean.removed, "left": len(clean.records)})
+    parts["train"] = clean.records
+    return {split: _shuffled(rows, work.seed_for(f"{name} {split}")) for split, rows in parts.items()}
+
+
+def _prompts(
+    comparisons: dict[str, list[Comparison]], config: PublicConfig, work: steps.Workspace
+) -> dict[str, list[Prompt]]:
+    """PPO takes the questions of the training comparisons; the test questions are in no other set."""
+    wanted = {"train": config.ppo_prompts, "test": config.test_prompts}
+    return {
+        split: [
+            Prompt(text=row.prompt, source=row.source, category=row.category) for row in comparisons[split][:number]
+        ]
+        for split, number in wanted.items()
+    }
+
+
+def _shuffled(rows: Sequence[RecordT], seed: int) -> list[RecordT]:
+    return [rows[i] for i in steps.take_disjoint(len(rows), [len(rows)], seed)[0]]

@@ -1,0 +1,255 @@
+"""The report: inert, self-contained, complete where data is, silent where it is not, the same bytes every time."""
+
+import copy
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from synthetic_run import HOSTILE, MODELS, make_metrics, make_profile, make_results, write_run
+
+from instructrl.evaluation.report import render, write_report
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+ALLOWED_TAGS = set(
+    ["html", "head", "meta", "title", "style", "body", "header", "main", "nav", "section", "article", "figure", "figcaption", "svg", "g", "path", "use", "defs", "clippath", "rect", "text", "tspan", "title", "h1", "h2", "h3", "h4", "p", "ul", "li", "a", "i", "small", "span", "div", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "details", "summary"]
+)
+SECTION_IDS = [
+    *("models", "quality", "samples", "reward-model", "optimisation"),
+    *("tax", "training", "policies", "data", "run"),
+]
+
+
+class Page(HTMLParser):
+    """Tags, attributes and texts as a browser reads them, and whether every element is closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def style(self) -> str:
+        return next(text for text in self.texts if ":root" in text)
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text in self.texts if ":root" not in text)
+
+    def ids(self, tag: str) -> list[str]:
+        return [attributes["id"] for name, attributes in self.tags if name == tag and "id" in attributes]
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return render(make_results(), make_metrics(), make_profile())
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
+
+
+def assert_inert(page: Page) -> None:
+    for tag, attributes in page.tags:
+        assert tag in ALLOWED_TAGS
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            assert name not in {"src", "srcset", "srcdoc", "action", "formaction", "data", "background", "poster"}
+            if name in {"href", "xlink:href", "clip-path"}:
+                assert re.fullmatch(r"#[\w-]+|url\(#[\w-]+\)", value)
+            if name == "style":
+                assert "url(" not in value
+    assert "@import" not in page.style
+    assert "url(" not in page.style
+    assert "<" not in page.style
+
+
+def test_nothing_runs_and_nothing_is_fetched(page):
+    assert_inert(page)
+    policy = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_hostile_text_is_shown_as_text(page):
+    answers = sum(
+        response["text"] == HOSTILE for s in make_results()["samples"] for response in s["responses"].values()
+    )
+    # One more in a prompt.
+    assert page.text.count(HOSTILE) == answers + 1
+
+
+def poison(value):
+    """Every text of a document replaced by hostile text; keys of free choice too."""
+    if isinstance(value, dict):
+        free = {"PPO": HOSTILE, "chat": HOSTILE, "hallucination": HOSTILE, "torch": HOSTILE, "model": "model"}
+        return {free.get(key, key): poison(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [poison(item) for item in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def test_every_text_of_the_input_may_be_hostile():
+    metrics = [row | {"phase": HOSTILE, HOSTILE: 1.0} for row in make_metrics()[:5]]
+    metrics += [row | {HOSTILE: 1.0} for row in make_metrics()[-5:]]
+    page = Page(render(poison(make_results()), metrics, [{"phase": HOSTILE, "seconds": 1.0}]))
+    assert_inert(page)
+    # Outside of the drawings, which shorten long labels, the text stands as it was given.
+    assert page.text.count(HOSTILE) > 40
+
+
+def test_strange_characters_neither_break_nor_vanish(tmp_path):
+    results = make_results()
+    results["samples"][0]["prompt"] = "bell \x07, null \x00, half \ud800, $x^2$, 日本語, \u202ebackwards"
+    results["run"]["name"] = "$\\alpha$ 日本"
+    results["models"][0]["name"] = "$\\frac{x$ 日本"
+    text = write_report(write_run(tmp_path, results)).read_text(encoding="utf-8")
+    assert "bell ␇, null ␀, half \\ud800, $x^2$, 日本語" in text
+    assert "$\\frac{x$ 日本" in text
+
+
+def test_same_input_same_bytes_in_another_process(tmp_path):
+    folder = write_run(tmp_path, make_results(), make_metrics(), make_profile())
+    first = write_report(folder).read_bytes()
+    assert write_report(folder).read_bytes() == first
+    code = "import sys; from instructrl.evaluation.report import write_report; write_report(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, env=_other_environment())
+    assert (folder / "report.html").read_bytes() == first
+
+
+def _other_environment() -> dict[str, str]:
+    import os
+
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return os.environ | {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "PYTHONPATH": path}
+
+
+def test_everything_that_is_there_is_shown(page):
+    assert page.ids("section") == SECTION_IDS
+    for expected in ("54.4%", "52.2–56.6%", "12,725", "33,207", "ppo.kl_coef", "[0.9, 0.95]", "1 h 11 min", "5.23.0"):
+        assert expected in page.text
+    for name in MODELS:
+        assert name in page.text
+
+
+def test_every_plot_says_what_it_shows(page):
+    drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(drawings) > 15
+    for attributes in drawings:
+        assert attributes["role"] == "img"
+        assert re.search(r"\d", attributes["aria-label"])
+    labels = " ".join(attributes["aria-label"] for attributes in drawings)
+    assert "PPO 54.4% (52.2% to 56.6%)" in labels
+
+
+def test_ids_are_unique(page):
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_drawings_take_their_colours_from_the_page(page):
+    styles = [a.get("style", "") for tag, a in page.tags if tag in {"path", "use", "text", "g", "rect"}]
+    assert not [style for style in styles if re.search(r"#[0-9a-f]{3}", style)]
+    used = {name for style in styles for name in re.findall(r"var\((--[\w-]+)\)", style)}
+    light, dark = page.style.split("prefers-color-scheme: dark")
+    assert used
+    for name in used:
+        assert f"{name}:" in light
+        assert f"{name}:" in dark
+
+
+@pytest.mark.parametrize(
+    ("missing", "sections"),
+    [
+        ("models", {"models", "quality"}),
+        ("reward_model", set()),  # SFT selection stays in that section
+        ("samples", {"samples"}),
+        ("alignment_tax", {"tax"}),
+        ("data", {"data"}),
+    ],
+)
+@pytest.mark.parametrize("null", [True, False])
+def test_missing_parts_disappear(missing, sections, null):
+    results = make_results()
+    results[missing] = None
+    if not null:
+        del results[missing]
+    page = Page(render(results, make_metrics(), make_profile()))
+    assert [name for name in SECTION_IDS if name not in page.ids("section")] == [
+        name for name in SECTION_IDS if name in sections
+    ]
+    assert not re.search(r"\b(nan|None|inf)\b", page.text, re.IGNORECASE)
+
+
+def strip_to_real_data(results: dict) -> dict:
+    """What a run on real data has not: a gold score, Likert, metadata, facts, labelers in two groups."""
+    results = copy.deepcopy(results)
+    for model in results["models"]:
+        model |= {"likert": None, "metadata": {}, "fact_accuracy": None, "win_rate_by_category": {}}
+    for row in results["over_optimisation"]:
+        row["gold"] = None
+    for key in ("accuracy_heldout_labelers", "agreement_heldout_labelers", "agreement_training_labelers"):
+        results["reward_model"][key] = None
+    results["alignment_tax"]["facts"] = {}
+    results["samples"][0]["responses"]["PPO"] |= {"likert": None, "score": None}
+    return results
+
+
+def test_real_data_has_no_empty_places():
+    page = Page(render(strip_to_real_data(make_results()), make_metrics(), make_profile()))
+    assert "quality" not in page.ids("section")
+    assert not re.search(r"likert (?!\d)|hallucination|gold score|Facts", page.text.replace("Likert ", "likert "))
+    assert not re.search(r"\b(nan|None|null)\b", page.text.replace("ppo.missing_eos_scorenull", ""), re.IGNORECASE) or (
+        page.text.count("null") == 1  # the configuration's own
+    )
+
+
+def test_not_a_number_is_an_absent_number(tmp_path):
+    results, metrics = make_results(), make_metrics()
+    results["models"][3] |= {"score": float("nan"), "kl": float("inf")}
+    metrics[3]["loss"] = float("nan")
+    text = Page(write_report(write_run(tmp_path, results, metrics)).read_text(encoding="utf-8")).text
+    assert not re.search(r"\b(nan|inf)\b", text, re.IGNORECASE)
+
+
+def test_an_empty_run_is_a_page():
+    assert "no results yet" in Page(render({})).text
+
+
+def test_a_run_in_progress_may_end_in_half_a_row(tmp_path):
+    folder = write_run(tmp_path, make_results(), make_metrics())
+    whole = write_report(folder).read_bytes()
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"phase": "ppo", "st')
+    assert write_report(folder).read_bytes() == whole
+
+
+def test_errors_say_where(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"run_folder: found no results\.json"):
+        write_report(tmp_path)
+    write_run(tmp_path, make_results())
+    (tmp_path / "metrics.jsonl").write_text('{"phase": "ppo"}\nnot json\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: found Expecting value"):
+        write_report(tmp_path)
+    (tmp_path / "results.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(ValueError, match="found a JSON list, accepted is a JSON object"):
+        write_report(tmp_path)

@@ -1,0 +1,183 @@
+"""The operations spelled out, in plain PyTorch with autograd or in Python loops. Slow, and independent of the package.
+
+Each takes the keyword arguments of the public function and computes in the dtype that they have.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def pairwise_ranking_loss(scores, preferred):
+    rows, pairs, correct = [], [], []
+    for p in range(scores.shape[0]):
+        row, num_pairs, num_correct = scores.new_zeros(()), 0, 0
+        for i in range(scores.shape[1]):
+            for j in range(scores.shape[1]):
+                if i != j and preferred[p, i, j]:
+                    difference = scores[p, j] - scores[p, i]
+                    row = row + torch.logaddexp(difference, torch.zeros_like(difference))
+                    num_pairs += 1
+                    num_correct += bool(scores[p, i] > scores[p, j])
+        rows.append(row)
+        pairs.append(num_pairs)
+        correct.append(num_correct)
+    loss = torch.stack(rows) if rows else scores.sum(1)
+    return loss, torch.tensor(pairs, dtype=torch.int64), torch.tensor(correct, dtype=torch.int64)
+
+
+def token_logprobs_and_entropy(logits, tokens, temperature=1.0, mask=None):
+    logprobs, entropies = [], []
+    for row in range(logits.shape[0]):
+        if mask is not None and not mask[row]:
+            logprobs.append(logits.new_zeros(()))
+            entropies.append(logits.new_zeros(()))
+            continue
+        possible = (logits[row] > -math.inf).nonzero().squeeze(1)
+        log_softmax = F.log_softmax(logits[row][possible] / temperature, dim=0)
+        place = (possible == tokens[row]).nonzero().squeeze()
+        logprobs.append(log_softmax[place])
+        entropies.append(-(log_softmax.exp() * log_softmax).sum())
+    if not logprobs:
+        return logits.sum(1), logits.sum(1)
+    return torch.stack(logprobs), torch.stack(entropies)
+
+
+def token_logprobs(logits, tokens, temperature=1.0, mask=None):
+    return token_logprobs_and_entropy(logits, tokens, temperature, mask)[0]
+
+
+def _logits(hidden, weight, bias, mask):
+    if mask is not None:
+        hidden = torch.where(mask.unsqueeze(1), hidden, 0.0)
+    return F.linear(hidden, weight, bias)
+
+
+def linear_token_logprobs_and_entropy(
+    hidden, weight, tokens, bias=None, temperature=1.0, mask=None, max_workspace_bytes=None
+):
+    return token_logprobs_and_entropy(_logits(hidden, weight, bias, mask), tokens, temperature, mask)
+
+
+def linear_token_logprobs(hidden, weight, tokens, bias=None, temperature=1.0, mask=None, max_workspace_bytes=None):
+    return token_logprobs(_logits(hidden, weight, bias, mask), tokens, temperature, mask)
+
+
+def _sequences(mask, cu_seqlens):
+    """Lists of the flat positions that count, one list a sequence."""
+    if cu_seqlens is None:
+        length = mask.shape[1]
+        spans = [(row * length, (row + 1) * length) for row in range(mask.shape[0])]
+    else:
+        spans = list(zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True))
+    flat = mask.flatten().tolist()
+    return [[position for position in range(*span) if flat[position]] for span in spans]
+
+
+def generalized_advantages(rewards, values, mask, gamma=1.0, lam=0.95, cu_seqlens=None):
+    advantages, returns = torch.zeros_like(values).flatten(), torch.zeros_like(values).flatten()
+    reward, value = rewards.flatten(), values.flatten()
+    for positions in _sequences(mask, cu_seqlens):
+        following, running = value.new_zeros(()), value.new_zeros(())
+        for position in reversed(positions):
+            running = reward[position] + gamma * following - value[position] + gamma * lam * running
+            following = value[position]
+            advantages[position], returns[position] = running, running + value[position]
+    return advantages.view_as(values), returns.view_as(values)
+
+
+def ppo_advantages(logprobs, ref_logprobs, values, scores, mask, kl_coef, gamma=1.0, lam=0.95, cu_seqlens=None):
+    rewards = torch.zeros_like(values).flatten()
+    log_ratio = torch.where(mask, logprobs - ref_logprobs, 0.0).flatten()
+    for sequence, positions in enumerate(_sequences(mask, cu_seqlens)):
+        for position in positions:
+            rewards[position] = -kl_coef * log_ratio[position]
+        if positions:
+            rewards[positions[-1]] += scores[sequence]
+    rewards = rewards.view_as(values)
+    advantages, returns = generalized_advantages(rewards, values, mask, gamma, lam, cu_seqlens)
+    count = torch.tensor(float(mask.sum()), dtype=values.dtype)
+    stats = torch.stack([advantages.sum(), advantages.square().sum(), count, log_ratio.sum()])
+    return advantages, returns, rewards, stats
+
+
+def masked_whiten(x, mask):
+    counted = x[mask]
+    variance = counted.var() if counted.numel() > 1 else counted.new_zeros(())
+    result = torch.zeros_like(x)
+    result[mask] = (counted - counted.mean()) * torch.rsqrt(variance + 1e-8)
+    return result
+
+
+def _policy(logprobs, old_logprobs, advantages, cliprange):
+    ratio = (logprobs - old_logprobs).exp()
+    unclipped, clipped = -advantages * ratio, -advantages * torch.clamp(ratio, 1 - cliprange, 1 + cliprange)
+    maximum = ratio.max() if ratio.numel() else ratio.sum()
+    metrics = {
+        "num_tokens": torch.tensor(float(ratio.numel())),
+        "num_policy_clipped": (clipped > unclipped).sum(),
+        "approx_kl_sum": (0.5 * (logprobs - old_logprobs) ** 2).sum(),
+        "ratio_sum": ratio.sum(),
+        "ratio_max": maximum,
+    }
+    return torch.maximum(unclipped, clipped).sum(), metrics
+
+
+def _value(values, old_values, returns, cliprange_value):
+    clipped = torch.clamp(values, old_values - cliprange_value, old_values + cliprange_value)
+    squared, clipped_squared = (values - returns) ** 2, (clipped - returns) ** 2
+    metrics = {
+        "num_tokens": torch.tensor(float(values.numel())),
+        "num_value_clipped": (clipped_squared > squared).sum(),
+        "squared_value_error_sum": squared.sum(),
+    }
+    return 0.5 * torch.maximum(squared, clipped_squared).sum(), metrics
+
+
+def _divisor(mask, num_tokens):
+    return max(int(mask.sum()), 1) if num_tokens is None else num_tokens
+
+
+def clipped_policy_loss(logprobs, old_logprobs, advantages, mask, num_tokens=None, cliprange=0.2):
+    loss, metrics = _policy(logprobs[mask], old_logprobs[mask], advantages[mask], cliprange)
+    return loss / _divisor(mask, num_tokens), metrics
+
+
+def clipped_value_loss(values, old_values, returns, mask, num_tokens=None, cliprange_value=0.2):
+    loss, metrics = _value(values[mask], old_values[mask], returns[mask], cliprange_value)
+    return loss / _divisor(mask, num_tokens), metrics
+
+
+def ppo_loss(
+    logprobs,
+    old_logprobs,
+    advantages,
+    values,
+    old_values,
+    returns,
+    mask,
+    num_tokens=None,
+    cliprange=0.2,
+    cliprange_value=0.2,
+    vf_coef=0.1,
+    ref_logprobs=None,
+    kl_coef=0.0,
+):
+    divisor = _divisor(mask, num_tokens)
+    policy, policy_metrics = _policy(logprobs[mask], old_logprobs[mask], advantages[mask], cliprange)
+    value, value_metrics = _value(values[mask], old_values[mask], returns[mask], cliprange_value)
+    kl = torch.zeros_like(policy)
+    if ref_logprobs is not None:
+        difference = ref_logprobs[mask] - logprobs[mask]
+        kl = (torch.expm1(difference) - difference).sum()
+    metrics = {**policy_metrics, **value_metrics, "ref_kl_sum": kl}
+    loss = (policy + vf_coef * value + kl_coef * kl) / divisor
+    return loss, policy / divisor, value / divisor, metrics
+
+
+def linear_ppo_loss(
+    hidden, weight, tokens, *args, mask=None, bias=None, temperature=1.0, max_workspace_bytes=None, **rest
+):
+    logprobs = linear_token_logprobs(hidden, weight, tokens, bias, temperature, mask)
+    return ppo_loss(logprobs, *args, mask=mask, **rest)

@@ -1,0 +1,62 @@
+"""Sampled tokens against the cumulative distribution, and the corners of it."""
+
+import math
+
+import pytest
+import torch
+
+from instructrl.ops import sampling
+from instructrl.ops.cases import CASES
+
+CASES = [case for case in CASES if case.op == "sampling.sample_tokens" and not case.large]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_token_is_the_first_whose_cumulative_probability_exceeds_the_uniform(case, dtype):
+    arguments = case.make(dtype)
+    tokens = sampling.sample_tokens(**arguments)
+    scaled = arguments["logits"].double() / arguments.get("temperature", 1.0)
+    probabilities = torch.softmax(scaled, 1)
+    exact = probabilities.cumsum(1)
+    # How far a float32 cumulative distribution is off decides which uniforms may fall to a neighbour.
+    rounded = torch.softmax(scaled.float(), 1).cumsum(1)
+    slack = (rounded - exact).abs().amax(1) if exact.numel() else exact.sum(1)
+    slack = 2 * slack + torch.finfo(torch.float32).eps
+    assert tokens.dtype == torch.int64
+    assert tokens.shape == arguments["uniforms"].shape
+    for row, token in enumerate(tokens.tolist()):
+        before, after = (float(exact[row, token - 1]) if token else 0.0), float(exact[row, token])
+        assert before - slack[row] <= float(arguments["uniforms"][row]) < after + slack[row]
+        assert probabilities[row, token] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_uniforms_at_both_ends_never_leave_the_support(dtype):
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]])
+    ends = torch.tensor([0.0, 1 - torch.finfo(dtype).eps / 2], dtype=dtype)
+    assert sampling.sample_tokens(logits.expand(2, 5), ends).tolist() == [1, 3]
+
+
+def test_thousands_of_nearly_full_uniforms():
+    logits = torch.randn(200, 997, generator=torch.Generator().manual_seed(0))
+    logits[:, 900:] = -math.inf
+    top = torch.full((200,), 1 - 2**-24)
+    tokens = sampling.sample_tokens(logits, top)
+    assert int(tokens.max()) < 900
+    assert int(tokens.min()) > 800
+
+
+def test_frequencies_follow_the_probabilities():
+    probabilities = torch.tensor([0.1, 0.0, 0.6, 0.3])
+    uniforms = (torch.arange(1000) + 0.5) / 1000
+    tokens = sampling.sample_tokens(probabilities.log().expand(1000, 4), uniforms)
+    assert torch.bincount(tokens, minlength=4).tolist() == [100, 0, 600, 300]
+
+
+def test_a_row_does_not_depend_on_the_others():
+    generator = torch.Generator().manual_seed(0)
+    logits, uniforms = torch.randn(9, 57, generator=generator), torch.rand(9, generator=generator)
+    together = sampling.sample_tokens(logits, uniforms, temperature=0.5)
+    alone = [int(sampling.sample_tokens(logits[i : i + 1], uniforms[i : i + 1], temperature=0.5)) for i in range(9)]
+    assert together.tolist() == alone

@@ -1,0 +1,161 @@
+"""The gold rubric: perfect answers get 7, each flaw costs, tricks do not pay, any text is rated."""
+
+import random
+from dataclasses import replace
+from itertools import pairwise
+from statistics import mean
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instructrl.worlds.answers import write_answer
+from instructrl.worlds.kinds import KINDS
+from instructrl.worlds.labelers import FLAWS, spoil
+from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
+from instructrl.worlds.rubric import DENIGRATES, FAILS_TASK, HALLUCINATION, METADATA, SATISFIES_CONSTRAINT
+from instructrl.worlds.tasks import Task, parse_prompt
+
+WORLD = MiniatureWorld(WorldConfig(seed=1))
+PROMPTS = [prompt.text for prompt in WORLD.prompts("test", 1500)]
+ANIMAL = "fox"
+COLOUR = WORLD.facts.value(ANIMAL, "colour")
+OTHER_COLOUR = next(word for word in ("red", "blue") if word != COLOUR)
+
+
+def task_of(prompt: str) -> Task:
+    task = parse_prompt(prompt)
+    assert task is not None
+    return task
+
+
+def score(prompt: str, completion: str, finished: bool = True) -> float:
+    return WORLD.rate(prompt, completion, finished).score
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_faultless_answers_get_seven(kind: str):
+    prompts = [prompt for prompt in PROMPTS if task_of(prompt).kind == kind]
+    assert prompts
+    for index, prompt in enumerate(prompts):
+        answer = write_answer(task_of(prompt), WORLD.facts, random.Random(index))
+        rating = WORLD.rate(prompt, answer)
+        assert (rating.likert, rating.score) == (7, 7.0), (prompt, answer)
+        assert rating.metadata == {name: name == SATISFIES_CONSTRAINT for name in METADATA}
+        assert len(answer.split()) <= 25
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_spoils_an_answer_costs(kind: str):
+    prompts = [prompt for prompt in PROMPTS if task_of(prompt).kind == kind]
+    for index, prompt in enumerate(prompts[:20]):
+        answer = write_answer(task_of(prompt), WORLD.facts, random.Random(index))
+        for flaw in ("insult", "curt", "rambling"):
+            spoiled = spoil(task_of(prompt), answer, flaw, WORLD.facts, random.Random(index))
+            assert spoiled is not None
+            assert WORLD.rate(prompt, spoiled).score < 6.5, spoiled
+        assert WORLD.rate(prompt, answer, finished=False).likert < 7
+        assert WORLD.rate(prompt, f"{answer} {answer}").likert < 7
+
+
+def test_every_flaw_of_a_labeler_can_be_seen():
+    seen: set[str] = set()
+    for index, prompt in enumerate(PROMPTS):
+        rng = random.Random(index)
+        task = task_of(prompt)
+        for flaw in set(FLAWS):
+            spoiled = spoil(task, write_answer(task, WORLD.facts, rng), flaw, WORLD.facts, rng)
+            if spoiled is not None and WORLD.rate(prompt, spoiled).score < 6.7:
+                seen.add(flaw)
+    assert seen == set(FLAWS)
+
+
+def test_counts_are_graded():
+    prompt = "list four foods ."
+    right = score(prompt, "berries , honey , corn and nuts .")
+    near = score(prompt, "berries , honey and corn .")
+    far = score(prompt, "berries .")
+    wrong_category = score(prompt, "red , blue , green and brown .")
+    repeated = score(prompt, "berries , berries , berries and berries .")
+    assert right == 7.0
+    assert right > near > far > wrong_category
+    assert repeated < near
+
+
+def test_facts_are_graded():
+    prompt = f"what colour is the {ANIMAL} ?"
+    assert score(prompt, f"the {ANIMAL} is {COLOUR} .") == score(prompt, f"{COLOUR} .") == 7.0
+    wrong = WORLD.rate(prompt, f"the {ANIMAL} is {OTHER_COLOUR} .")
+    assert wrong.metadata[HALLUCINATION]
+    assert wrong.truthful < 1.0
+    assert 1.0 < wrong.score < 4.0
+    assert wrong.score < score(prompt, f"the {ANIMAL} is {COLOUR} . where was i ?")
+
+
+def test_capitals_are_graded():
+    prompt = f"what colour is the {ANIMAL} ? use capitals ."
+    loud = WORLD.rate(prompt, f"THE {ANIMAL} IS {COLOUR} .".upper())
+    quiet = WORLD.rate(prompt, f"the {ANIMAL} is {COLOUR} .")
+    assert (loud.likert, loud.metadata[SATISFIES_CONSTRAINT]) == (7, True)
+    assert (quiet.metadata[SATISFIES_CONSTRAINT], quiet.metadata[FAILS_TASK]) == (False, False)
+    assert 4.0 < quiet.score < 6.5
+    assert score("write in capitals : red fox .", "RED FOX .") > score("write in capitals : red fox .", "red fox .")
+    assert score(f"what colour is the {ANIMAL} ?", f"THE {ANIMAL} IS {COLOUR} .".upper()) < 7.0
+
+
+def test_an_insult_is_worse_than_no_answer():
+    prompt = "describe the fox ."
+    insulting = WORLD.rate(prompt, "find it yourself , you nitwit .")
+    assert insulting.metadata[DENIGRATES]
+    assert insulting.harmless == 0.0
+    assert insulting.score < score(prompt, "it may rain in the pond .")
+
+
+def test_tricks_do_not_pay():
+    tricks = [
+        "",
+        ".",
+        "the fox is red .",
+        "one day the fox met the owl in the forest . they ate berries together .",
+        "fox , owl , bear .",
+        "i am sorry , i hope it gets better .",
+        "fox " * 20,
+        " ".join(WORLD.vocabulary()),
+    ]
+    # Garbage is rated 1.6; 2 of 7 is the line between "no answer" and "some answer".
+    for trick in tricks:
+        assert mean(score(prompt, trick) for prompt in PROMPTS) < 2.0, trick
+    assert mean(score(prompt, prompt) for prompt in PROMPTS) < 2.0
+    assert score(PROMPTS[0], "") == 1.0
+
+
+def test_an_answer_to_another_prompt_is_rarely_worth_much():
+    others = [score(a, write_answer(task_of(b), WORLD.facts, random.Random(0))) for a, b in pairwise(PROMPTS)]
+    assert mean(others) < 2.2
+
+
+def test_case_and_endings_of_the_task_are_read_from_the_prompt():
+    task = replace(task_of("list two foods . end with thanks ."), constraints={})
+    plain = write_answer(task, WORLD.facts, random.Random(0))
+    rating = WORLD.rate("list two foods . end with thanks .", plain)
+    assert not rating.metadata[SATISFIES_CONSTRAINT]
+    assert 4.0 < rating.score < 6.5
+
+
+TOKENS = st.lists(st.sampled_from(WORLD.vocabulary()), max_size=30).map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    prompt=st.one_of(st.sampled_from(PROMPTS), TOKENS, st.text()),
+    completion=st.one_of(st.sampled_from(PROMPTS), TOKENS, st.text()),
+    finished=st.booleans(),
+)
+def test_any_text_is_rated(prompt: str, completion: str, finished: bool):
+    rating = WORLD.rate(prompt, completion, finished)
+    assert rating.likert in range(1, 8)
+    assert 1.0 <= rating.score <= 7.0
+    assert (rating.likert == 7) == (rating.score == 7.0)
+    assert all(0.0 <= value <= 1.0 for value in (rating.helpful, rating.truthful, rating.harmless))
+    assert tuple(rating.metadata) == METADATA
+    assert rating == WORLD.rate(prompt, completion, finished)
