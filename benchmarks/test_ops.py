@@ -2,8 +2,8 @@
 
     pytest benchmarks/test_ops.py --benchmark-json=results.json
 
-A backend is timed only after its outputs were found to be as close to float64 as the reference in float32 is. The bytes of the case
-and the rate they make are stored with each result. Wall times; a GPU is synchronised inside the timing.
+A backend is timed only after its outputs were found to be as close to float64 as those of the float32 reference. The
+bytes of the case and the rate they make are stored with each result. Wall times; a GPU is synchronised inside.
 """
 
 import importlib

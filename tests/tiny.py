@@ -57,3 +57,14 @@ def comparisons(count: int, seed: int = 0) -> list[Comparison]:
 
 def blocks(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(1, NUM_WORDS, (count, BLOCK), generator=torch.Generator().manual_seed(seed))
+
+
+def lively_policy(encoder: Encoder, seed: int = 0) -> Policy:
+    """A policy whose distribution depends on what it has read; an untrained one is nearly uniform."""
+    policy = tiny_policy(encoder, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return policy

@@ -31,6 +31,7 @@ POLICY_DETAILS = {
     "policy_loss": "Policy loss",
     "value_loss": "Value loss",
     "gradient_norm": "Gradient norm",
+    "lr": "Learning rate",
 }
 
 
@@ -119,13 +120,13 @@ def likert_plot(results: Record) -> Plot | None:
     ]
     if not rows:
         return None
-    scale = plots.Scale(write=decimal, tick=whole, limits=(1.0, 7.0))
+    scale = plots.Scale(write=decimal, tick=whole, limits=(1.0, 7.0), marks=tuple(float(mark) for mark in range(1, 8)))
     svg = plots.interval_rows(rows, name="likert", what="Mean Likert score", scale=scale)
     return Plot(title="Overall quality, 1 to 7", svg=svg, caption="Mean Likert score with its 95% interval.")
 
 
 def whole(value: float) -> str:
-    return decimal(value, 0) if float(value).is_integer() else decimal(value, 1)
+    return decimal(value, 0)
 
 
 def reward_model_plot(results: Record) -> Plot | None:

@@ -87,13 +87,15 @@ def duration(seconds: float) -> str:
 
 def label(name: str) -> str:
     """`fails_instruction` as a person would write it: `Fails instruction`."""
-    words = " ".join(word.upper() if word in {"qa", "kl", "rm", "ppo", "sft"} else word for word in name.split("_"))
+    words = " ".join(
+        word.upper() if word in {"qa", "kl", "rm", "ppo", "sft"} else word for word in name.replace("_", " ").split()
+    )
     return words[:1].upper() + words[1:]
 
 
 def spelled(number: int) -> str:
     """Small numbers as words, for the start of a sentence."""
-    words = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
+    words = ("None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
     return words[number] if number < len(words) else count(number)
 
 

@@ -21,6 +21,7 @@ from instructrl.evaluation.formatting import (
 
 # Figure 1 of the paper: models of one level are not ordered by it (PPO and PPO-ptx are close at every size).
 PAPER_LEVELS = {"GPT": 0, "GPT (prompted)": 1, "SFT": 2, "PPO": 3, "PPO-ptx": 3}
+MOST_NAMED = 3  # reversed pairs; more are counted
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
@@ -85,13 +86,12 @@ def _best(results: Mapping[str, Any]) -> str:
     interval = f" (95% interval {percent_range(rate)})" if rate.low is not None else ""
     most = num_prompts(results)
     prompts = f"{count(most)} held-out prompts" if most is not None else "the held-out prompts"
+    where = f"{percent(rate.value)} of {prompts}{interval}"
     if rate.value <= 0.5:
-        return (
-            f"No model was preferred to {baseline}: {name} came closest, "
-            f"at {percent(rate.value)} of {prompts}{interval}."
-        )
-    doubt = ", which leaves a tie possible" if rate.low is not None and rate.low <= 0.5 else ""
-    return f"{name} did best: it was preferred to {baseline} on {percent(rate.value)} of {prompts}{interval}{doubt}."
+        return f"No model was preferred to {baseline}: {name} came closest, at {where}."
+    if rate.low is not None and rate.low <= 0.5:
+        return f"No model was clearly preferred to {baseline}: {name} came out highest, at {where}."
+    return f"{name} did best: it was preferred to {baseline} on {where}."
 
 
 def _order(results: Mapping[str, Any]) -> str:
@@ -103,6 +103,13 @@ def _order(results: Mapping[str, Any]) -> str:
     swapped = reversed_pairs(rates)
     if not swapped:
         return sentence + ", which is the order of the paper’s figure 1."  # noqa: RUF001
+    if len(swapped) > MOST_NAMED:
+        pairs = sum(
+            PAPER_LEVELS[a] != PAPER_LEVELS[b] for a, b in combinations([n for n in rates if n in PAPER_LEVELS], 2)
+        )
+        beyond = spelled(sum(certain for *_, certain in swapped)).lower()
+        sentence += f". This is not the order of the paper’s figure 1: {len(swapped)} of {pairs} pairs stand the other "  # noqa: RUF001
+        return sentence + f"way round, {beyond} of them by more than the intervals."
     clear = [f"{first} ahead of {second}" for first, second, certain in swapped if certain]
     open_ = [f"{first} ahead of {second}" for first, second, certain in swapped if not certain]
     sentence += ". This is not the order of the paper’s figure 1: "  # noqa: RUF001

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 from instructrl.evaluation.formatting import Estimate, decimal
@@ -20,12 +20,17 @@ Writer = Callable[[float], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """The value axis. write, tick: how a value and a mark are written. reference: where the dashed line is."""
+    """The value axis.
+
+    write, tick: how a value and a mark are written. limits: its ends. reference: where the dashed line is.
+    marks: where it is marked; chosen by the limits where there are none.
+    """
 
     write: Writer
     tick: Writer
     limits: tuple[float, float]
     reference: float | None = None
+    marks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,8 @@ def interval_rows(rows: Sequence[Row], *, name: str, what: str, scale: Scale) ->
             )
         _label_rows(axes, [row.label for row in rows])
         _value_axis(axes, scale.limits, scale.tick)
+        if scale.marks:
+            axes.xaxis.set_major_locator(FixedLocator(scale.marks))
 
     parts = [f"{row.label} {_spoken(row.estimate, write)}" for row in rows]
     return draw(paint, name=name, description=f"{what}: {'; '.join(parts)}.", height=52 + 36 * len(rows))
@@ -149,7 +156,9 @@ def lines(
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=x_label in {"step", "epoch"}))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}".replace("-", "−")))  # noqa: RUF001
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "−")))  # noqa: RUF001
+        digits = ScalarFormatter(useOffset=False)  # as many decimals at every mark
+        digits.set_scientific(False)
+        axes.yaxis.set_major_formatter(digits)
 
     parts = [
         f"{line.label} from {write(line.ys[0])} at {x_label} {line.xs[0]:,.4g} "

@@ -47,7 +47,7 @@ def render(results: Mapping[str, Any], metrics: Sequence[Record] = (), profile: 
     )
     environment.filters["visible"] = visible
     return environment.get_template("report.html.j2").render(
-        run=results.get("run") or {},
+        run={key: (results.get("run") or {}).get(key) for key in ("name", "description", "seed", "judge", "baseline")},
         intro=sentences(results),
         highlights=sections.highlights(results),
         hero=win_rate_plot(results),

@@ -120,7 +120,7 @@ def highlights(results: Record) -> list[Highlight]:
             found.append(Highlight(value=percent(accuracy.value), text=text, detail=detail))
             break
     tax = results.get("alignment_tax") or {}
-    if (recovered := finite(tax.get("recovered"))) is not None and recovered >= 0:
+    if (recovered := finite(tax.get("recovered"))) is not None and 0 <= recovered <= 1:
         ppo = finite((tax.get("tax") or {}).get("PPO"))
         detail = f"of {decimal(ppo, 3)} nats a token" if ppo is not None else ""
         text = "of the alignment tax recovered by PPO-ptx"
@@ -170,7 +170,7 @@ def _preferences(results: Record) -> Section:
             columns.append(
                 [Cell(main=percent(r.value), detail=percent_range(r, DASH)) if r else Cell(main=DASH) for r in rates]
             )
-    title = "What labelers marked, share of responses"
+    title = "Labels, share of responses"
     tables = (_model_table(title, results, headings, columns),) if columns else ()
     names = [str(model.get("name", "")) for model in models]
     return Section(
@@ -219,7 +219,9 @@ def _reward_model(results: Record) -> Section:
 
 def _optimisation(results: Record, metrics: Sequence[Record]) -> Section:
     plots = tuple(figures.optimisation_plots(results, metrics))
-    lead = "How far each policy moved from its start, what that bought in reward, and whether the gold score followed."
+    lead = "How far each policy moved from its start, and what that bought in reward"
+    judged = any(finite(row.get("gold")) is not None for row in results.get("over_optimisation") or [])
+    lead += ", and whether the gold score followed." if judged else "."
     names = [name for name in figures.all_models(results) if name in figures.by_model(results.get("over_optimisation"))]
     names += [name for name in figures.policies(metrics) if name not in names]
     return Section(
@@ -342,8 +344,8 @@ def _timings(profile: Sequence[Record]) -> TableView:
         lines.append((Cell(main=name), *(Cell(main=text) for text in cells)))
     if lines:
         lines.append((Cell(main="Total"), Cell(main=duration(total)), *(Cell(main="") for _ in range(3))))
-    headings = (("Phase", ""), ("Time", ""), ("Share", ""), ("Tokens", ""), ("Tokens a second", ""))
-    return TableView(title="Time", headings=headings, rows=tuple(lines), strong=(len(lines) - 1,), wide=False)
+    headings = (("Phase", ""), ("Time", ""), ("Share", ""), ("Tokens", ""), ("Tokens/s", ""))
+    return TableView(title="Time", headings=headings, rows=tuple(lines), strong=(len(lines) - 1,))
 
 
 def _flat(config: Record, prefix: str = "") -> Iterable[tuple[str, str]]:

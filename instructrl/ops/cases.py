@@ -176,13 +176,14 @@ def _rewards(dtype: torch.dtype, num_rows: int, length: int, kind: str = "", fus
     draw = partial(torch.randn, generator=generator, dtype=torch.float64)
     mask = torch.arange(length) < torch.randint(0, length + 1, (num_rows, 1), generator=generator)
     if kind in ("gaps", "packed"):
-        mask = _mask(shape, generator, 0.7)
+        mask = _mask(shape, generator, 0.5)
     elif kind == "all masked":
         mask = torch.zeros(shape, dtype=torch.bool)
     arguments: Arguments = {"gamma": 0.9, "lam": 0.8} if kind == "discounted" else {}
     scores = draw((num_rows,)).to(dtype)
     if kind == "packed":
         cuts = torch.randint(0, num_rows * length + 1, (num_rows - 1,), generator=generator).sort().values
+        cuts[0] = cuts[1]  # One sequence is empty.
         arguments["cu_seqlens"] = torch.cat([torch.tensor([0]), cuts, torch.tensor([num_rows * length])])
         mask, shape = mask.flatten(), (num_rows * length,)
     for name in ("logprobs", "ref_logprobs", "values") if fused else ("rewards", "values"):

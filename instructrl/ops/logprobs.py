@@ -80,8 +80,8 @@ class _InplaceBackward(torch.autograd.Function):
             grad = torch.zeros_like(tokens, dtype=dtype) if grad is None else grad / ctx.temperature
             grads.append((grad if mask is None else torch.where(mask, grad, 0.0)).flatten())
         tokens = readable_tokens(tokens, mask, num_classes)[0].flatten()
-        # A view, or the write would go to a copy; where there is none the whole is one chunk.
-        rows = logits.view(-1, num_classes) if logits.is_contiguous() else logits.reshape(-1, num_classes)
+        # A view of contiguous logits. Of others it may be a copy, which is written back at the end.
+        rows = logits.reshape(-1, num_classes)
         keep = None if mask is None else mask.flatten()
         for chunk in linear.chunks(rows.shape[0], num_classes, dtype, _INPLACE_WORKSPACE_BYTES):
             scaled = rows[chunk].to(dtype) / ctx.temperature

@@ -10,11 +10,11 @@ def _reference(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
     scaled = logits.to(checks.accumulation_dtype(logits)) / temperature
     probabilities = torch.softmax(scaled, dim=-1)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1:].contiguous()
-    # Rounding can put u * total on the total. The first token that reaches it is the last of visible probability.
+    total = cumulative[:, -1:]
+    # A number below 1 times the total rounds to less than the total, so it is found before the end of the row. The
+    # bound is for rows of NaN, which are nobody's sample but must not become an index outside of the vocabulary.
     chosen = torch.searchsorted(cumulative, uniforms.to(torch.float64).unsqueeze(1) * total, right=True)
-    last = torch.searchsorted(cumulative, total, right=False)
-    chosen = torch.minimum(chosen, last).clamp(max=logits.shape[1] - 1)
+    chosen = chosen.clamp(max=logits.shape[1] - 1)
     # A parallel cumulative sum need not be monotone, so it can step up where the probability is 0.
     positive = probabilities.gather(1, chosen) > 0
     return torch.where(positive, chosen, probabilities.argmax(-1, keepdim=True)).squeeze(1)

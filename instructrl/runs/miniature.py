@@ -53,9 +53,9 @@ class MiniatureSizes:
     # documents held out, to measure the alignment tax
     held_out_documents: int = 1_000
     # demonstrations that labelers write for SFT
-    demonstrations: int = 600
+    demonstrations: int = 2_000
     # prompts whose completions are ranked for the reward model
-    comparisons: int = 6_000
+    comparisons: int = 5_000
     # fewest and most completions of a ranked prompt
     min_completions: int = 4
     max_completions: int = 9

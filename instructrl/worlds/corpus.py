@@ -89,14 +89,14 @@ class CorpusMix:
     make the base model more often harmful; more encyclopedia makes facts better known.
     """
 
-    encyclopedia: float = 0.28
-    stories: float = 0.2
-    lists: float = 0.07
+    encyclopedia: float = 0.24
+    stories: float = 0.15
+    lists: float = 0.06
     spelling: float = 0.04
-    chats: float = 0.1
-    rude_posts: float = 0.09
-    forums: float = 0.14
-    transcripts: float = 0.08
+    chats: float = 0.09
+    rude_posts: float = 0.08
+    forums: float = 0.12
+    transcripts: float = 0.22
     answered_share: float = 0.1
 
     def __post_init__(self) -> None:

@@ -56,7 +56,15 @@ def test_no_win_is_no_win():
 
 
 def test_a_lead_within_the_interval_is_no_certainty():
-    assert "which leaves a tie possible" in said(with_rates(ppo=0.515, ptx=0.51))
+    text = said(with_rates(ppo=0.515, ptx=0.51))
+    assert "No model was clearly preferred to SFT: PPO came out highest, at 51.5%" in text
+
+
+def test_many_reversed_pairs_are_counted():
+    # GPT above all four (4), prompted GPT above three (3): 7 of the 9 pairs that the paper orders.
+    text = said(with_rates(gpt=0.6, prompted=0.58, ppo=0.51, ptx=0.55))
+    # By more than +-0.02 on both sides: GPT over SFT, PPO, PPO-ptx (0.58 > 0.57); prompted GPT over SFT, PPO.
+    assert "7 of 9 pairs stand the other way round, five of them by more than the intervals." in text
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,7 @@ def test_numbers():
     assert [duration(x) for x in (0.0, 9.96, 59.6, 185, 7599)] == [
         *("0.0 s", "10 s", "1 min 00 s", "3 min 05 s", "2 h 07 min"),
     ]
-    assert label("open_qa") == "Open QA"
+    assert (label("open_qa"), label("closed qa")) == ("Open QA", "Closed QA")
 
 
 def test_thinning_keeps_the_mean_and_averaging_keeps_constants():

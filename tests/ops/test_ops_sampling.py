@@ -38,13 +38,18 @@ def test_uniforms_at_both_ends_never_leave_the_support(dtype):
     assert sampling.sample_tokens(logits.expand(2, 5), ends).tolist() == [1, 3]
 
 
-def test_thousands_of_nearly_full_uniforms():
+@pytest.mark.parametrize("top", [1 - 2**-24, 1 - 2**-53])
+def test_rows_whose_probabilities_add_up_to_less_than_the_uniform(top):
     logits = torch.randn(200, 997, generator=torch.Generator().manual_seed(0))
     logits[:, 900:] = -math.inf
-    top = torch.full((200,), 1 - 2**-24)
-    tokens = sampling.sample_tokens(logits, top)
+    tokens = sampling.sample_tokens(logits, torch.full((200,), top, dtype=torch.float64))
     assert int(tokens.max()) < 900
     assert int(tokens.min()) > 800
+
+
+def test_a_row_of_nan_stays_inside_the_vocabulary():
+    tokens = sampling.sample_tokens(torch.full((2, 5), math.nan), torch.tensor([0.0, 0.9]))
+    assert bool(((tokens >= 0) & (tokens < 5)).all())
 
 
 def test_frequencies_follow_the_probabilities():

@@ -1,0 +1,176 @@
+"""All steps together on next to nothing: what a run leaves behind, and that it leaves the same bytes twice."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import NUM_WORDS, comparisons, demonstrations, tiny_encoder, tiny_policy, words
+
+from instructrl import cli
+from instructrl.commands import options
+from instructrl.data.encoding import Limits
+from instructrl.data.readers import write_jsonl
+from instructrl.evaluation.report import write_report
+from instructrl.models.policy import Policy
+from instructrl.models.scoring import RewardModel
+from instructrl.runs.files import FilesConfig, run_files
+from instructrl.runs.miniature import MINIATURE_RECIPE, MiniatureConfig, MiniatureSizes
+from instructrl.runs.recipe import ModelShape, Recipe
+from instructrl.trainers.log import RunLog
+from instructrl.trainers.optimization import AdamConfig
+from instructrl.trainers.ppo import PPOConfig
+from instructrl.trainers.reward_model import RewardModelConfig
+from instructrl.trainers.sft import SFTConfig
+from instructrl.types import Document, Prompt
+
+NAMES = ["GPT", "GPT (prompted)", "SFT", "PPO", "PPO-ptx"]
+
+
+def small(ppo: PPOConfig) -> PPOConfig:
+    return replace(ppo, num_episodes=16, rollout_batch=8, minibatch=4)
+
+
+MINIATURE = MiniatureConfig(
+    seed=3,
+    model=ModelShape(layers=1, width=16, heads=2, context=136),
+    sizes=MiniatureSizes(
+        documents=60,
+        held_out_documents=20,
+        demonstrations=8,
+        comparisons=8,
+        min_completions=2,
+        max_completions=3,
+        ppo_prompts=8,
+        validation=4,
+        held_out_comparisons=6,
+        test=12,
+    ),
+    recipe=replace(
+        MINIATURE_RECIPE,
+        sft=replace(MINIATURE_RECIPE.sft, epochs=2),
+        ppo_start=replace(MINIATURE_RECIPE.ppo_start, epochs=1),
+        ppo=small(MINIATURE_RECIPE.ppo),
+        ppo_ptx=small(MINIATURE_RECIPE.ppo_ptx),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory) -> list[Path]:
+    """The same tiny miniature in this process and in another one, whose sets of strings have another order."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "tiny.yaml").write_text(options.as_yaml(MINIATURE))
+    outs = [folder / "here", folder / "elsewhere"]
+    arguments = ["run", "miniature", "--config", str(folder / "tiny.yaml"), "--out"]
+    assert cli.main([*arguments, str(outs[0])]) == 0
+    subprocess.run(
+        [sys.executable, "-m", "instructrl.cli", *arguments, str(outs[1])],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    return outs
+
+
+@pytest.mark.parametrize("name", ["results.json", "metrics.jsonl", "config.yaml"])
+def test_the_same_run_leaves_the_same_bytes(twice, name):
+    here, elsewhere = ((folder / name).read_bytes() for folder in twice)
+    assert len(here) > 100
+    assert here == elsewhere
+
+
+def test_the_same_run_leaves_the_same_weights(twice):
+    here, elsewhere = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.safetensors")} for folder in twice
+    )
+    assert {str(path.parent.name) for path in here} >= {"gpt", "sft", "reward_model", "ppo", "ppo_ptx"}
+    assert here == elsewhere
+
+
+def test_a_run_writes_what_the_report_reads(twice):
+    folder = twice[0]
+    results = json.loads((folder / "results.json").read_text())
+    assert [row["name"] for row in results["models"]] == NAMES
+    baseline = results["models"][2]
+    assert baseline["win_rate"]["rate"] == 0.5
+    assert all(0 <= row["finished"] <= 1 and row["win_rate"]["num_prompts"] == 12 for row in results["models"])
+    assert [row["selected"] for row in results["sft_selection"]].count(True) == 1
+    assert abs(results["reward_model"]["mean_demonstration_score"]) < 1e-5
+    assert {row["model"] for row in results["over_optimisation"]} == {"PPO", "PPO-ptx"}
+    phases = {json.loads(line)["phase"] for line in (folder / "metrics.jsonl").read_text().splitlines()}
+    assert phases == {"pretraining", "sft", "ppo_start", "reward_model", "ppo", "ppo_ptx"}
+    page = (folder / "report.html").read_text()
+    assert all(name in page for name in NAMES)
+
+
+def test_the_configuration_of_a_run_starts_it_again(twice, capsys):
+    """The resolved config.yaml, given back, resolves to itself."""
+    arguments = ["run", "miniature", "--config", str(twice[0] / "config.yaml"), "--dry-run"]
+    assert cli.main(arguments) == 0
+    assert "seed 3" in capsys.readouterr().out
+    again = options.parse(
+        MiniatureConfig(), ["--config", str(twice[0] / "config.yaml")], program="instructrl", description=""
+    )
+    assert again == MINIATURE
+
+
+RECIPE = Recipe(
+    limits=Limits(max_prompt_tokens=14, max_response_tokens=10),
+    block_tokens=16,
+    sft=SFTConfig(adam=AdamConfig(lr=1e-3), batch_size=8, epochs=2),
+    ppo_start=SFTConfig(adam=AdamConfig(lr=1e-3), batch_size=8, epochs=1, pretraining_fraction=0.125),
+    reward_model=RewardModelConfig(adam=AdamConfig(lr=1e-3), batch_size=8),
+    ppo=small(PPOConfig(max_response_tokens=8)),
+    ppo_ptx=small(PPOConfig(max_response_tokens=8, ptx_coef=27.8, ptx_examples_per_episode=0.5)),
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> FilesConfig:
+    """What a user brings: a folder of prepared data, plain text, a pretrained model."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = random.Random(0)
+    prompts = {name: [Prompt(text=words(rng), user=f"u{i % 4}") for i in range(10)] for name in ("train", "test")}
+    for split, seed in (("train", 0), ("valid", 1)):
+        write_jsonl(folder / f"demonstrations.{split}.jsonl", demonstrations(12, seed))
+        write_jsonl(folder / f"comparisons.{split}.jsonl", comparisons(10, seed))
+    for split, rows in prompts.items():
+        write_jsonl(folder / f"prompts.{split}.jsonl", rows)
+    text = [Document(text=" ".join(f"w{rng.randrange(NUM_WORDS)}" for _ in range(24))) for _ in range(40)]
+    write_jsonl(folder / "corpus.jsonl", text)
+    encoder = tiny_encoder()
+    tiny_policy(encoder).save(folder / "model", encoder.tokenizer)
+    return FilesConfig(
+        seed=1,
+        data=str(folder),
+        corpus=str(folder / "corpus.jsonl"),
+        model=str(folder / "model"),
+        test_prompts=7,
+        recipe=RECIPE,
+    )
+
+
+def test_all_steps_on_files(files, tmp_path):
+    results = run_files(files, tmp_path, RunLog(tmp_path))
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert [row["name"] for row in results["models"]] == NAMES
+    assert {row["win_rate"]["num_prompts"] for row in results["models"]} == {7}
+    assert results["reward_model"]["num_comparisons"] == 10
+    assert results["reward_model"]["accuracy_heldout_labelers"] is not None
+    page = write_report(tmp_path).read_text()
+    assert all(name in page for name in NAMES)
+    models = tmp_path / "models"
+    assert isinstance(Policy.load(models / "ppo_ptx"), Policy)
+    assert float(RewardModel.load(models / "reward_model").bias) == results["reward_model"]["bias"]
+    assert not [path for path in models.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.mark.parametrize("missing", ["data", "corpus", "model"])
+def test_a_missing_path_is_named(files, tmp_path, missing):
+    with pytest.raises(ValueError, match=rf"^{missing}: found nothing, this run needs --data, --corpus and --model"):
+        run_files(replace(files, **{missing: None}), tmp_path, RunLog(None))
