@@ -15,7 +15,10 @@ COMMANDS = {
     "ppo": ("step 3: PPO or PPO-ptx against a reward model", "instructrl.commands.ppo"),
     "eval": ("compare models on prompts, judged by a reward model", "instructrl.commands.eval"),
     "report": ("write report.html for a finished run", "instructrl.commands.report"),
-    "data": ("prepare data as the paper does: duplicates, caps, splits by user, personal data", "instructrl.commands.data"),
+    "data": (
+        "prepare data as the paper does: duplicates, caps, splits by user, personal data",
+        "instructrl.commands.data",
+    ),
     "doctor": ("which kernels can be used here, and why not", "instructrl.commands.doctor"),
 }
 

@@ -23,9 +23,7 @@ def tiny_encoder(max_prompt_tokens: int = 12, max_response_tokens: int = 8) -> E
 def tiny_policy(encoder: Encoder, seed: int = 0) -> Policy:
     torch.manual_seed(seed)
     size = len(encoder.tokenizer)
-    policy = gpt2_policy(
-        vocabulary=size, context=32, layers=2, width=32, heads=2, end_of_text=encoder.end_of_text
-    )
+    policy = gpt2_policy(vocabulary=size, context=32, layers=2, width=32, heads=2, end_of_text=encoder.end_of_text)
     return policy.eval()
 
 

@@ -7,21 +7,45 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from instructrl import kernels
 from instructrl.evaluation.results import versions
-from instructrl.ops import dispatch
+from instructrl.ops import dispatch, selftest
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Carry out `instructrl doctor`. Returns the exit code."""
+    """Carry out `instructrl doctor`. Returns the exit code: 1 where a backend that is here computes wrongly."""
     parser = argparse.ArgumentParser(
-        prog="instructrl doctor", description="Every op and backend: usable here or not, and why not; versions."
+        prog="instructrl doctor",
+        description="Every op and backend: usable here or not, and why not; a self-test of each backend; versions.",
     )
     parser.parse_args(arguments)
-    console = Console()
+    rows = dispatch.usability()
+    console = Console(highlight=False)
     console.print(f"{platform.system()} {platform.machine()}")
     console.print("  ".join(f"{name} {version}" for name, version in versions().items()))
-    table = Table("op", "backend", "usable", "why not")
-    for row in dispatch.usability():
-        table.add_row(row.op, row.backend, "yes" if row.usable else "no", row.why_not)
-    console.print(table)
-    return 0
+    console.print()
+    console.print(_table(rows))
+    console.print()
+    reasons = dict.fromkeys((row.backend, row.why_not) for row in rows if not row.usable)
+    for backend, why_not in reasons:
+        console.print(f"{backend}: {why_not}", markup=False)
+    usable = dict.fromkeys(row.backend for row in rows if row.usable)
+    findings = [finding for backend in usable for finding in selftest.self_test(backend)]
+    for finding in findings:
+        console.print(_line(finding), markup=False)
+    return 1 if any(finding.error for finding in findings) else 0
+
+
+def _table(rows: Sequence[dispatch.Usability]) -> Table:
+    """One row an op, one column a backend, in the order in which they are tried."""
+    table = Table("op", *kernels.names(), box=None, pad_edge=False)
+    usable = {(row.op, row.backend): row.usable for row in rows}
+    for op in dict.fromkeys(row.op for row in rows):
+        table.add_row(op, *("yes" if usable[op, backend] else "no" for backend in kernels.names()))
+    return table
+
+
+def _line(finding: selftest.Finding) -> str:
+    ops = "op" if len(finding.ops) == 1 else "ops"
+    result = finding.error or f"{len(finding.ops)} {ops} right, forward and backward"
+    return f"self-test, {finding.backend} on {finding.device}: {result} ({1000 * finding.seconds:.0f} ms)"

@@ -44,9 +44,7 @@ class EvalCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out `instructrl eval`. Returns the exit code."""
-    config = options.parse(
-        EvalCommand, arguments, program="instructrl eval", description="Compare models on prompts."
-    )
+    config = options.parse(EvalCommand, arguments, program="instructrl eval", description="Compare models on prompts.")
     recipe = Recipe(limits=config.limits)
     work, baseline = open_workspace(Path(config.out), config.baseline, recipe, config.seed, asdict(config))
     judge = RewardModel.load(config.reward_model).eval()

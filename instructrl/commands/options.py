@@ -14,9 +14,7 @@ import yaml
 ConfigT = TypeVar("ConfigT")
 
 
-def parse(
-    default: ConfigT | type[ConfigT], arguments: Sequence[str], *, program: str, description: str
-) -> ConfigT:
+def parse(default: ConfigT | type[ConfigT], arguments: Sequence[str], *, program: str, description: str) -> ConfigT:
     """A config from its defaults, then `--config FILE`, then the other arguments.
 
     default: an instance, or a dataclass where some options are required. Prints and exits with 2 for what tyro
@@ -27,14 +25,13 @@ def parse(
     known, rest = pre.parse_known_args(list(arguments))
     kind = default if isinstance(default, type) else type(default)
     given = [] if known.config is None else _arguments_from(known.config, kind, default)
-    instance = {} if isinstance(default, type) else {"default": default}
     return tyro.cli(
         kind,
+        default=tyro.MISSING if isinstance(default, type) else default,
         args=[*given, *rest],
         prog=program,
         description=f"{description}\n\nA YAML file with any of the options: --config FILE.",
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-        **instance,
     )
 
 

@@ -4,13 +4,13 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-import transformers
 from rich.console import Console
 from rich.table import Table
 
 from instructrl.commands import options
 from instructrl.evaluation.report import write_report
 from instructrl.evaluation.table import results_table
+from instructrl.models.backbone import hide_loading_bars
 from instructrl.runs.named import RUNS, NamedRun
 from instructrl.trainers.log import RunLog
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     options.out_folder(folder)
     (folder / "config.yaml").write_text(options.as_yaml(config), encoding="utf-8")
-    transformers.utils.logging.disable_progress_bar()
+    hide_loading_bars()
     results = named.carry_out(config, folder, RunLog(folder))
     report = write_report(folder)
     console.print(results_table(results))
@@ -79,7 +79,9 @@ def _list() -> Table:
 
 
 def _plan(name: str, named: NamedRun, config, folder: Path) -> Table:
-    table = Table("step", "data", "work", title=f"{name}, seed {config.seed}: {named.description}", title_justify="left")
+    table = Table(
+        "step", "data", "work", title=f"{name}, seed {config.seed}: {named.description}", title_justify="left"
+    )
     for row in named.plan(config):
         table.add_row(*row)
     table.caption = f"would write to {folder}"

@@ -32,6 +32,8 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
+        if not isinstance(tokenizer.eos_token_id, int):
+            raise ValueError("tokenizer: found no end-of-text token, accepted are tokenizers with one")
         self.end_of_text = tokenizer.eos_token_id
 
     def prompt(self, text: str) -> list[int]:
@@ -94,7 +96,7 @@ class Encoder:
     def decode(self, response: Tensor, response_mask: Tensor) -> list[str]:
         """Texts of responses [B, T], without the end-of-text token."""
         rows = [ids[keep].tolist() for ids, keep in zip(response, response_mask, strict=True)]
-        return [self.tokenizer.decode([i for i in ids if i != self.end_of_text]) for ids in rows]
+        return [str(self.tokenizer.decode([i for i in ids if i != self.end_of_text])) for ids in rows]
 
 
 def pack_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
@@ -103,9 +105,11 @@ def pack_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizer
     Returns [N, length] int64; the remainder that does not fill a block is dropped.
     Raises ValueError where the text does not fill one block.
     """
+    end_of_text = tokenizer.eos_token_id
+    assert isinstance(end_of_text, int)  # `load_tokenizer` and `Encoder` refuse others
     stream: list[int] = []
     for document in documents:
-        stream.append(tokenizer.eos_token_id)
+        stream.append(end_of_text)
         stream += encode_text(tokenizer, document.text)
     num_blocks = len(stream) // length
     if num_blocks == 0:

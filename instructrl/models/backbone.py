@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging
 
 from instructrl.types import Sequences
 
@@ -24,6 +25,11 @@ _DROPOUT_FIELDS = (
 
 # Final-logit transformations that `linear_token_logprobs` does not apply: such a model would be scored wrongly.
 _UNSUPPORTED_LOGIT_FIELDS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def hide_loading_bars() -> None:
+    """Turn transformers' own progress bars off, for programs that show theirs."""
+    logging.disable_progress_bar()
 
 
 def load_causal_lm(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -48,8 +54,8 @@ def check_output_embedding(lm: PreTrainedModel) -> None:
         value = getattr(lm.config, field, None)
         if value not in (None, 1.0):
             raise ValueError(f"model: found {field}={value}, accepted are models whose logits are a plain projection")
-    if lm.get_output_embeddings() is None:
-        raise ValueError(f"model: found {type(lm).__name__} without output embedding, accepted is a causal LM")
+    if not isinstance(lm.get_output_embeddings(), nn.Linear):
+        raise ValueError(f"model: found {type(lm).__name__} without a linear output embedding, accepted is a causal LM")
 
 
 def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from instructrl.models.backbone import position_ids
@@ -16,7 +17,7 @@ class Decoder:
 
     def __init__(self, policy: Policy, prompt: Tensor, prompt_mask: Tensor) -> None:
         self._network = policy.lm.base_model
-        self._head = policy.lm.get_output_embeddings()
+        self._weight, self._bias = policy.output_embedding()
         self._cache = DynamicCache(config=policy.lm.config)
         self._mask = prompt_mask.long()
         self._next_position = self._mask.sum(dim=1, keepdim=True)
@@ -24,7 +25,7 @@ class Decoder:
 
     def logits(self) -> Tensor:
         """[B, V] for the next token of each row that is left."""
-        return self._head(self._last_hidden)
+        return F.linear(self._last_hidden, self._weight, self._bias)
 
     def append(self, tokens: Tensor) -> None:
         """Extend every row by one token. tokens: [B] int64."""

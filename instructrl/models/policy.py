@@ -46,12 +46,11 @@ class Policy(nn.Module):
     def output_embedding(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, D] and bias [V] of the projection to logits."""
         head = self.lm.get_output_embeddings()
-        return head.weight, getattr(head, "bias", None)
+        assert isinstance(head, nn.Linear)  # checked when the policy was made
+        return head.weight, head.bias
 
 
-def gpt2_policy(
-    *, vocabulary: int, context: int, layers: int, width: int, heads: int, end_of_text: int
-) -> Policy:
+def gpt2_policy(*, vocabulary: int, context: int, layers: int, width: int, heads: int, end_of_text: int) -> Policy:
     """A small untrained GPT-2 without dropout, initialised from torch's global generator."""
     config = GPT2Config(
         vocab_size=vocabulary,

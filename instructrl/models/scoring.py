@@ -16,10 +16,17 @@ _BIAS_FIELD = "instructrl_score_bias"
 
 
 class _ScalarHead(nn.Module):
+    bias: Tensor
+
     def __init__(self, network: PreTrainedModel, bias: float = 0.0) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("bias", torch.tensor(float(bias)))
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        head = self.network.score
+        assert isinstance(head, nn.Linear)  # checked when the network was made
+        return head(hidden).squeeze(-1).float() + self.bias
 
     @classmethod
     def load(cls, path: str | Path):
@@ -47,7 +54,7 @@ class RewardModel(_ScalarHead):
         hidden = hidden_states(self.network, sequences)
         last = sequences.prompt.shape[1] - 1 + sequences.response_mask.sum(dim=1)
         rows = torch.arange(hidden.shape[0], device=hidden.device)
-        return self.network.score(hidden[rows, last]).squeeze(-1).float() + self.bias
+        return self._project(hidden[rows, last])
 
 
 class ValueFunction(_ScalarHead):
@@ -60,5 +67,5 @@ class ValueFunction(_ScalarHead):
 
     def forward(self, sequences: Sequences) -> Tensor:
         """Values: [B, T] float32, of the state from which each response token is predicted; 0 where masked."""
-        values = self.network.score(response_states(self.network, sequences)).squeeze(-1).float() + self.bias
+        values = self._project(response_states(self.network, sequences))
         return values.masked_fill(~sequences.response_mask, 0.0)

@@ -88,4 +88,3 @@ def make_experience(
         response_tokens=float(mask.sum(dim=1).float().mean()),
     )
     return experience, statistics
-

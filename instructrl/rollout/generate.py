@@ -115,7 +115,9 @@ def _concatenate(parts: Sequence[Rollout], padding: int) -> Rollout:
     length = max(part.sequences.response.shape[1] for part in parts)
 
     def stack(tensors: list[Tensor], width: int, left: bool, value: int) -> Tensor:
-        return torch.cat([F.pad(t, (width - t.shape[1], 0) if left else (0, width - t.shape[1]), value=value) for t in tensors])
+        return torch.cat(
+            [F.pad(t, (width - t.shape[1], 0) if left else (0, width - t.shape[1]), value=value) for t in tensors]
+        )
 
     rows = [part.sequences for part in parts]
     sequences = Sequences(

@@ -21,8 +21,7 @@ JUDGE = "a reward model trained on the held-out comparisons"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """The data of a run. blocks, held_out_blocks: [N, L] int64 of plain text. tables: the `data` entry of the results.
-    """
+    """The data of a run. blocks, held_out_blocks: [N, L] int64 of plain text. tables: for the results."""
 
     demonstrations: Sequence[Demonstration]
     validation: Sequence[Demonstration]
@@ -49,9 +48,7 @@ def run_experiment(
     )
     base = last_sft if reward_base is None else reward_base
     reward_model = steps.fit_reward_model(work, base, material.comparisons, material.demonstrations)
-    judge = steps.fit_reward_model(
-        work, base, material.held_out_comparisons, material.demonstrations, phase="judge"
-    )
+    judge = steps.fit_reward_model(work, base, material.held_out_comparisons, material.demonstrations, phase="judge")
     selection_prompts = [row.prompt for row in material.validation]
     sft, selection = steps.select_sft(work, epochs, reward_model, selection_prompts)
     ppo = steps.optimize_policy(work, start, reward_model, material.ppo_prompts, phase="ppo")
@@ -84,7 +81,9 @@ def run_experiment(
     return steps.examine(work, exam, contenders, material.test, parts)
 
 
-def few_shot_form(demonstrations: Sequence[Demonstration], encoder: Encoder, num_examples: int = 3) -> Callable[[str], str]:
+def few_shot_form(
+    demonstrations: Sequence[Demonstration], encoder: Encoder, num_examples: int = 3
+) -> Callable[[str], str]:
     """A prompt behind the shortest demonstrations, as far as they fit under the prompt limit beside it."""
     candidates = demonstrations[: min(len(demonstrations), 1000)]
     shortest = sorted(candidates, key=lambda row: len(row.prompt) + len(row.completion))[:num_examples]

@@ -65,7 +65,9 @@ def run_files(config: FilesConfig, folder: Path, log: RunLog) -> dict[str, Any]:
 
 
 def _material(config: FilesConfig, data: Path, corpus: str, work: Workspace) -> Material:
-    demonstrations = {split: read_demonstrations(data / f"demonstrations.{split}.jsonl") for split in ("train", "valid")}
+    demonstrations = {
+        split: read_demonstrations(data / f"demonstrations.{split}.jsonl") for split in ("train", "valid")
+    }
     comparisons = {split: read_comparisons(data / f"comparisons.{split}.jsonl") for split in ("train", "valid")}
     prompts = {split: read_prompts(data / f"prompts.{split}.jsonl") for split in ("train", "test")}
     splits = {"SFT": demonstrations, "RM": comparisons, "PPO": prompts}

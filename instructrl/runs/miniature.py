@@ -35,7 +35,7 @@ SOURCE_SHARES = {"customer": 0.8, "labeler": 0.2}
 RAW_EXCESS = 1.6
 
 # Which model completes a prompt next, in turn: mostly SFT, whose mistakes are those that PPO can still mend.
-SAMPLER_TURNS = ("SFT", "GPT (prompted)", "SFT", "GPT")
+SAMPLER_TURNS = ("SFT", "SFT", "GPT (prompted)", "SFT", "SFT", "GPT")
 # Prompts with the few-shot prefix still fit.
 MAX_RAW_PROMPT_TOKENS = 30
 # Mean length of a document with its end of text, for the plan.
@@ -88,8 +88,8 @@ def _ppo(ptx_coef: float) -> PPOConfig:
 
 MINIATURE_RECIPE = Recipe(
     limits=Limits(max_prompt_tokens=104, max_response_tokens=32),
-    block_tokens=64,
-    pretraining=PretrainingConfig(adam=AdamConfig(lr=2e-3), batch_size=32),
+    block_tokens=128,
+    pretraining=PretrainingConfig(adam=AdamConfig(lr=4e-3, max_grad_norm=1.0), warmup_steps=100, batch_size=8),
     sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1),
     ppo_start=SFTConfig(
         adam=AdamConfig(lr=5e-4), batch_size=32, epochs=3, residual_dropout=0.1, pretraining_fraction=0.1
@@ -107,7 +107,7 @@ class MiniatureConfig:
     # of the world, the data, the models and everything sampled
     seed: int = 0
     # of the model that is made
-    model: ModelShape = ModelShape(context=136)
+    model: ModelShape = ModelShape(heads=2, context=136)
     # of the data that the world provides
     sizes: MiniatureSizes = MiniatureSizes()
     # what each step does
@@ -272,9 +272,7 @@ def _collect_prompts(
     }
 
 
-def _clean(
-    prompts: list[Prompt], work: steps.Workspace, counts: list[dict[str, Any]], *, split: str
-) -> list[Prompt]:
+def _clean(prompts: list[Prompt], work: steps.Workspace, counts: list[dict[str, Any]], *, split: str) -> list[Prompt]:
     """The paper's order: duplicates, cap, personal data (training split only), lengths."""
     filters = {
         "duplicates by common prefix": hygiene.drop_common_prefixes,

@@ -33,9 +33,7 @@ def _from_files(description: str, config: files.FilesConfig) -> NamedRun:
 
 
 def _miniature(description: str, config: miniature.MiniatureConfig) -> NamedRun:
-    return NamedRun(
-        description=description, config=config, carry_out=miniature.run_miniature, counts=miniature.counts
-    )
+    return NamedRun(description=description, config=config, carry_out=miniature.run_miniature, counts=miniature.counts)
 
 
 RUNS: Mapping[str, NamedRun] = {
@@ -49,5 +47,3 @@ RUNS: Mapping[str, NamedRun] = {
     "instructgpt_6b": _from_files("the paper's hyperparameters for 6B", files.FilesConfig(recipe=PAPER_6B)),
     "instructgpt_175b": _from_files("the paper's hyperparameters for 175B", files.FilesConfig(recipe=PAPER_175B)),
 }
-
-

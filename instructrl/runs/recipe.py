@@ -57,21 +57,15 @@ class Recipe:
             raise ValueError(f"ppo.ptx_coef: found {self.ppo.ptx_coef}, accepted is 0: ppo_ptx is the run with the mix")
 
 
-def paper_recipe(
-    *, sft_lr: float, start_lr: float, sft_batch: int, policy_lr: float, value_lr: float
-) -> Recipe:
+def paper_recipe(*, sft_lr: float, start_lr: float, sft_batch: int, policy_lr: float, value_lr: float) -> Recipe:
     """The numbers that the paper gives for all sizes, with those that depend on the size passed in."""
 
     def ppo(ptx_coef: float) -> PPOConfig:
-        return PPOConfig(
-            policy_adam=AdamConfig(lr=policy_lr), value_adam=AdamConfig(lr=value_lr), ptx_coef=ptx_coef
-        )
+        return PPOConfig(policy_adam=AdamConfig(lr=policy_lr), value_adam=AdamConfig(lr=value_lr), ptx_coef=ptx_coef)
 
     return Recipe(
         sft=SFTConfig(adam=AdamConfig(lr=sft_lr), batch_size=sft_batch),
-        ppo_start=SFTConfig(
-            adam=AdamConfig(lr=start_lr), batch_size=sft_batch, epochs=2, pretraining_fraction=0.1
-        ),
+        ppo_start=SFTConfig(adam=AdamConfig(lr=start_lr), batch_size=sft_batch, epochs=2, pretraining_fraction=0.1),
         ppo=ppo(0.0),
         ppo_ptx=ppo(27.8),
     )

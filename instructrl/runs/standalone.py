@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from instructrl.data.encoding import Encoder
 from instructrl.data.tokenizers import load_tokenizer
+from instructrl.models.backbone import hide_loading_bars
 from instructrl.models.policy import Policy
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.steps import Workspace
@@ -19,7 +18,7 @@ def open_workspace(
     folder: Path, model: str, recipe: Recipe, seed: int, config: Mapping[str, Any]
 ) -> tuple[Workspace, Policy]:
     """A workspace with the model's own tokenizer, and the model. The configuration is saved beside the metrics."""
-    transformers.utils.logging.disable_progress_bar()
+    hide_loading_bars()
     encoder = Encoder(load_tokenizer(model), recipe.limits)
     policy = Policy.load(model)
     log = RunLog(folder)

@@ -26,7 +26,6 @@ from instructrl.trainers.reward_model import RewardModelTrainer, normalize_on_de
 from instructrl.trainers.sft import SFTConfig, SFTTrainer, demonstration_loss
 from instructrl.types import Comparison, Demonstration, Prompt
 
-
 PPO_NAMES = {"ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 NUM_SHOWN_SAMPLES = 24
 
@@ -157,9 +156,7 @@ def select_sft(
             policy = Policy.load(epoch.policy_folder)
             samples = sample_texts(policy, work.encoder, prompts, work.sampling("selection"))
             scores = score_texts(reward_model, work.encoder, prompts, samples.texts, samples.finished)
-            rows.append(
-                {"epoch": epoch.epoch, "score": float(scores.mean()), "validation_loss": epoch.validation_loss}
-            )
+            rows.append({"epoch": epoch.epoch, "score": float(scores.mean()), "validation_loss": epoch.validation_loss})
             progress.advance(units=len(prompts))
     best = max(range(len(rows)), key=lambda i: rows[i]["score"])
     for i, row in enumerate(rows):
@@ -218,9 +215,7 @@ def sample_completions(
             places = [(i, k) for i, count in enumerate(counts) for k in range(count)]
             places = [(i, k) for i, k in places if (i + k) % len(samplers) == turn]
             asked = [sampler.form(prompts[i]) for i, _ in places]
-            samples = sample_texts(
-                sampler.policy, work.encoder, asked, work.sampling(f"completions {name} {turn}")
-            )
+            samples = sample_texts(sampler.policy, work.encoder, asked, work.sampling(f"completions {name} {turn}"))
             for (i, k), text, done in zip(places, samples.texts, samples.finished, strict=True):
                 texts[i][k], finished[i][k] = text, done
             progress.advance(units=len(places))

@@ -39,6 +39,7 @@ class Trainer(ABC):
 
     def load_extra_state(self, state: Mapping[str, float]) -> None:
         """Take back what `extra_state` gave."""
+        assert not state, state
 
     def run(self, log: RunLog, until: int | None = None) -> None:
         """Train up to step `until` (None: to the end), writing the metrics of every step."""

@@ -50,10 +50,10 @@ class Update:
         self.schedule: LRScheduler | None = None
         self._max_grad_norm = config.max_grad_norm
 
-    def cosine(self, num_steps: int, min_lr_ratio: float = 0.1) -> "Update":
-        """Cosine from the peak to a tenth of it, without warm-up (paper, C.1 and C.2); `advance_schedule` per step."""
+    def cosine(self, num_steps: int, *, warmup_steps: int = 0) -> "Update":
+        """Cosine from the peak to a tenth of it (paper, C.1 and C.2: without warm-up); `advance_schedule` per step."""
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
-            self.optimizer, num_warmup_steps=0, num_training_steps=num_steps, min_lr_rate=min_lr_ratio
+            self.optimizer, num_warmup_steps=warmup_steps, num_training_steps=num_steps, min_lr_rate=0.1
         )
         return self
 

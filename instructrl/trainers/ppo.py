@@ -146,9 +146,7 @@ class PPOTrainer(Trainer):
         kl_coef, lr = self.kl_coef, self.policy_update.lr
         totals: dict[str, float] = {}
         for epoch in range(self.config.num_epochs):
-            order = torch.randperm(
-                self.config.rollout_batch, generator=keyed_generator(self.seed, 1, self.step, epoch)
-            )
+            order = torch.randperm(self.config.rollout_batch, generator=keyed_generator(self.seed, 1, self.step, epoch))
             for index, rows in enumerate(order.split(self.config.minibatch)):
                 part = experience.select(rows.to(experience.scores.device))
                 _merge(totals, self._optimize(part, self._ptx_offset(epoch, index)))
@@ -240,7 +238,9 @@ class PPOTrainer(Trainer):
 
     def averaged_policy(self) -> Policy:
         """A copy of the policy with the averaged weights."""
-        return copy.deepcopy(self.average.module)
+        policy = copy.deepcopy(self.average.module)
+        assert isinstance(policy, Policy)
+        return policy
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         return f"score {metrics['score']:+.2f}  kl {metrics['kl']:.2f}"

@@ -17,6 +17,8 @@ class PretrainingConfig:
 
     # its rate follows a cosine to a tenth
     adam: AdamConfig = AdamConfig(lr=1e-3)
+    # steps over which the rate rises from zero
+    warmup_steps: int = 0
     # blocks in an optimiser step
     batch_size: int = 32
     # passes over the corpus
@@ -32,7 +34,7 @@ class PretrainingTrainer(Trainer):
         self.policy, self.blocks, self.config = policy, blocks, config
         self.order = DataOrder(len(blocks), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
-        self.update = Update(policy, config.adam).cosine(num_steps)
+        self.update = Update(policy, config.adam).cosine(num_steps, warmup_steps=config.warmup_steps)
         super().__init__("pretraining", num_steps, {"policy": policy}, {"policy": self.update})
 
     def train_step(self) -> tuple[dict[str, float], float]:

@@ -32,9 +32,9 @@ class WorldConfig:
     mix: CorpusMix = field(default_factory=CorpusMix)
     num_labelers: int = 8
     num_heldout_labelers: int = 4
-    noise: float = 2.5
-    heldout_noise: float = 2.1
-    tie_threshold: float = 0.5
+    noise: float = 1.0
+    heldout_noise: float = 0.8
+    tie_threshold: float = 0.3
     flawed_demonstrations: float = 0.3
     users_per_split: int = 200
 

@@ -105,6 +105,13 @@ def test_advantages_are_the_whitened_return_minus_value(setup):
     assert abs(float(found.square().sum()) / (count - 1) - 1) <= 4 * bound
 
 
+@torch.no_grad()
+def test_values_are_those_of_the_value_function(setup):
+    experience, _ = setup.experience()
+    assert torch.equal(experience.values, setup.value_function(setup.rollout.sequences))
+    assert float(experience.values.std()) > 0
+
+
 def test_nothing_counts_where_the_mask_is_false(setup):
     experience, _ = setup.experience()
     for name in ("logprobs", "ref_logprobs", "values", "advantages", "returns"):

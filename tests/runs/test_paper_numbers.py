@@ -33,7 +33,11 @@ SHARED = [
     ("reward_model.epochs", "C.2", 1),
     ("ppo.ptx_coef", "3.5: PPO is gamma = 0", 0.0),
     ("ppo_ptx.ptx_coef", "C.4", 27.8),
-    *[(f"{step}.adam.{name}", "C", value) for step in ("sft", "ppo_start", "reward_model") for name, value in (("beta1", 0.9), ("beta2", 0.95))],
+    *[
+        (f"{step}.adam.{name}", "C", value)
+        for step in ("sft", "ppo_start", "reward_model")
+        for name, value in (("beta1", 0.9), ("beta2", 0.95))
+    ],
     *[
         (f"{step}.{name}", section, value)
         for step in ("ppo", "ppo_ptx")
@@ -77,7 +81,7 @@ def test_numbers_of_all_sizes(path, section, value):
 
 
 def test_the_policys_rate_is_one_that_was_tried_and_did_not_diverge():
-    """E.9: 2.55e-6 to 2.55e-5 for 1.3B and 6B, without the mix diverging above 8.05e-6; 2.55e-6 and 3.74e-6 for 175B."""
+    """E.9: from 2.55e-6 for 1.3B and 6B, diverging above 8.05e-6 without the mix; 2.55e-6 and 3.74e-6 for 175B."""
     for name in SIZES:
         recipe = RUNS[name].config.recipe
         rate = recipe.ppo.policy_adam.lr

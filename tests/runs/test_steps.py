@@ -17,7 +17,7 @@ from instructrl.types import Demonstration
 def test_subsets_are_disjoint_and_of_the_sizes_asked():
     subsets = take_disjoint(20, [5, 0, 12], seed=1)
     assert [len(subset) for subset in subsets] == [5, 0, 12]
-    chosen = sum(subsets, [])
+    chosen = [row for subset in subsets for row in subset]
     assert len(set(chosen)) == 17
     assert set(chosen) <= set(range(20))
 

@@ -32,7 +32,7 @@ NAMES = ["GPT", "GPT (prompted)", "SFT", "PPO", "PPO-ptx"]
 
 
 def small(ppo: PPOConfig) -> PPOConfig:
-    return replace(ppo, num_episodes=16, rollout_batch=8, minibatch=4)
+    return replace(ppo, num_episodes=16, rollout_batch=8, minibatch=4, policy_adam=AdamConfig(lr=1e-3))
 
 
 MINIATURE = MiniatureConfig(
@@ -99,13 +99,26 @@ def test_a_run_writes_what_the_report_reads(twice):
     baseline = results["models"][2]
     assert baseline["win_rate"]["rate"] == 0.5
     assert all(0 <= row["finished"] <= 1 and row["win_rate"]["num_prompts"] == 12 for row in results["models"])
-    assert [row["selected"] for row in results["sft_selection"]].count(True) == 1
     assert abs(results["reward_model"]["mean_demonstration_score"]) < 1e-5
     assert {row["model"] for row in results["over_optimisation"]} == {"PPO", "PPO-ptx"}
     phases = {json.loads(line)["phase"] for line in (folder / "metrics.jsonl").read_text().splitlines()}
     assert phases == {"pretraining", "sft", "ppo_start", "reward_model", "ppo", "ppo_ptx"}
     page = (folder / "report.html").read_text()
     assert all(name in page for name in NAMES)
+
+
+def test_the_baseline_is_the_epoch_that_scores_highest(twice):
+    """Its weights are those that were kept for that epoch (paper, 3.5: selected by score, not by loss)."""
+    rows = json.loads((twice[0] / "results.json").read_text())["sft_selection"]
+    assert len({row["score"] for row in rows}) == len(rows) == 2
+    best = max(rows, key=lambda row: row["score"])
+    assert [row["selected"] for row in rows] == [row is best for row in rows]
+    models = twice[0] / "models"
+    chosen, *others = (
+        (models / name / "model.safetensors").read_bytes()
+        for name in ("sft", *(f"sft_epoch_{row['epoch']:02}" for row in rows))
+    )
+    assert [other == chosen for other in others] == [row["selected"] for row in rows]
 
 
 def test_the_configuration_of_a_run_starts_it_again(twice, capsys):
@@ -160,6 +173,9 @@ def test_all_steps_on_files(files, tmp_path):
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert [row["name"] for row in results["models"]] == NAMES
     assert {row["win_rate"]["num_prompts"] for row in results["models"]} == {7}
+    tax = results["alignment_tax"]
+    assert tax["losses"]["GPT"] == tax["losses"]["GPT (prompted)"]
+    assert len({tax["start_loss"], *tax["losses"].values()}) == 5  # start, GPT, SFT, PPO, PPO-ptx
     assert results["reward_model"]["num_comparisons"] == 10
     assert results["reward_model"]["accuracy_heldout_labelers"] is not None
     page = write_report(tmp_path).read_text()
@@ -168,6 +184,41 @@ def test_all_steps_on_files(files, tmp_path):
     assert isinstance(Policy.load(models / "ppo_ptx"), Policy)
     assert float(RewardModel.load(models / "reward_model").bias) == results["reward_model"]["bias"]
     assert not [path for path in models.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a recipe made for one step refuses the limits because of the defaults of another step"
+)
+def test_the_steps_one_by_one(files, tmp_path, capsys):
+    """sft, rm, ppo and eval, each on what the one before has written."""
+    data = Path(files.data or "")
+
+    def call(*arguments: str) -> str:
+        limits = ("--limits.max-prompt-tokens", "14", "--limits.max-response-tokens", "10")
+        assert cli.main([*arguments, *limits, "--seed", "1"]) == 0
+        return capsys.readouterr().out
+
+    def step(name: str, rows: str, *more: str) -> str:
+        return call(name, "--data", str(data / rows), "--out", str(tmp_path / name), *more)
+
+    held_out = str(data / "demonstrations.valid.jsonl")
+    sft = ("--model", str(files.model), "--validation", held_out, "--sft.epochs", "2", "--sft.batch-size", "8")
+    out = step("sft", "demonstrations.train.jsonl", *sft)
+    assert out.count("validation loss") == 2
+    policy = str(tmp_path / "sft" / "models" / "sft_epoch_02")
+    reward = ("--model", policy, "--demonstrations", held_out, "--validation", str(data / "comparisons.valid.jsonl"))
+    assert "pairs" in step("rm", "comparisons.train.jsonl", *reward)
+    judge = ("--reward-model", str(tmp_path / "rm" / "models" / "reward_model"))
+    sizes = ("--ppo.num-episodes", "16", "--ppo.rollout-batch", "8", "--ppo.minibatch", "4")
+    mix = ("--ppo.ptx-coef", "1", "--corpus", str(files.corpus), "--block-tokens", "16")
+    short = ("--ppo.max-response-tokens", "8")
+    trained = step("ppo", "prompts.train.jsonl", "--model", policy, *judge, *sizes, *short, *mix).split()[-1]
+    assert trained == str(tmp_path / "ppo" / "models" / "ppo_ptx")
+    step("eval", "prompts.test.jsonl", "--baseline", policy, "--models", trained, *judge)
+    rows = json.loads((tmp_path / "eval" / "results.json").read_text())["models"]
+    assert [row["model"] for row in rows] == [policy, trained]
+    assert rows[0]["win_rate"]["rate"] == 0.5
+    assert rows[0]["win_rate"]["num_prompts"] == 10
 
 
 @pytest.mark.parametrize("missing", ["data", "corpus", "model"])

@@ -77,8 +77,11 @@ def metrics_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def assert_continues_exactly(make, steps: int, interrupted_at: int, folder: Path) -> Trainer:
-    """`steps` at once, and the same steps in two trainers with a saved state between them. make: () -> a fresh one."""
+def assert_continues_exactly(make, steps: int, interrupted_at: int, folder: Path) -> tuple[Trainer, Trainer]:
+    """`steps` at once, and the same steps in two trainers with a saved state between them. make: () -> a fresh one.
+
+    Returns the trainer that was not interrupted and the one that continued.
+    """
     whole = make()
     whole.run(quiet_log(folder / "whole"), until=steps)
     first = make()
@@ -92,4 +95,4 @@ def assert_continues_exactly(make, steps: int, interrupted_at: int, folder: Path
     rows = metrics_of(folder / "first") + metrics_of(folder / "second")
     assert rows == metrics_of(folder / "whole")
     assert [row["step"] for row in rows] == list(range(steps))
-    return whole
+    return whole, second

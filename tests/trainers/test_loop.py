@@ -25,7 +25,7 @@ def test_every_row_comes_once_an_epoch(rows, batch):
     for epoch in range(3):
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
         batches = [order.batch(step) for step in steps]
-        assert sorted(sum(batches, [])) == list(range(rows))
+        assert sorted(row for taken in batches for row in taken) == list(range(rows))
         assert all(len(taken) == min(rows, batch) for taken in batches[:-1])
 
 

@@ -1,5 +1,6 @@
 """Step 3: the relations that hold before the first update, the pretraining mix, the average, and exact continuation."""
 
+import itertools
 import math
 import random
 from dataclasses import replace
@@ -234,7 +235,11 @@ def test_reward_model_and_reference_stay_as_they_are():
     ids=["ppo", "ppo_ptx, adaptive"],
 )
 def test_an_interrupted_run_continues_bit_for_bit(tmp_path, config):
-    trainer = assert_continues_exactly(lambda: trainer_of(config), 5, 2, tmp_path)
+    trainer, continued = assert_continues_exactly(lambda: trainer_of(config), 5, 2, tmp_path)
+    for name in ("policy", "value_function", "average", "reference", "reward_model"):
+        assert torch.equal(weights(getattr(trainer, name)), weights(getattr(continued, name))), name
+    assert torch.equal(weights(trainer.averaged_policy()), weights(continued.averaged_policy()))
+    assert trainer.kl_coef == continued.kl_coef
     assert (trainer.kl_coef != config.kl_coef) == (config.kl_target is not None)
 
 
@@ -242,7 +247,7 @@ def test_the_coefficient_follows_the_measured_kl():
     trainer = trainer_of(replace(CONFIG, kl_target=0.05, kl_horizon=100, kl_coef=0.4))
     rows = trained(trainer, 4)
     assert rows[0]["kl_coef"] == 0.4
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in itertools.pairwise(rows):
         error = min(max(before["kl"] / 0.05 - 1, -0.2), 0.2)
         assert math.isclose(after["kl_coef"], before["kl_coef"] * (1 + error * 16 / 100), rel_tol=1e-12)
     # No KL at all is as far below its target as counts.
@@ -275,6 +280,23 @@ def test_the_observer_sees_every_rollout_and_is_logged(tmp_path):
     trainer_rows = [{k: v for k, v in row.items() if k not in ("phase", "step", "gold")} for row in rows]
     assert trained(unobserved, 3) == trainer_rows
     assert torch.equal(weights(unobserved.policy), weights(trainer.policy))
+
+
+def test_every_iteration_draws_anew():
+    """A policy that does not move answers the same prompt otherwise every time it is asked."""
+    still = replace(CONFIG, policy_adam=AdamConfig(lr=1e-30))
+    policy, seen = start(), []
+
+    def observe(prompts, rollout) -> dict[str, float]:
+        seen.append(rollout.sequences)
+        return {}
+
+    trained(PPOTrainer(policy, scorer(policy), ["w5"], ENCODER, still, seed=2, observer=observe), 2)
+    # Two iterations of four steps, each of which moves a weight by about the rate.
+    assert float((weights(policy) - weights(start())).abs().max()) <= 16e-30
+    texts = [set(ENCODER.decode(part.response, part.response_mask)) for part in seen]
+    assert all(len(part) > 8 for part in texts)
+    assert texts[0] != texts[1]
 
 
 def test_torchs_global_generator_is_left_alone():

@@ -59,9 +59,7 @@ def test_every_completion_is_read_once(microbatch):
     trainer.reward_model.network.base_model.register_forward_pre_hook(record, with_kwargs=True)
     trainer.train_step()
     batch = [ROWS[i] for i in trainer.order.batch(0)]
-    expected = [
-        tuple(ENCODER.prompt(row.prompt) + ENCODER.response(text)) for row in batch for text in row.completions
-    ]
+    expected = [tuple(ENCODER.prompt(row.prompt) + ENCODER.response(text)) for row in batch for text in row.completions]
     assert sorted(read) == sorted(expected)
     assert len(read) < sum(2 * len(row.preferred) for row in batch)
 
@@ -168,5 +166,5 @@ def test_the_bias_is_not_trained():
 
 
 def test_an_interrupted_run_continues_bit_for_bit(tmp_path):
-    trainer = assert_continues_exactly(lambda: trainer_of(replace(CONFIG, epochs=2)), 6, 2, tmp_path)
+    trainer, _ = assert_continues_exactly(lambda: trainer_of(replace(CONFIG, epochs=2)), 6, 2, tmp_path)
     assert trainer.num_steps == 6

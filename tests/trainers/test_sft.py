@@ -125,8 +125,8 @@ def test_dropout_is_on_in_the_step_and_off_after():
 def test_dropout_changes_with_the_step():
     losses = []
     for step in (0, 1):
-        trainer = trainer_of(replace(CONFIG, residual_dropout=0.5, batch_size=20))
-        trainer.step = step  # the batch is all rows either way; their order is no part of the loss
+        trainer = trainer_of(replace(CONFIG, residual_dropout=0.5), ROWS[:1])
+        trainer.step = step  # the batch is the one row either way
         losses.append(trainer.train_step()[0]["loss"])
     assert abs(losses[0] - losses[1]) > 1000 * EPS * losses[0]
 
@@ -152,7 +152,9 @@ def test_a_step_depends_on_seed_and_number_only(dropout):
 def test_the_mix_fills_its_share_of_every_batch(monkeypatch):
     given, data = [], blocks(9)
     monkeypatch.setattr(
-        sft_module, "blocks_as_sequences", lambda part, make=sft_module.blocks_as_sequences: given.append(part) or make(part)
+        sft_module,
+        "blocks_as_sequences",
+        lambda part, make=sft_module.blocks_as_sequences: given.append(part) or make(part),
     )
     trainer = trainer_of(replace(CONFIG, pretraining_fraction=0.25), blocks=data)
     # Two of eight: six demonstrations remain, so that 20 take four steps.
