@@ -1,3 +1,3 @@
-"""InstructRL: instruction following from human feedback, on fused kernels with a PyTorch reference."""
+"""InstructRL: instruction following from human feedback, on kernels whose reference is plain PyTorch."""
 
 __version__ = "0.1.0"

@@ -160,6 +160,14 @@ class Experience(_TensorRecord):
     returns: Tensor
 
 
+def require_positive(config: object, *names: str) -> None:
+    """Raise ValueError for a field of a config that is not above 0; None counts as not set."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: found {value}, accepted are positive numbers")
+
+
 def num_tokens(batches: Iterable[Sequences]) -> int:
     """Response tokens that count, over several batches: the denominator of a token-mean loss."""
     return sum(int(batch.response_mask.sum()) for batch in batches)

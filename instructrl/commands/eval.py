@@ -4,20 +4,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from instructrl.commands import options
 from instructrl.data.encoding import Limits
 from instructrl.data.readers import read_prompts
-from instructrl.evaluation.statistics import mean_interval, outcomes_from_scores, win_rate
+from instructrl.evaluation.results import versions
+from instructrl.evaluation.statistics import outcomes_from_scores, win_rate
+from instructrl.evaluation.table import results_table
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
-from instructrl.rollout.generate import Sampling, sample_texts
+from instructrl.rollout.generate import Samples, Sampling, sample_texts
 from instructrl.rollout.scoring import score_texts
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.standalone import open_workspace
+from instructrl.types import Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,7 @@ class EvalCommand:
     reward_model: str
     # prompts: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
     data: str
-    # folder for results.json and the responses
+    # folder for results.json, which holds the responses too; `instructrl report` makes a page of it
     out: str
     # of everything sampled
     seed: int = 0
@@ -46,28 +49,58 @@ def main(arguments: Sequence[str]) -> int:
     """Carry out `instructrl eval`. Returns the exit code."""
     config = options.parse(EvalCommand, arguments, program="instructrl eval", description="Compare models on prompts.")
     recipe = Recipe(limits=config.limits)
-    work, baseline = open_workspace(Path(config.out), config.baseline, recipe, config.seed, asdict(config))
+    work, baseline = open_workspace(Path(config.out), config.baseline, recipe, config)
     judge = RewardModel.load(config.reward_model).eval()
     prompts = list(read_prompts(config.data))
-    texts, users = [prompt.text for prompt in prompts], [prompt.user for prompt in prompts]
+    texts = [prompt.text for prompt in prompts]
     sampling = Sampling(
         seed=config.seed, temperature=config.temperature, max_response_tokens=config.limits.max_response_tokens
     )
-    reference, rows = None, []
+    performances = []
     for name in (config.baseline, *config.models):
-        policy = baseline if reference is None else Policy.load(name)
+        policy = baseline if not performances else Policy.load(name)
         with work.log.phase(name, 1, "responses") as progress:
             samples = sample_texts(policy.eval(), work.encoder, texts, sampling)
             scores = score_texts(judge, work.encoder, texts, samples.texts, samples.finished).tolist()
             progress.advance(units=len(texts))
-        reference = scores if reference is None else reference
-        rate = win_rate(outcomes_from_scores(scores, reference), users)
-        rows.append({"model": name, "win_rate": asdict(rate), "score": asdict(mean_interval(scores))})
-    (work.folder / "results.json").write_text(json.dumps({"models": rows}, indent=1) + "\n", encoding="utf-8")
-    table = Table("model", "win rate", "95% interval", "score")
-    for row in rows:
-        rate = row["win_rate"]
-        interval = f"{rate['low']:.1%} to {rate['high']:.1%}"
-        table.add_row(row["model"], f"{rate['rate']:.1%}", interval, f"{row['score']['mean']:+.3f}")
-    Console().print(table)
+        performances.append((name, samples, scores))
+    results = _results(config, prompts, performances)
+    (work.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    Console().print(results_table(results))
     return 0
+
+
+def _results(
+    config: EvalCommand, prompts: Sequence[Prompt], performances: Sequence[tuple[str, Samples, list[float]]]
+) -> dict[str, Any]:
+    """What `instructrl report` reads. performances: (model, responses, scores), the baseline's first."""
+    users = [prompt.user for prompt in prompts]
+    reference = performances[0][2]
+    models = [
+        {
+            "name": name,
+            "win_rate": asdict(win_rate(outcomes_from_scores(scores, reference), users)),
+            "score": sum(scores) / len(scores),
+            "finished": sum(samples.finished) / len(prompts),
+        }
+        for name, samples, scores in performances
+    ]
+    responses = [
+        {
+            "prompt": prompt.text,
+            "category": prompt.category,
+            "responses": {
+                name: {"text": samples.texts[i], "likert": None, "score": scores[i]}
+                for name, samples, scores in performances
+            },
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+    run = {
+        "name": "eval",
+        "seed": config.seed,
+        "description": f"models compared on {len(prompts)} prompts",
+        "judge": f"reward model {config.reward_model}",
+        "baseline": config.baseline,
+    }
+    return {"run": run, "models": models, "samples": responses, "config": asdict(config), "versions": versions()}

@@ -2,9 +2,8 @@
 
 import argparse
 import difflib
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,33 +26,12 @@ def parse(default: ConfigT | type[ConfigT], arguments: Sequence[str], *, program
     given = [] if known.config is None else _arguments_from(known.config, kind, default)
     return tyro.cli(
         kind,
-        default=tyro.MISSING if isinstance(default, type) else default,
+        default=tyro.MISSING_NONPROP if isinstance(default, type) else default,
         args=[*given, *rest],
         prog=program,
         description=f"{description}\n\nA YAML file with any of the options: --config FILE.",
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     )
-
-
-def as_yaml(config: Any) -> str:
-    """A config as a file that `--config` takes."""
-    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
-
-
-def flag(arguments: list[str], name: str) -> bool:
-    """Take a flag out of the arguments. Returns whether it was there."""
-    found = name in arguments
-    if found:
-        arguments.remove(name)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _arguments_from(path: Path, kind: type, default: Any) -> list[str]:
@@ -69,37 +47,32 @@ def _arguments_from(path: Path, kind: type, default: Any) -> list[str]:
 
 
 def _flatten(content: Mapping[str, Any], target: Any, path: str, prefix: str) -> list[str]:
-    """The entries of a mapping as arguments; `tyro` then checks their types."""
-    names = [field.name for field in fields(target)]
+    """The entries of a mapping as arguments; `tyro` then checks their types.
+
+    target: a config, or its class. A section that the config leaves out (null) cannot be put in, nor the reverse: which
+    steps a run has is the run's own choice.
+    """
+    defaults = _defaults(target)
     taken: list[str] = []
     for key, value in content.items():
-        if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"accepted are {', '.join(names)}"
+        if key not in defaults:
+            close = difflib.get_close_matches(str(key), defaults, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"accepted are {', '.join(defaults)}"
             raise ValueError(f"{path}: found the unknown key {prefix}{key}, {hint}")
-        inner = getattr(target, key, None)
+        inner = defaults[key]
+        if is_dataclass(inner) != isinstance(value, Mapping):
+            accepted = "a mapping" if is_dataclass(inner) else "a value"
+            raise ValueError(f"{path}: {prefix}{key}: found {value!r}, accepted is {accepted}")
         if isinstance(value, Mapping):
-            if not is_dataclass(inner):
-                raise ValueError(f"{path}: {prefix}{key}: found a mapping, accepted is a value")
             taken += _flatten(value, inner, path, f"{prefix}{key}.")
         elif isinstance(value, list):
             taken += [f"--{prefix}{key}", *map(str, value)]
-        else:
+        elif value is not None or inner is not None:
             taken += [f"--{prefix}{key}", str(value)]
     return taken
 
 
-def out_folder(folder: Path) -> Path:
-    """A new folder for a run, or the folder of an earlier run, which is then replaced.
-
-    Raises ValueError for a folder with other things in it.
-    """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder}: found a folder that is no run, accepted is a new one or one of an earlier run")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def note(text: str) -> None:
-    """A line for the person at the terminal; standard output is for results."""
-    print(text, file=sys.stderr)
+def _defaults(target: Any) -> dict[str, Any]:
+    if isinstance(target, type):
+        return {field.name: field.default for field in fields(target)}
+    return {field.name: getattr(target, field.name) for field in fields(target)}

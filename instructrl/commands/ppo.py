@@ -1,7 +1,7 @@
 """`instructrl ppo`: step 3 on files."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from instructrl.commands import options
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     phase = "ppo_ptx" if config.ppo.ptx_coef > 0 else "ppo"
     recipe = replace(Recipe(limits=config.limits, block_tokens=config.block_tokens), **{phase: config.ppo})
-    work, policy = open_workspace(Path(config.out), config.model, recipe, config.seed, asdict(config))
+    work, policy = open_workspace(Path(config.out), config.model, recipe, config)
     reward_model = RewardModel.load(config.reward_model)
     blocks = None
     if config.corpus is not None:

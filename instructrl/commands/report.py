@@ -1,10 +1,10 @@
-"""`instructrl report FOLDER`: the page of a finished run, written again."""
+"""`instructrl report FOLDER`: the page of a finished run, written again, and its main plot as a picture."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from instructrl.evaluation.report import write_report
+from instructrl.evaluation.report import write_figure, write_report
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -13,5 +13,9 @@ def main(arguments: Sequence[str]) -> int:
         prog="instructrl report", description="Write report.html from the results and metrics of a finished run."
     )
     parser.add_argument("folder", type=Path, help="folder of a run, with results.json and metrics.jsonl")
-    print(write_report(parser.parse_args(arguments).folder))
+    parser.add_argument("--figure", type=Path, metavar="FILE.svg", help="also write the win rates as an SVG picture")
+    chosen = parser.parse_args(arguments)
+    print(write_report(chosen.folder))
+    if chosen.figure is not None:
+        print(write_figure(chosen.folder, chosen.figure))
     return 0

@@ -1,7 +1,7 @@
 """`instructrl rm`: step 2 on files."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from instructrl.commands import options
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         RewardModelCommand, arguments, program="instructrl rm", description="Step 2: the reward model."
     )
     recipe = Recipe(limits=config.limits, reward_model=config.reward_model)
-    work, policy = open_workspace(Path(config.out), config.model, recipe, config.seed, asdict(config))
+    work, policy = open_workspace(Path(config.out), config.model, recipe, config)
     comparisons, demonstrations = read_comparisons(config.data), read_demonstrations(config.demonstrations)
     reward_model = fit_reward_model(work, policy, comparisons, demonstrations)
     print(f"bias {float(reward_model.bias):+.4f}  {work.folder / 'models' / 'reward_model'}")

@@ -1,5 +1,6 @@
 """`instructrl run NAME`: all steps, from data to report."""
 
+import argparse
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from instructrl.commands import options
 from instructrl.evaluation.report import write_report
 from instructrl.evaluation.table import results_table
 from instructrl.models.backbone import hide_loading_bars
+from instructrl.runs.folder import open_folder
 from instructrl.runs.named import RUNS, NamedRun
 from instructrl.trainers.log import RunLog
 
@@ -38,37 +40,27 @@ def main(arguments: Sequence[str]) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"accepted are {', '.join(RUNS)}"
         raise ValueError(f"run: found the name {name!r}, {hint}")
     named = RUNS[name]
-    dry = options.flag(rest, "--dry-run")
-    out = _take_out(rest)
+    own = argparse.ArgumentParser(prog=f"instructrl run {name}", add_help=False, allow_abbrev=False)
+    own.add_argument("--out", type=Path)
+    own.add_argument("--dry-run", action="store_true")
+    chosen, rest = own.parse_known_args(rest)
     config = options.parse(
         named.config,
         rest,
         program=f"instructrl run {name}",
         description=f"{named.description.capitalize()}. Beside these: --out FOLDER, --dry-run.",
     )
-    folder = Path("runs") / f"{name}-{config.seed}" if out is None else out
-    if dry:
+    folder = Path("runs") / f"{name}-{config.seed}" if chosen.out is None else chosen.out
+    if chosen.dry_run:
         console.print(_plan(name, named, config, folder))
         return 0
-    options.out_folder(folder)
-    (folder / "config.yaml").write_text(options.as_yaml(config), encoding="utf-8")
+    open_folder(folder, config)
     hide_loading_bars()
     results = named.carry_out(config, folder, RunLog(folder))
     report = write_report(folder)
     console.print(results_table(results))
     console.print(f"report: {report}", soft_wrap=True)
     return 0
-
-
-def _take_out(arguments: list[str]) -> Path | None:
-    if "--out" not in arguments:
-        return None
-    place = arguments.index("--out")
-    if place + 1 == len(arguments):
-        raise ValueError("--out: found nothing behind it, accepted is a folder")
-    folder = Path(arguments[place + 1])
-    del arguments[place : place + 2]
-    return folder
 
 
 def _list() -> Table:

@@ -1,7 +1,7 @@
 """`instructrl sft`: step 1 on files."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from instructrl.commands import options
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         SFTCommand, arguments, program="instructrl sft", description="Step 1: supervised fine-tuning."
     )
     recipe = Recipe(limits=config.limits, block_tokens=config.block_tokens, sft=config.sft)
-    work, policy = open_workspace(Path(config.out), config.model, recipe, config.seed, asdict(config))
+    work, policy = open_workspace(Path(config.out), config.model, recipe, config)
     blocks = None
     if config.corpus is not None:
         blocks = pack_documents(read_corpus(config.corpus), work.encoder.tokenizer, config.block_tokens)

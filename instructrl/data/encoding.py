@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from instructrl.data.tokenizers import encode_text
-from instructrl.types import Comparison, Demonstration, Document, Sequences
+from instructrl.types import Comparison, Demonstration, Document, Sequences, require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +21,12 @@ class Limits:
     max_response_tokens: int = 1024
 
     def __post_init__(self) -> None:
-        for name in ("max_prompt_tokens", "max_response_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are positive counts")
+        require_positive(self, "max_prompt_tokens", "max_response_tokens")
+
+    @property
+    def total(self) -> int:
+        """Positions that the longest prompt with the longest response takes."""
+        return self.max_prompt_tokens + self.max_response_tokens
 
 
 class Encoder:

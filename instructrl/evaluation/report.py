@@ -1,9 +1,11 @@
-"""`report.html` of a run: one file that asks for nothing from outside, made from the run's JSON alone.
+"""`report.html` of a run, and its main plot as a file. Both need the JSON of the run alone, and nothing from outside.
 
 The same input gives the same bytes. Text from models and data is escaped by the template engine and shown as text.
 """
 
 import json
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,14 @@ from typing import Any
 import jinja2
 
 from instructrl.evaluation import sections
-from instructrl.evaluation.figures import win_rate_plot
+from instructrl.evaluation.figures import Plot, win_rate_plot
 from instructrl.evaluation.narrative import sentences
 
 Record = dict[str, Any]
+
+# Of a plot that stands alone, in pixels: around it, and how much of a caption a line of its width holds.
+_MARGIN = 20
+_CAPTION_CHARACTERS = 62
 
 
 def write_report(run_folder: Path | str) -> Path:
@@ -24,19 +30,63 @@ def write_report(run_folder: Path | str) -> Path:
     Raises FileNotFoundError without `results.json`, ValueError where a file does not hold what it should.
     """
     folder = Path(run_folder)
-    path = folder / "results.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"run_folder: found no results.json in {folder}, accepted is the folder of a run")
-    results = _record(path.read_text(encoding="utf-8"), str(path))
+    results = _results(folder)
     html = render(results, _rows(folder / "metrics.jsonl"), _rows(folder / "profile.jsonl"))
-    report = folder / "report.html"
-    # A lone surrogate can stand in JSON but not in UTF-8.
-    report.write_bytes(html.encode("utf-8", errors="backslashreplace"))
-    return report
+    return _written(folder / "report.html", html)
+
+
+def write_figure(run_folder: Path | str, path: Path | str) -> Path:
+    """Writes the win rates of a run as an SVG file of its own, for a README or a slide. Returns its path.
+
+    Raises FileNotFoundError without `results.json`, ValueError for another ending than `.svg`, for results without
+    win rates, and where a file does not hold what it should.
+    """
+    if Path(path).suffix != ".svg":
+        raise ValueError(f"figure: found {str(path)!r}, accepted is a path that ends in .svg")
+    plot = win_rate_plot(_results(Path(run_folder)))
+    if plot is None:
+        raise ValueError(f"run_folder: found no win rates in {run_folder}, accepted is the folder of a finished run")
+    return _written(Path(path), standalone(plot))
+
+
+def standalone(plot: Plot) -> str:
+    """A plot on a card with its title and caption, as an SVG document that follows the reader's colour scheme."""
+    width, height = _view_box(plot)
+    caption = textwrap.wrap(plot.caption, _CAPTION_CHARACTERS)
+    return (
+        _environment()
+        .get_template("figure.svg.j2")
+        .render(
+            plot=plot,
+            caption=caption,
+            plot_width=width,
+            plot_height=height,
+            width=width + 2 * _MARGIN,
+            height=height + 2 * _MARGIN + 28 + 16 * len(caption),
+            margin=_MARGIN,
+        )
+    )
 
 
 def render(results: Mapping[str, Any], metrics: Sequence[Record] = (), profile: Sequence[Record] = ()) -> str:
     """The page as text. results, metrics, profile: what the three files hold."""
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run={
+                key: (results.get("run") or {}).get(key) for key in ("name", "description", "seed", "judge", "baseline")
+            },
+            intro=sentences(results),
+            highlights=sections.highlights(results),
+            hero=win_rate_plot(results),
+            sections=sections.all_sections(results, metrics, profile),
+            num_open_samples=sections.NUM_OPEN_SAMPLES,
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("instructrl.evaluation"),
         autoescape=True,
@@ -46,14 +96,7 @@ def render(results: Mapping[str, Any], metrics: Sequence[Record] = (), profile: 
         keep_trailing_newline=True,
     )
     environment.filters["visible"] = visible
-    return environment.get_template("report.html.j2").render(
-        run={key: (results.get("run") or {}).get(key) for key in ("name", "description", "seed", "judge", "baseline")},
-        intro=sentences(results),
-        highlights=sections.highlights(results),
-        hero=win_rate_plot(results),
-        sections=sections.all_sections(results, metrics, profile),
-        num_open_samples=sections.NUM_OPEN_SAMPLES,
-    )
+    return environment
 
 
 def visible(text: Any) -> str:
@@ -67,6 +110,25 @@ def _picture(character: str) -> str:
     if character in "\n\t" or 0x20 <= code < 0x7F or code > 0x9F:
         return character
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
+
+
+def _view_box(plot: Plot) -> tuple[int, int]:
+    found = re.match(r'<svg viewBox="0 0 (\d+) (\d+)"', plot.svg)
+    assert found is not None, "the drawings of style.py begin with their size"
+    return int(found[1]), int(found[2])
+
+
+def _written(path: Path, text: str) -> Path:
+    # A lone surrogate can stand in JSON but not in UTF-8.
+    path.write_bytes(text.encode("utf-8", errors="backslashreplace"))
+    return path
+
+
+def _results(folder: Path) -> Record:
+    path = folder / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"run_folder: found no results.json in {folder}, accepted is the folder of a run")
+    return _record(path.read_text(encoding="utf-8"), str(path))
 
 
 def _record(text: str, where: str) -> Record:

@@ -79,6 +79,8 @@ def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedM
 
 def load_scalar_model(path: str | Path) -> PreTrainedModel:
     """A network with a scalar head from a transformers folder, in float32, dropout off, safetensors only."""
+    if not (Path(path) / "config.json").is_file():
+        raise ValueError(f"reward model {path}: found no config.json, accepted is a folder that `instructrl rm` wrote")
     config = AutoConfig.from_pretrained(path)
     if getattr(config, "num_labels", None) != 1:
         raise ValueError(f"{path}: found a head of {config.num_labels} outputs, a reward model has 1")
@@ -125,9 +127,14 @@ def position_ids(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def context_length(model: PreTrainedModel) -> int | None:
-    """Positions the model was built for, None where the configuration does not say."""
-    return getattr(model.config, "max_position_embeddings", None)
+def check_context(model: PreTrainedModel, needed: int) -> None:
+    """Raise ValueError where the model has fewer positions than a prompt with its response needs."""
+    found = getattr(model.config, "max_position_embeddings", None)
+    if found is not None and needed > found:
+        raise ValueError(
+            f"limits: found {needed} tokens for a prompt with its response, accepted are up to the {found} positions "
+            "of the model"
+        )
 
 
 def _without_dropout(config) -> None:

@@ -16,7 +16,7 @@ from instructrl.runs import steps
 from instructrl.types import Comparison, Demonstration, Prompt
 
 # Nobody can be asked about new responses: a second reward model, which PPO never sees, stands in.
-JUDGE = "a reward model trained on the held-out comparisons"
+JUDGE = "reward model trained on the held-out comparisons"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from instructrl.data import tables
 from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.readers import read_comparisons, read_corpus, read_demonstrations, read_prompts
 from instructrl.data.tokenizers import load_tokenizer
+from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
 from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.recipe import Recipe
@@ -59,6 +60,7 @@ def run_files(config: FilesConfig, folder: Path, log: RunLog) -> dict[str, Any]:
     )
     material = _material(config, Path(config.data), config.corpus, work)
     gpt = Policy.load(config.model)
+    check_context(gpt.lm, max(recipe.limits.total, recipe.block_tokens))
     reward_base = None if config.reward_base is None else Policy.load(config.reward_base)
     run = {"name": "files", "seed": config.seed, "description": f"all steps on {config.data}"}
     return run_experiment(work, material, gpt, run, reward_base)

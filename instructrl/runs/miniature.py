@@ -53,14 +53,14 @@ class MiniatureSizes:
     # documents held out, to measure the alignment tax
     held_out_documents: int = 1_000
     # demonstrations that labelers write for SFT
-    demonstrations: int = 2_000
+    demonstrations: int = 4_000
     # prompts whose completions are ranked for the reward model
-    comparisons: int = 5_000
+    comparisons: int = 6_000
     # fewest and most completions of a ranked prompt
     min_completions: int = 4
     max_completions: int = 9
     # prompts that PPO samples responses to
-    ppo_prompts: int = 4_000
+    ppo_prompts: int = 3_000
     # prompts of validation users: validation loss and the selection of the SFT baseline
     validation: int = 300
     # comparisons by held-out labelers on validation users' prompts
@@ -75,11 +75,10 @@ def _ppo(ptx_coef: float) -> PPOConfig:
         rollout_batch=256,
         minibatch=64,
         microbatch=64,
-        policy_adam=AdamConfig(lr=2e-4),
+        policy_adam=AdamConfig(lr=7e-4),
         value_adam=AdamConfig(lr=5e-4),
         warmup_iterations=5,
-        kl_coef=0.02,
-        max_response_tokens=32,
+        kl_coef=0.1,
         ema_decay=0.9,
         ptx_coef=ptx_coef,
         ptx_examples_per_episode=1.0,
@@ -92,7 +91,7 @@ MINIATURE_RECIPE = Recipe(
     pretraining=PretrainingConfig(adam=AdamConfig(lr=4e-3, max_grad_norm=1.0), warmup_steps=100, batch_size=8),
     sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1),
     ppo_start=SFTConfig(
-        adam=AdamConfig(lr=5e-4), batch_size=32, epochs=3, residual_dropout=0.1, pretraining_fraction=0.1
+        adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1, pretraining_fraction=0.1
     ),
     reward_model=RewardModelConfig(adam=AdamConfig(lr=1e-3), batch_size=16),
     ppo=_ppo(0.0),
@@ -199,21 +198,6 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
         Contender(name="PPO", policy=ppo),
         Contender(name="PPO-ptx", policy=ppo_ptx),
     ]
-    exam = Exam(
-        prompts=[prompt.text for prompt in sets.test],
-        blocks=pack_documents(
-            world.documents(config.sizes.held_out_documents, seed=1), tokenizer, config.recipe.block_tokens
-        ),
-        questions=[
-            Question(context=q.context, correct=q.correct, alternatives=tuple(q.alternatives))
-            for q in world.fact_questions()
-        ],
-        judge=_gold_judge(world),
-        reward_model=reward_model,
-        start=start,
-        encoder=work.encoder,
-        sampling=work.sampling("evaluation"),
-    )
     parts = {
         "run": {
             "name": "miniature",
@@ -226,7 +210,35 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
         "sft_selection": selection,
         "data": data,
     }
-    return steps.examine(work, exam, contenders, sets.test, parts)
+    return steps.examine(
+        work, _exam(world, work, config.sizes, sets.test, reward_model, start), contenders, sets.test, parts
+    )
+
+
+def _exam(
+    world: MiniatureWorld,
+    work: steps.Workspace,
+    sizes: MiniatureSizes,
+    test: Sequence[Prompt],
+    reward_model: RewardModel,
+    start: Policy,
+) -> Exam:
+    """Test users' prompts, held-out text and the world's facts, judged by the gold rubric."""
+    return Exam(
+        prompts=[prompt.text for prompt in test],
+        blocks=pack_documents(
+            world.documents(sizes.held_out_documents, seed=1), work.encoder.tokenizer, work.recipe.block_tokens
+        ),
+        questions=[
+            Question(context=q.context, correct=q.correct, alternatives=tuple(q.alternatives))
+            for q in world.fact_questions()
+        ],
+        judge=_gold_judge(world),
+        reward_model=reward_model,
+        start=start,
+        encoder=work.encoder,
+        sampling=work.sampling("evaluation"),
+    )
 
 
 def _collect_prompts(

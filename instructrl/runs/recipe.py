@@ -8,6 +8,7 @@ from instructrl.trainers.ppo import PPOConfig
 from instructrl.trainers.pretraining import PretrainingConfig
 from instructrl.trainers.reward_model import RewardModelConfig
 from instructrl.trainers.sft import SFTConfig
+from instructrl.types import require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +47,10 @@ class Recipe:
     ppo_ptx: PPOConfig = PPOConfig(ptx_coef=27.8)
 
     def __post_init__(self) -> None:
+        require_positive(self, "block_tokens")
         for name in ("ppo", "ppo_ptx"):
             found = getattr(self, name).max_response_tokens
-            if found > self.limits.max_response_tokens:
+            if found is not None and found > self.limits.max_response_tokens:
                 raise ValueError(
                     f"{name}.max_response_tokens: found {found}, accepted are up to "
                     f"limits.max_response_tokens {self.limits.max_response_tokens}"

@@ -59,7 +59,7 @@ class Workspace:
         return Sampling(
             seed=self.seed_for(step),
             temperature=temperature,
-            max_response_tokens=self.recipe.ppo.max_response_tokens,
+            max_response_tokens=self.recipe.ppo.max_response_tokens or self.recipe.limits.max_response_tokens,
         )
 
 

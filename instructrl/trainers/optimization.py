@@ -7,6 +7,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
+from instructrl.types import require_positive
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdamConfig:
@@ -26,13 +28,10 @@ class AdamConfig:
     max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"lr: found {self.lr}, accepted are positive numbers")
+        require_positive(self, "lr", "eps", "max_grad_norm")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers in [0, 1)")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm: found {self.max_grad_norm}, accepted are positive numbers or null")
 
 
 class Update:

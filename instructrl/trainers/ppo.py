@@ -19,7 +19,7 @@ from instructrl.rollout.randomness import keyed_generator, keyed_seed
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
-from instructrl.types import Experience, Rollout
+from instructrl.types import Experience, Rollout, require_positive
 
 # Looks at a rollout batch, given the prompts' texts; what it returns is logged with the iteration and used nowhere.
 RolloutObserver = Callable[[Sequence[str], Rollout], Mapping[str, float]]
@@ -63,8 +63,8 @@ class PPOConfig:
     vf_coef: float = 0.1
     # of the rollout
     temperature: float = 1.0
-    # where a response is cut
-    max_response_tokens: int = 1024
+    # where a response is cut in the rollout; None is the limit of the run
+    max_response_tokens: int | None = None
     # score of a response that was cut; None keeps the reward model's
     missing_eos_score: float | None = -1.0
     # decay of the averaged policy, per optimiser step
@@ -75,6 +75,18 @@ class PPOConfig:
     ptx_examples_per_episode: float = 8.0
 
     def __post_init__(self) -> None:
+        require_positive(
+            self,
+            "num_episodes",
+            "rollout_batch",
+            "minibatch",
+            "num_epochs",
+            "microbatch",
+            "temperature",
+            "max_response_tokens",
+            "kl_target",
+            "kl_horizon",
+        )
         if self.rollout_batch % self.minibatch:
             raise ValueError(
                 f"minibatch: found {self.minibatch}, accepted are divisors of rollout_batch {self.rollout_batch}"
@@ -169,7 +181,7 @@ class PPOTrainer(Trainer):
         sampling = Sampling(
             seed=keyed_seed(self.seed, 2),
             temperature=self.config.temperature,
-            max_response_tokens=self.config.max_response_tokens,
+            max_response_tokens=self.config.max_response_tokens or self.encoder.limits.max_response_tokens,
         )
         rollout = sample_rollout(self.policy, self.encoder, prompts, sampling, first_episode=first)
         observed = self.observer(prompts, rollout) if self.observer is not None else {}

@@ -9,6 +9,7 @@ from instructrl.models.policy import Policy
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
+from instructrl.types import require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,9 @@ class PretrainingConfig:
     epochs: int = 1
     # blocks in one forward pass; changes memory, not the result
     microbatch: int = 64
+
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size", "epochs", "microbatch")
 
 
 class PretrainingTrainer(Trainer):

@@ -9,7 +9,7 @@ from instructrl.objectives.reward_modeling import comparison_loss
 from instructrl.rollout.scoring import score_texts
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
-from instructrl.types import Comparison, Demonstration
+from instructrl.types import Comparison, Demonstration, require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,9 @@ class RewardModelConfig:
     epochs: int = 1
     # prompts in one forward pass; changes memory, not the result
     microbatch: int = 16
+
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size", "epochs", "microbatch")
 
 
 class RewardModelTrainer(Trainer):

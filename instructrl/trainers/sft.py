@@ -14,7 +14,7 @@ from instructrl.rollout.scoring import mean_loss
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
-from instructrl.types import Demonstration, Sequences
+from instructrl.types import Demonstration, Sequences, require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,22 +35,26 @@ class SFTConfig:
     microbatch: int = 32
 
     def __post_init__(self) -> None:
-        if not 0 <= self.pretraining_fraction < 1:
-            raise ValueError(f"pretraining_fraction: found {self.pretraining_fraction}, accepted is [0, 1)")
+        require_positive(self, "batch_size", "epochs", "microbatch")
+        if not 0 <= self.pretraining_fraction < 1 or self.num_pretraining >= self.batch_size:
+            raise ValueError(
+                f"pretraining_fraction: found {self.pretraining_fraction}, accepted are shares below 1 that leave "
+                f"demonstrations in a batch of {self.batch_size}"
+            )
         if not 0 <= self.residual_dropout < 1:
             raise ValueError(f"residual_dropout: found {self.residual_dropout}, accepted is [0, 1)")
 
     @property
     def num_pretraining(self) -> int:
-        """Blocks of plain text in each batch."""
-        return round(self.pretraining_fraction * self.batch_size)
+        """Blocks of plain text in each batch: at least one where there is a mix at all."""
+        return max(round(self.pretraining_fraction * self.batch_size), 1) if self.pretraining_fraction else 0
 
 
 class SFTTrainer(Trainer):
     """Negative log-likelihood of the response tokens, and of plain text where the mix asks for it.
 
     blocks: [N, L] int64 of plain text; None where `pretraining_fraction` is 0.
-    Dropout is on while it trains and off again when `finish` is called.
+    Dropout is on inside a step only.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class SFTTrainer(Trainer):
 
     def train_step(self) -> tuple[dict[str, float], float]:
         self.policy.train()
-        with torch.random.fork_rng(enabled=self.config.residual_dropout > 0):
+        with torch.random.fork_rng():
             # Dropout cannot take a generator: its global one is put where (seed, step) says, and put back after.
             torch.manual_seed(keyed_seed(self.seed, self.step))
             loss, count = accumulate_likelihood_gradient(self.policy, self._batch(), self.config.microbatch)

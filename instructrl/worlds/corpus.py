@@ -86,17 +86,19 @@ class CorpusMix:
     """Shares of the kinds of document (any positive scale), and how often a forum answers what it is asked.
 
     More transcripts make the few-shot prompt better; more answered posts make the raw prompt better; more rude posts
-    make the base model more often harmful; more encyclopedia makes facts better known.
+    make the base model more often harmful; more encyclopedia makes facts better known; more gossip, in which people
+    repeat each other, makes models better at taking up the words of a prompt.
     """
 
     encyclopedia: float = 0.24
-    stories: float = 0.15
-    lists: float = 0.06
+    stories: float = 0.14
+    lists: float = 0.05
     spelling: float = 0.04
-    chats: float = 0.09
+    chats: float = 0.07
+    gossip: float = 0.14
     rude_posts: float = 0.08
     forums: float = 0.12
-    transcripts: float = 0.22
+    transcripts: float = 0.12
     answered_share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -118,6 +120,7 @@ class Corpus:
             "lists": _lists,
             "spelling": _spelling,
             "chats": lambda rng: _lines(_SMALL_TALK, rng.randint(5, 9), rng),
+            "gossip": _gossip,
             "rude_posts": lambda rng: _lines(_RUDE + _SMALL_TALK[:5], rng.randint(5, 8), rng),
             "forums": self._forum,
             "transcripts": self._transcript,
@@ -190,6 +193,18 @@ def _has_aside(text: str) -> bool:
 
 def _lines(group: tuple[Template, ...], num: int, rng: random.Random) -> str:
     return " ".join(rng.choice(group).fill({}, rng) for _ in range(num))
+
+
+def _gossip(rng: random.Random) -> str:
+    """Everything is said twice: a sentence, or words in no order that only copying can predict."""
+    parts: list[str] = []
+    for _ in range(rng.randint(2, 3)):
+        line = rng.choice(_SCENES + _SMALL_TALK).fill({}, rng)
+        if rng.random() < 0.6:
+            line = " ".join(rng.choice(rng.choice(list(CATEGORIES.values()))) for _ in range(rng.randint(2, 5))) + " ."
+        first, second = rng.sample(CATEGORIES["names"], 2)
+        parts.append(f"{first} : {line} {second} : {line}")
+    return " ".join(parts)
 
 
 def _lists(rng: random.Random) -> str:

@@ -10,7 +10,7 @@ from instructrl.worlds.phrases import INSULTING, RAMBLING
 from instructrl.worlds.rubric import Rubric
 from instructrl.worlds.tasks import Task, misread, parse_prompt
 
-FLAWS = ("misread", "misread", "constraint", "count", "fact", "insult", "rambling", "rambling", "curt")
+FLAWS = ("misread", "constraint", "count", "fact", "insult", "insult", "rambling", "rambling", "curt")
 
 # Demonstrations have to fit the response length of the experiment.
 _MAX_FLAWED_TOKENS = 28

@@ -32,10 +32,10 @@ class WorldConfig:
     mix: CorpusMix = field(default_factory=CorpusMix)
     num_labelers: int = 8
     num_heldout_labelers: int = 4
-    noise: float = 1.0
-    heldout_noise: float = 0.8
+    noise: float = 0.95
+    heldout_noise: float = 0.65
     tie_threshold: float = 0.3
-    flawed_demonstrations: float = 0.3
+    flawed_demonstrations: float = 0.35
     users_per_split: int = 200
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Policies, reward models and value functions on three architectures: what padding, saving and slicing must not change."""
+"""Policies, reward models and value functions on three architectures: padding and saving change nothing."""
 
 import json
 

@@ -107,14 +107,17 @@ def test_a_backend_without_a_probed_operation_is_not_asked(attach):
     assert selftest.self_test("toy") == []
 
 
-def test_a_missing_backend_is_an_error_and_the_setting_is_left_alone(attach):
-    attach(broken_value)
-    selftest.self_test("toy")
+def test_a_backend_that_is_not_here_is_not_asked():
+    assert selftest.self_test("nonsense") == []
+
+
+def test_the_choice_of_the_backend_is_left_as_it_was(attach):
+    attach(does_not_launch)
     with ops.use_backend("reference"):
         selftest.self_test("toy")
-        assert ops.ranking.pairwise_ranking_loss(torch.zeros(1, 2), torch.ones(1, 2, 2, dtype=torch.bool)).loss_sum > 0
-    with pytest.raises(ValueError, match="found 'nonsense'"):
-        dispatch.use_backend("nonsense")
+        selftest.self_test("reference")
+        every = torch.ones(1, 2, 2, dtype=torch.bool)
+        assert float(ops.ranking.pairwise_ranking_loss(torch.zeros(1, 2), every).loss_sum) == pytest.approx(1.3862944)
 
 
 def test_doctor_fits_a_terminal(monkeypatch, capsys, attach):

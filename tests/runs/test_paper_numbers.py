@@ -54,7 +54,7 @@ SHARED = [
             ("temperature", "C.4", 1.0),
             ("ema_decay", "C.4", 0.992),
             ("ptx_examples_per_episode", "C.4", 8.0),
-            ("max_response_tokens", "C", 1024),
+            ("max_response_tokens", "C: the limit of all responses", None),
             ("policy_adam.beta1", "C", 0.9),
             ("policy_adam.beta2", "C", 0.95),
             ("value_adam.beta1", "C", 0.9),

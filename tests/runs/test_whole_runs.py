@@ -19,6 +19,7 @@ from instructrl.evaluation.report import write_report
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.runs.files import FilesConfig, run_files
+from instructrl.runs.folder import open_folder
 from instructrl.runs.miniature import MINIATURE_RECIPE, MiniatureConfig, MiniatureSizes
 from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.trainers.log import RunLog
@@ -64,9 +65,9 @@ MINIATURE = MiniatureConfig(
 def twice(tmp_path_factory) -> list[Path]:
     """The same tiny miniature in this process and in another one, whose sets of strings have another order."""
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "tiny.yaml").write_text(options.as_yaml(MINIATURE))
+    config = open_folder(folder / "tiny", MINIATURE) / "config.yaml"
     outs = [folder / "here", folder / "elsewhere"]
-    arguments = ["run", "miniature", "--config", str(folder / "tiny.yaml"), "--out"]
+    arguments = ["run", "miniature", "--config", str(config), "--out"]
     assert cli.main([*arguments, str(outs[0])]) == 0
     subprocess.run(
         [sys.executable, "-m", "instructrl.cli", *arguments, str(outs[1])],
@@ -186,9 +187,6 @@ def test_all_steps_on_files(files, tmp_path):
     assert not [path for path in models.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a recipe made for one step refuses the limits because of the defaults of another step"
-)
 def test_the_steps_one_by_one(files, tmp_path, capsys):
     """sft, rm, ppo and eval, each on what the one before has written."""
     data = Path(files.data or "")
@@ -216,7 +214,7 @@ def test_the_steps_one_by_one(files, tmp_path, capsys):
     assert trained == str(tmp_path / "ppo" / "models" / "ppo_ptx")
     step("eval", "prompts.test.jsonl", "--baseline", policy, "--models", trained, *judge)
     rows = json.loads((tmp_path / "eval" / "results.json").read_text())["models"]
-    assert [row["model"] for row in rows] == [policy, trained]
+    assert [row["name"] for row in rows] == [policy, trained]
     assert rows[0]["win_rate"]["rate"] == 0.5
     assert rows[0]["win_rate"]["num_prompts"] == 10
 

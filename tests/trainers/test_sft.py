@@ -131,12 +131,7 @@ def test_dropout_changes_with_the_step():
     assert abs(losses[0] - losses[1]) > 1000 * EPS * losses[0]
 
 
-SEEDS_THE_GLOBAL_GENERATOR = pytest.mark.xfail(
-    strict=True, reason="without dropout the step seeds torch's global generator and does not put it back"
-)
-
-
-@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=SEEDS_THE_GLOBAL_GENERATOR), 0.2])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_step_depends_on_seed_and_number_only(dropout):
     results = []
     for junk in (1, 2):
@@ -200,7 +195,7 @@ def test_validation_loss_is_per_token_over_all_demonstrations():
 
 @pytest.mark.parametrize(("field", "value"), [("pretraining_fraction", 1.0), ("residual_dropout", -0.1)])
 def test_settings_are_checked(field, value):
-    with pytest.raises(ValueError, match=rf"{field}: found {value}, accepted is \[0, 1\)"):
+    with pytest.raises(ValueError, match=rf"{field}: found {value}, accepted "):
         SFTConfig(**{field: value})
 
 

@@ -119,7 +119,9 @@ def test_documents_are_short_and_held_out_by_seed():
 
 
 def test_mix_decides_the_kinds_of_documents():
-    shares = dict.fromkeys(("encyclopedia", "stories", "lists", "spelling", "chats", "rude_posts", "transcripts"), 0.0)
+    shares = dict.fromkeys(
+        ("encyclopedia", "stories", "lists", "spelling", "chats", "gossip", "rude_posts", "transcripts"), 0.0
+    )
     world = MiniatureWorld(WorldConfig(mix=CorpusMix(**shares)))
     assert {document.source for document in world.documents(50, 0)} == {"forums"}
 
