@@ -71,17 +71,17 @@ class MiniatureSizes:
 
 def _ppo(ptx_coef: float) -> PPOConfig:
     return PPOConfig(
-        num_episodes=45 * 256,
+        num_episodes=20 * 256,
         rollout_batch=256,
         minibatch=64,
         microbatch=64,
-        policy_adam=AdamConfig(lr=7e-4),
+        policy_adam=AdamConfig(lr=3e-4),
         value_adam=AdamConfig(lr=5e-4),
         warmup_iterations=5,
-        kl_coef=0.1,
+        kl_coef=0.15,
         ema_decay=0.9,
         ptx_coef=ptx_coef,
-        ptx_examples_per_episode=1.0,
+        ptx_examples_per_episode=0.5,
     )
 
 

@@ -32,8 +32,8 @@ class WorldConfig:
     mix: CorpusMix = field(default_factory=CorpusMix)
     num_labelers: int = 8
     num_heldout_labelers: int = 4
-    noise: float = 0.95
-    heldout_noise: float = 0.65
+    noise: float = 1.1
+    heldout_noise: float = 0.7
     tie_threshold: float = 0.3
     flawed_demonstrations: float = 0.35
     users_per_split: int = 200
