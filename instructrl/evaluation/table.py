@@ -64,9 +64,9 @@ def main_columns(results: Mapping[str, Any]) -> list[Column]:
         ("Reward", "Reward", "model score", plain("score", decimal)),
         ("KL", "KL", "nats a response", plain("kl", lambda value: decimal(value, 1))),
         ("Corpus loss", "Corpus", "nats a token", plain("corpus_loss", lambda value: decimal(value, 3))),
-        ("Facts", "Facts", "answered right", plain("fact_accuracy", percent)),
+        ("Facts", "Facts", "answered right", plain("fact_accuracy", lambda value: percent(value, 0))),
         ("Length", "Tokens", "tokens", plain("response_tokens", lambda value: decimal(value, 1))),
-        ("Finished", "Ended", "ended by itself", plain("finished", percent)),
+        ("Finished", "Ended", "ended by itself", plain("finished", lambda value: percent(value, 0))),
     ]
     columns = []
     for heading, short, unit, read in readers:

@@ -31,8 +31,8 @@ from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
 
 # Where prompts come from; the paper's PPO prompts are customers' alone, its demonstrations mostly labelers'.
 SOURCE_SHARES = {"customer": 0.8, "labeler": 0.2}
-# Raw prompts drawn for each that is needed: hygiene removes about a tenth.
-RAW_EXCESS = 1.6
+# Raw prompts drawn for each that is needed: hygiene removes about a third, since many ask the same.
+RAW_EXCESS = 2.0
 
 # Which model completes a prompt next, in turn: mostly SFT, whose mistakes are those that PPO can still mend.
 SAMPLER_TURNS = ("SFT", "SFT", "GPT (prompted)", "SFT", "SFT", "GPT")
@@ -246,12 +246,14 @@ def _collect_prompts(
 ) -> tuple[_PromptSets, dict[str, Any]]:
     """Raw prompts of each group of users through the paper's hygiene, then disjoint sets for the steps.
 
-    The groups of users are disjoint by construction, so splitting by user is already done.
+    The groups of users are disjoint by construction, so splitting by user is already done. Two users may still ask
+    the same thing: what test users ask is taken out of the other groups, then what validation users ask out of the
+    training group.
     """
     counts = {
-        "train": (sizes.demonstrations, sizes.comparisons, sizes.ppo_prompts),
-        "validation": (sizes.validation, sizes.held_out_comparisons),
         "test": (sizes.test,),
+        "validation": (sizes.validation, sizes.held_out_comparisons),
+        "train": (sizes.demonstrations, sizes.comparisons, sizes.ppo_prompts),
     }
     taken: dict[str, list[list[Prompt]]] = {}
     steps_taken: list[dict[str, Any]] = []
@@ -261,7 +263,8 @@ def _collect_prompts(
             for source, share in SOURCE_SHARES.items()
             for prompt in world.raw_prompts(split, round(share * RAW_EXCESS * sum(wanted)), source=source)
         ]
-        clean = _clean(raw, work, steps_taken, split=split)
+        held_out = [prompt for subsets in taken.values() for subset in subsets for prompt in subset]
+        clean = _clean(raw, held_out, work, steps_taken, split=split)
         subsets = steps.take_disjoint(len(clean), wanted, keyed_seed(work.seed_for("prompts"), *split.encode()))
         taken[split] = [[clean[i] for i in subset] for subset in subsets]
     sets = _PromptSets(
@@ -284,11 +287,14 @@ def _collect_prompts(
     }
 
 
-def _clean(prompts: list[Prompt], work: steps.Workspace, counts: list[dict[str, Any]], *, split: str) -> list[Prompt]:
-    """The paper's order: duplicates, cap, personal data (training split only), lengths."""
+def _clean(
+    prompts: list[Prompt], held_out: list[Prompt], work: steps.Workspace, counts: list[dict[str, Any]], *, split: str
+) -> list[Prompt]:
+    """The paper's order: duplicates, cap, prompts also held out, personal data (training split only), lengths."""
     filters = {
         "duplicates by common prefix": hygiene.drop_common_prefixes,
         "cap per user": hygiene.cap_per_user,
+        "prompt also held out": lambda rows: hygiene.drop_overlap(rows, held_out),
         "personal data": hygiene.remove_personal_data,
         "length": lambda rows: hygiene.limit_lengths(
             rows,
