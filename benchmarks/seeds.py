@@ -1,4 +1,4 @@
-"""Several runs of one experiment as a markdown table: python benchmarks/seeds.py runs/miniature-0 runs/miniature-1 ..."""
+"""Several runs of an experiment as a markdown table: `python benchmarks/seeds.py runs/miniature-0 runs/miniature-1`."""
 
 import json
 import sys

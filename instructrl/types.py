@@ -36,7 +36,8 @@ class Comparison:
     """K completions of one prompt and the pairs in which a labeler preferred one.
 
     `preferred` holds `(winner, loser)` indices into `completions`. Ties are pairs that are not there; a ranking is
-    the special case without cycles (`from_ranks`).
+    the special case without cycles (`pairs_from_ranks`). `finished` tells which completions ended by themselves and
+    were not cut at a length limit; empty: all did.
     """
 
     prompt: str
@@ -46,9 +47,12 @@ class Comparison:
     source: str = ""
     category: str = ""
     labeler: str = ""
+    finished: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         num_completions = len(self.completions)
+        if self.finished and len(self.finished) != num_completions:
+            raise ValueError(f"finished: found {len(self.finished)}, accepted is one a completion, {num_completions}")
         if num_completions < 2:
             raise ValueError(f"completions: found {num_completions}, a comparison takes at least 2")
         for winner, loser in self.preferred:

@@ -19,8 +19,8 @@ from instructrl.models.scoring import RewardModel
 from instructrl.rollout.generate import Samples, Sampling, sample_texts
 from instructrl.rollout.scoring import score_texts
 from instructrl.runs.recipe import Recipe
-from instructrl.runs.standalone import open_workspace
-from instructrl.types import Prompt
+from instructrl.runs.standalone import check_tokenizer, open_workspace
+from instructrl.types import Prompt, require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,12 @@ class EvalCommand:
     # of prompts and responses, in tokens
     limits: Limits = Limits()
 
+    def __post_init__(self) -> None:
+        names = (self.baseline, *self.models)
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError(f"models: found {list(self.models)}, accepted is at least one model, each different")
+        require_positive(self, "temperature")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out `instructrl eval`. Returns the exit code."""
@@ -51,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     recipe = Recipe(limits=config.limits)
     work, baseline = open_workspace(Path(config.out), config.baseline, recipe, config)
     judge = RewardModel.load(config.reward_model).eval()
+    for path in (config.reward_model, *config.models):
+        check_tokenizer(path, work.encoder)
     prompts = list(read_prompts(config.data))
     texts = [prompt.text for prompt in prompts]
     sampling = Sampling(

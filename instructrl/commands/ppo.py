@@ -9,7 +9,7 @@ from instructrl.data.encoding import Limits, pack_documents
 from instructrl.data.readers import read_corpus, read_prompts
 from instructrl.models.scoring import RewardModel
 from instructrl.runs.recipe import Recipe
-from instructrl.runs.standalone import open_workspace
+from instructrl.runs.standalone import check_tokenizer, open_workspace
 from instructrl.runs.steps import optimize_policy
 from instructrl.trainers.ppo import PPOConfig
 
@@ -45,8 +45,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     phase = "ppo_ptx" if config.ppo.ptx_coef > 0 else "ppo"
     recipe = replace(Recipe(limits=config.limits, block_tokens=config.block_tokens), **{phase: config.ppo})
-    work, policy = open_workspace(Path(config.out), config.model, recipe, config)
+    work, policy = open_workspace(
+        Path(config.out), config.model, recipe, config, 0 if config.corpus is None else config.block_tokens
+    )
     reward_model = RewardModel.load(config.reward_model)
+    check_tokenizer(config.reward_model, work.encoder)
     blocks = None
     if config.corpus is not None:
         blocks = pack_documents(read_corpus(config.corpus), work.encoder.tokenizer, config.block_tokens)

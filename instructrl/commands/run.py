@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.dry_run:
         console.print(_plan(name, named, config, folder))
         return 0
+    named.check(config)
     open_folder(folder, config)
     hide_loading_bars()
     results = named.carry_out(config, folder, RunLog(folder))

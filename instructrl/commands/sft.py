@@ -43,7 +43,9 @@ def main(arguments: Sequence[str]) -> int:
         SFTCommand, arguments, program="instructrl sft", description="Step 1: supervised fine-tuning."
     )
     recipe = Recipe(limits=config.limits, block_tokens=config.block_tokens, sft=config.sft)
-    work, policy = open_workspace(Path(config.out), config.model, recipe, config)
+    work, policy = open_workspace(
+        Path(config.out), config.model, recipe, config, 0 if config.corpus is None else config.block_tokens
+    )
     blocks = None
     if config.corpus is not None:
         blocks = pack_documents(read_corpus(config.corpus), work.encoder.tokenizer, config.block_tokens)

@@ -75,8 +75,15 @@ def parse_comparison(row: Row) -> Comparison:
         raise _missing(
             "completions", row, "are prompt and completions with ranks or preferences, or chosen and rejected"
         )
-    labeler = _label(row, "labeler")
-    return Comparison(prompt=prompt, completions=completions, preferred=preferred, labeler=labeler, **_groups(row))
+    return Comparison(
+        prompt=prompt,
+        completions=completions,
+        preferred=preferred,
+        labeler=_label(row, "labeler"),
+        user=_label(row, "user"),
+        source=_label(row, "source"),
+        category=_label(row, "category"),
+    )
 
 
 def parse_document(row: Row) -> Document:

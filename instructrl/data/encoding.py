@@ -88,13 +88,15 @@ class Encoder:
         preferred = torch.zeros(len(rows), width, width, dtype=torch.bool)
         prompts: list[str] = []
         completions: list[str] = []
+        finished: list[bool] = []
         for p, row in enumerate(rows):
             places[p, : len(row.completions)] = torch.arange(len(row.completions)) + len(prompts)
             for winner, loser in row.preferred:
                 preferred[p, winner, loser] = True
             prompts += [row.prompt] * len(row.completions)
             completions += row.completions
-        return self.pairs(prompts, completions), places, preferred
+            finished += row.finished or [True] * len(row.completions)
+        return self.pairs(prompts, completions, finished), places, preferred
 
     def decode(self, response: Tensor, response_mask: Tensor) -> list[str]:
         """Texts of responses [B, T], without the end-of-text token."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from instructrl.data.encoding import Encoder, blocks_as_sequences
@@ -123,4 +122,4 @@ def fact_accuracy(policy: Policy, encoder: Encoder, questions: Sequence[Question
     total = in_batches(policy, sequences.to(device)).sum(dim=1).cpu()
     mean = total / sequences.response_mask.sum(dim=1)
     sizes = [1 + len(question.alternatives) for question in questions]
-    return sum(int(torch.argmax(part)) == 0 for part in mean.split(sizes)) / len(questions)
+    return sum(bool((part[0] > part[1:]).all()) for part in mean.split(sizes)) / len(questions)

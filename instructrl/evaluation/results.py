@@ -103,11 +103,11 @@ def agreement(first: Sequence[Comparison], second: Sequence[Comparison]) -> dict
 def comparison_counts(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """How many comparisons and pairs there are, and what share of the pairs is tied."""
     num_possible = sum(len(row.completions) * (len(row.completions) - 1) // 2 for row in comparisons)
-    num_pairs = sum(len(row.preferred) for row in comparisons)
+    ordered = sum(len({frozenset(pair) for pair in row.preferred}) for row in comparisons)
     return {
         "num_comparisons": len(comparisons),
-        "num_pairs": num_pairs,
-        "tied_fraction": 1 - num_pairs / num_possible,
+        "num_pairs": sum(len(row.preferred) for row in comparisons),
+        "tied_fraction": 1 - ordered / num_possible,
     }
 
 

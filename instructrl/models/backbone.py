@@ -45,6 +45,7 @@ def load_causal_lm(path: str | Path, *, trust_remote_code: bool = False) -> PreT
         path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
     )
     check_output_embedding(model)
+    _check_projection(model)
     return model
 
 
@@ -56,6 +57,26 @@ def check_output_embedding(lm: PreTrainedModel) -> None:
             raise ValueError(f"model: found {field}={value}, accepted are models whose logits are a plain projection")
     if not isinstance(lm.get_output_embeddings(), nn.Linear):
         raise ValueError(f"model: found {type(lm).__name__} without a linear output embedding, accepted is a causal LM")
+
+
+@torch.no_grad()
+def _check_projection(lm: PreTrainedModel) -> None:
+    """Compare the model's own logits with the projection that is used here, on a few tokens.
+
+    No list of configuration fields can name every way in which an architecture changes its logits.
+    Raises ValueError where they differ, and for models with a recurrent state, which the decoder does not carry.
+    """
+    if getattr(lm, "_is_stateful", False):
+        raise ValueError(
+            f"model: found {type(lm).__name__}, which has a recurrent state; accepted are attention models"
+        )
+    head = lm.get_output_embeddings()
+    assert isinstance(head, nn.Linear)
+    tokens = torch.arange(1, 4)[None, :] % head.out_features
+    own = lm.eval()(input_ids=tokens, use_cache=False).logits
+    made = head(lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state)
+    if not torch.allclose(own, made, rtol=1e-3, atol=1e-3):
+        raise ValueError(f"model: found {type(lm).__name__}, accepted are models whose logits are a plain projection")
 
 
 def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedModel:

@@ -65,6 +65,5 @@ def gpt2_policy(*, vocabulary: int, context: int, layers: int, width: int, heads
         activation_function="gelu_pytorch_tanh",  # the same function as GPT-2's "gelu_new", in one pass
         bos_token_id=end_of_text,
         eos_token_id=end_of_text,
-        pad_token_id=end_of_text,
     )
     return Policy(GPT2LMHeadModel(config))

@@ -35,7 +35,11 @@ class _ScalarHead(nn.Module):
         return cls(network, getattr(network.config, _BIAS_FIELD, 0.0))
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads (scores up to the bias)."""
+        """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads.
+
+        Its score of a single sequence is ours without the bias; for batches transformers wants a padding token that
+        differs from the end of text.
+        """
         setattr(self.network.config, _BIAS_FIELD, float(self.bias))
         self.network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

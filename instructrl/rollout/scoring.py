@@ -53,5 +53,6 @@ def comparison_scores(
     """Scores of every completion of every comparison, in their order."""
     prompts = [row.prompt for row in comparisons for _ in row.completions]
     completions = [text for row in comparisons for text in row.completions]
-    flat = iter(score_texts(reward_model, encoder, prompts, completions).tolist())
+    finished = [flag for row in comparisons for flag in row.finished or [True] * len(row.completions)]
+    flat = iter(score_texts(reward_model, encoder, prompts, completions, finished).tolist())
     return [[next(flat) for _ in row.completions] for row in comparisons]

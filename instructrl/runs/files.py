@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from instructrl.data import tables
 from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.readers import read_comparisons, read_corpus, read_demonstrations, read_prompts
@@ -13,10 +15,12 @@ from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
 from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.recipe import Recipe
+from instructrl.runs.standalone import check_tokenizer
 from instructrl.runs.steps import Workspace
 from instructrl.trainers.log import RunLog
+from instructrl.types import require_positive
 
-# Share of the plain text that is held out to measure the alignment tax: every so many-th document.
+# What of the plain text is held out to measure the alignment tax: every so many-th block.
 _HELD_OUT_EVERY = 20
 
 
@@ -39,15 +43,26 @@ class FilesConfig:
     # what each step does
     recipe: Recipe = Recipe()
 
+    def __post_init__(self) -> None:
+        require_positive(self, "test_prompts")
+
+
+def check_paths(config: FilesConfig) -> None:
+    """Raise ValueError where a path that the run needs is not given."""
+    missing = [name for name in ("data", "corpus", "model") if getattr(config, name) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)}: found nothing, this run needs --data, --corpus and --model")
+
 
 def run_files(config: FilesConfig, folder: Path, log: RunLog) -> dict[str, Any]:
     """All steps. Writes models and `results.json` into `folder`; returns the results.
 
     Raises ValueError where a path is missing.
     """
-    if config.data is None or config.corpus is None or config.model is None:
-        missing = [name for name in ("data", "corpus", "model") if getattr(config, name) is None]
-        raise ValueError(f"{', '.join(missing)}: found nothing, this run needs --data, --corpus and --model")
+    check_paths(config)
+    assert config.data is not None
+    assert config.corpus is not None
+    assert config.model is not None
     tokenizer = load_tokenizer(config.model)
     recipe = config.recipe
     work = Workspace(
@@ -62,6 +77,8 @@ def run_files(config: FilesConfig, folder: Path, log: RunLog) -> dict[str, Any]:
     gpt = Policy.load(config.model)
     check_context(gpt.lm, max(recipe.limits.total, recipe.block_tokens))
     reward_base = None if config.reward_base is None else Policy.load(config.reward_base)
+    if config.reward_base is not None:
+        check_tokenizer(config.reward_base, work.encoder)
     run = {"name": "files", "seed": config.seed, "description": f"all steps on {config.data}"}
     return run_experiment(work, material, gpt, run, reward_base)
 
@@ -74,10 +91,11 @@ def _material(config: FilesConfig, data: Path, corpus: str, work: Workspace) -> 
     prompts = {split: read_prompts(data / f"prompts.{split}.jsonl") for split in ("train", "test")}
     splits = {"SFT": demonstrations, "RM": comparisons, "PPO": prompts}
     tokenizer, length = work.encoder.tokenizer, work.recipe.block_tokens
-    documents = read_corpus(corpus)
-    numbers = range(len(documents))
-    held_out = numbers[:: min(_HELD_OUT_EVERY, max(len(numbers) // 2, 1))]
-    train = sorted(set(numbers) - set(held_out)) or list(numbers)
+    blocks = pack_documents(read_corpus(corpus), tokenizer, length)
+    held_out = torch.zeros(len(blocks), dtype=torch.bool)
+    held_out[:: min(_HELD_OUT_EVERY, len(blocks))] = True
+    if bool(held_out.all()):
+        raise ValueError(f"{corpus}: found one block of {length} tokens, accepted are two: one is held out")
     return Material(
         demonstrations=demonstrations["train"],
         validation=demonstrations["valid"],
@@ -85,8 +103,8 @@ def _material(config: FilesConfig, data: Path, corpus: str, work: Workspace) -> 
         held_out_comparisons=comparisons["valid"],
         ppo_prompts=[prompt.text for prompt in prompts["train"]],
         test=_first(prompts["test"], config.test_prompts),
-        blocks=pack_documents((documents[i] for i in train), tokenizer, length),
-        held_out_blocks=pack_documents((documents[i] for i in held_out), tokenizer, length),
+        blocks=blocks[~held_out],
+        held_out_blocks=blocks[held_out],
         tables={
             "sizes": tables.size_rows(splits),
             "lengths": tables.prompt_length_rows(splits, tokenizer),

@@ -1,23 +1,20 @@
 """The paper's experiment in a generated world, from pretraining to the report, in minutes on a laptop."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from instructrl.data import hygiene, tables
 from instructrl.data.encoding import Encoder, Limits, pack_documents
 from instructrl.data.tokenizers import word_tokenizer
-from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam, Judgement, Question
+from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
-from instructrl.rollout.generate import Samples
-from instructrl.rollout.randomness import keyed_generator, keyed_seed
-from instructrl.rollout.scoring import comparison_scores, score_texts
+from instructrl.rollout.randomness import keyed_seed
 from instructrl.runs import steps
+from instructrl.runs.labeling import Labeling
 from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.optimization import AdamConfig
@@ -25,8 +22,7 @@ from instructrl.trainers.ppo import PPOConfig
 from instructrl.trainers.pretraining import PretrainingConfig
 from instructrl.trainers.reward_model import RewardModelConfig
 from instructrl.trainers.sft import SFTConfig
-from instructrl.types import Comparison, Demonstration, Prompt, Rollout
-from instructrl.worlds.labelers import Labeler
+from instructrl.types import Prompt, Rollout, require_positive
 from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
 
 # Where prompts come from; the paper's PPO prompts are customers' alone, its demonstrations mostly labelers'.
@@ -34,8 +30,6 @@ SOURCE_SHARES = {"customer": 0.8, "labeler": 0.2}
 # Raw prompts drawn for each that is needed: hygiene removes about a third, since many ask the same.
 RAW_EXCESS = 2.0
 
-# Which model completes a prompt next, in turn: mostly SFT, whose mistakes are those that PPO can still mend.
-SAMPLER_TURNS = ("SFT", "SFT", "GPT (prompted)", "SFT", "SFT", "GPT")
 # Prompts with the few-shot prefix still fit.
 MAX_RAW_PROMPT_TOKENS = 30
 # Mean length of a document with its end of text, for the plan.
@@ -67,6 +61,14 @@ class MiniatureSizes:
     held_out_comparisons: int = 400
     # prompts of test users: the evaluation
     test: int = 1_500
+
+    def __post_init__(self) -> None:
+        require_positive(self, *(field.name for field in fields(self)))
+        if not 2 <= self.min_completions <= self.max_completions:
+            raise ValueError(
+                f"min_completions: found {self.min_completions}, accepted are 2 to max_completions "
+                f"{self.max_completions}"
+            )
 
 
 def _ppo(ptx_coef: float) -> PPOConfig:
@@ -175,11 +177,18 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     validation = world.demonstrations(sets.validation, seed=1)
 
     gpt = steps.new_policy(work, config.model)
+    check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
     steps.pretrain(work, gpt, blocks)
     last_sft, epochs = steps.finetune(work, gpt, demonstrations, validation, phase="sft")
     start, _ = steps.finetune(work, gpt, demonstrations, validation, phase="ppo_start", blocks=blocks)
 
-    labeling = _Labeling(world=world, work=work, sizes=config.sizes, gpt=gpt, sft=last_sft)
+    labeling = Labeling(
+        world=world,
+        work=work,
+        completions=(config.sizes.min_completions, config.sizes.max_completions),
+        gpt=gpt,
+        sft=last_sft,
+    )
     comparisons = labeling.compare(sets.comparisons, world.labelers("training"), "training")
     reward_model = steps.fit_reward_model(work, last_sft, comparisons, demonstrations)
     quality = labeling.quality(reward_model, comparisons, sets.held_out, demonstrations)
@@ -310,77 +319,6 @@ def _clean(
         prompts = kept.records
         counts.append({"step": f"{split}: {step}", "removed": kept.removed, "left": len(prompts)})
     return prompts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Labeling:
-    """Completions from GPT, prompted GPT and the last SFT epoch, ranked by labelers."""
-
-    world: MiniatureWorld
-    work: steps.Workspace
-    sizes: MiniatureSizes
-    gpt: Policy
-    sft: Policy
-
-    def compare(self, prompts: Sequence[Prompt], labelers: Sequence[Labeler], group: str) -> list[Comparison]:
-        """One comparison a prompt, the labelers taking turns."""
-        completions = self._completions(prompts, group)
-        return _ranked(prompts, completions, labelers, turn=0)
-
-    def quality(
-        self,
-        reward_model: RewardModel,
-        comparisons: Sequence[Comparison],
-        held_out: Sequence[Prompt],
-        demonstrations: Sequence[Demonstration],
-    ) -> dict[str, Any]:
-        """The `reward_model` entry of the results: accuracy on pairs of labelers it was trained on and of held-out
-        ones, both on prompts of held-out users, and how far the labelers agree among themselves on the same pairs."""
-        completions = self._completions(held_out, "validation")
-        entry: dict[str, Any] = assemble.comparison_counts(comparisons)
-        for group, name in (("training", "training_labelers"), ("heldout", "heldout_labelers")):
-            labelers = self.world.labelers(group)
-            first, second = (_ranked(held_out, completions, labelers, turn=turn) for turn in (0, 1))
-            scores = comparison_scores(reward_model, self.work.encoder, first)
-            entry[f"accuracy_{name}"] = assemble.accuracy(scores, first)
-            entry[f"agreement_{name}"] = assemble.agreement(first, second)
-        texts = [row.completion for row in demonstrations]
-        mean = score_texts(reward_model, self.work.encoder, [row.prompt for row in demonstrations], texts).mean()
-        return {**entry, "bias": float(reward_model.bias), "mean_demonstration_score": float(mean)}
-
-    def _completions(self, prompts: Sequence[Prompt], name: str) -> list[Samples]:
-        generator = keyed_generator(self.work.seed_for(f"completions {name}"))
-        low, high = self.sizes.min_completions, self.sizes.max_completions
-        counts = torch.randint(low, high + 1, (len(prompts),), generator=generator).tolist()
-        samplers = {
-            "GPT": Contender(name="GPT", policy=self.gpt),
-            "GPT (prompted)": Contender(name="GPT (prompted)", policy=self.gpt, form=self.world.few_shot_prompt),
-            "SFT": Contender(name="SFT", policy=self.sft),
-        }
-        return steps.sample_completions(
-            self.work, [samplers[key] for key in SAMPLER_TURNS], [prompt.text for prompt in prompts], counts, name
-        )
-
-
-def _ranked(
-    prompts: Sequence[Prompt], completions: Sequence[Samples], labelers: Sequence[Labeler], *, turn: int
-) -> list[Comparison]:
-    rows = []
-    for index, (prompt, samples) in enumerate(zip(prompts, completions, strict=True)):
-        labeler = labelers[(index + turn) % len(labelers)]
-        ranks = labeler.rank(prompt.text, samples.texts, samples.finished)
-        rows.append(
-            Comparison(
-                prompt=prompt.text,
-                completions=tuple(samples.texts),
-                preferred=Comparison.pairs_from_ranks(ranks),
-                user=prompt.user,
-                source=prompt.source,
-                category=prompt.category,
-                labeler=labeler.name,
-            )
-        )
-    return rows
 
 
 def _gold_judge(world: MiniatureWorld):

@@ -14,12 +14,13 @@ from instructrl.trainers.log import RunLog
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedRun:
     """config: the run's own configuration with its defaults. carry_out: (config, folder, log) -> results.
-    counts: what is known of the data before they are read."""
+    counts: what is known of the data before they are read. check: raises ValueError for a config that cannot run."""
 
     description: str
     config: Any
     carry_out: Callable[[Any, Path, RunLog], dict[str, Any]]
     counts: Callable[[Any], Mapping[str, int | None]]
+    check: Callable[[Any], None] = lambda config: None
 
     def plan(self, config: Any) -> list[PlanRow]:
         """The steps that `config` asks for."""
@@ -28,7 +29,11 @@ class NamedRun:
 
 def _from_files(description: str, config: files.FilesConfig) -> NamedRun:
     return NamedRun(
-        description=description, config=config, carry_out=files.run_files, counts=lambda config: {"test": None}
+        description=description,
+        config=config,
+        carry_out=files.run_files,
+        counts=lambda config: {"test": None},
+        check=files.check_paths,
     )
 
 

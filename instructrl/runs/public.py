@@ -16,6 +16,7 @@ from instructrl.data.public import (
     squality_documents,
 )
 from instructrl.data.tokenizers import gpt2_tokenizer, load_tokenizer
+from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
 from instructrl.rollout.randomness import keyed_seed
 from instructrl.runs import steps
@@ -49,12 +50,12 @@ class PublicConfig:
     # words of the passages beside a question
     max_passage_words: int = 40
     # blocks of plain text, for pretraining and for the mix
-    blocks: int = 1_500
+    blocks: int = 500
     # demonstrations, after the split
-    demonstrations: int = 400
+    demonstrations: int = 200
     # prompts that PPO samples responses to, and that the models are compared on
-    ppo_prompts: int = 300
-    test_prompts: int = 100
+    ppo_prompts: int = 128
+    test_prompts: int = 60
     # what each step does
     recipe: Recipe = Recipe(
         limits=Limits(max_prompt_tokens=160, max_response_tokens=128),
@@ -66,7 +67,7 @@ class PublicConfig:
         ),
         reward_model=RewardModelConfig(adam=AdamConfig(lr=3e-4), batch_size=8),
         ppo=PPOConfig(
-            num_episodes=320,
+            num_episodes=128,
             rollout_batch=32,
             minibatch=16,
             microbatch=16,
@@ -77,7 +78,7 @@ class PublicConfig:
             ema_decay=0.8,
         ),
         ppo_ptx=PPOConfig(
-            num_episodes=320,
+            num_episodes=128,
             rollout_batch=32,
             minibatch=16,
             microbatch=16,
@@ -123,6 +124,7 @@ def run_public(config: PublicConfig, folder: Path, log: RunLog) -> dict[str, Any
         steps.pretrain(work, gpt, material.blocks)
     else:
         gpt = Policy.load(config.model)
+    check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
     run = {"name": "public", "seed": config.seed, "description": DESCRIPTION}
     return run_experiment(work, material, gpt, run)
 

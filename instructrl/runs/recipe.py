@@ -55,6 +55,8 @@ class Recipe:
                     f"{name}.max_response_tokens: found {found}, accepted are up to "
                     f"limits.max_response_tokens {self.limits.max_response_tokens}"
                 )
+        if self.ppo_ptx.ptx_coef == 0:
+            raise ValueError("ppo_ptx.ptx_coef: found 0, accepted are positive numbers: ppo is the run without the mix")
         if self.ppo.ptx_coef != 0:
             raise ValueError(f"ppo.ptx_coef: found {self.ppo.ptx_coef}, accepted is 0: ppo_ptx is the run with the mix")
 

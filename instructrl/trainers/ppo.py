@@ -1,6 +1,7 @@
 """Step 3: PPO and PPO-ptx against the reward model (paper, 3.5 and C.4)."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -93,11 +94,27 @@ class PPOConfig:
             )
         if self.num_episodes < self.rollout_batch:
             raise ValueError(f"num_episodes: found {self.num_episodes}, accepted is at least one rollout_batch")
-        for name in ("kl_coef", "ptx_coef", "vf_coef", "ptx_examples_per_episode"):
-            if getattr(self, name) < 0:
+        for name in (
+            "kl_coef",
+            "ptx_coef",
+            "ptx_examples_per_episode",
+            "vf_coef",
+            "cliprange",
+            "cliprange_value",
+            "warmup_iterations",
+        ):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers from 0")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers from 0 to 1")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: found {self.ema_decay}, accepted is [0, 1)")
+        if self.ptx_coef > 0 and self.num_ptx_examples < 1:
+            raise ValueError(
+                f"ptx_examples_per_episode: found {self.ptx_examples_per_episode}, accepted is at least one block of "
+                f"plain text beside a minibatch of {self.minibatch}"
+            )
 
     @property
     def num_iterations(self) -> int:

@@ -18,7 +18,7 @@ class RewardModelConfig:
 
     # its rate follows a cosine to a tenth
     adam: AdamConfig = AdamConfig(lr=9e-6)
-    # distinct prompts in an optimiser step, each with all its comparisons
+    # comparisons (prompts with their K completions and all pairs) in an optimiser step
     batch_size: int = 64
     # more than one overfits at once, says the paper
     epochs: int = 1
