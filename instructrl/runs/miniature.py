@@ -62,6 +62,11 @@ class MiniatureSizes:
     # prompts of test users: the evaluation
     test: int = 1_500
 
+    @property
+    def completions(self) -> tuple[int, int]:
+        """Fewest and most completions of a ranked prompt."""
+        return self.min_completions, self.max_completions
+
     def __post_init__(self) -> None:
         require_positive(self, *(field.name for field in fields(self)))
         if not 2 <= self.min_completions <= self.max_completions:
@@ -182,13 +187,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     last_sft, epochs = steps.finetune(work, gpt, demonstrations, validation, phase="sft")
     start, _ = steps.finetune(work, gpt, demonstrations, validation, phase="ppo_start", blocks=blocks)
 
-    labeling = Labeling(
-        world=world,
-        work=work,
-        completions=(config.sizes.min_completions, config.sizes.max_completions),
-        gpt=gpt,
-        sft=last_sft,
-    )
+    labeling = Labeling(world=world, work=work, completions=config.sizes.completions, gpt=gpt, sft=last_sft)
     comparisons = labeling.compare(sets.comparisons, world.labelers("training"), "training")
     reward_model = steps.fit_reward_model(work, last_sft, comparisons, demonstrations)
     quality = labeling.quality(reward_model, comparisons, sets.held_out, demonstrations)
