@@ -61,6 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         check_tokenizer(path, work.encoder)
     prompts = list(read_prompts(config.data))
     texts = [prompt.text for prompt in prompts]
+    work.encoder.check_prompts(config.data, texts)
     sampling = Sampling(
         seed=config.seed, temperature=config.temperature, max_response_tokens=config.limits.max_response_tokens
     )

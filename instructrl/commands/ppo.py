@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     if config.corpus is not None:
         blocks = pack_documents(read_corpus(config.corpus), work.encoder.tokenizer, config.block_tokens)
     prompts = [prompt.text for prompt in read_prompts(config.data)]
+    work.encoder.check_prompts(config.data, prompts)
     optimize_policy(work, policy, reward_model, prompts, phase=phase, blocks=blocks)
     print(work.folder / "models" / phase)
     return 0

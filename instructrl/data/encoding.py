@@ -53,6 +53,16 @@ class Encoder:
         """Whether `prompt` takes this text."""
         return len(encode_text(self.tokenizer, text)) <= self.limits.max_prompt_tokens
 
+    def check_prompts(self, name: str, texts: Iterable[str]) -> None:
+        """Raise ValueError for the first prompt over the limit, before anything is trained. name: of the data."""
+        for number, text in enumerate(texts, start=1):
+            if not self.fits(text):
+                limit = self.limits.max_prompt_tokens
+                raise ValueError(
+                    f"{name}, row {number}: found a prompt of more than {limit} tokens; "
+                    f"`instructrl data prepare --max-prompt-tokens {limit}` drops such rows"
+                )
+
     def response(self, text: str, *, finished: bool = True) -> list[int]:
         """Token ids of a response with its end-of-text token, cut at the limit. finished: False leaves the token
         out, for a response that was itself cut."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from instructrl.data import tables
+from instructrl.data import hygiene, tables
 from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.readers import read_comparisons, read_corpus, read_demonstrations, read_prompts
 from instructrl.data.tokenizers import load_tokenizer
@@ -90,6 +90,9 @@ def _material(config: FilesConfig, data: Path, corpus: str, work: Workspace) -> 
     comparisons = {split: read_comparisons(data / f"comparisons.{split}.jsonl") for split in ("train", "valid")}
     prompts = {split: read_prompts(data / f"prompts.{split}.jsonl") for split in ("train", "test")}
     splits = {"SFT": demonstrations, "RM": comparisons, "PPO": prompts}
+    for name, by_split in splits.items():
+        for split, records in by_split.items():
+            work.encoder.check_prompts(f"{name} {split}", map(hygiene.prompt_text, records))
     tokenizer, length = work.encoder.tokenizer, work.recipe.block_tokens
     blocks = pack_documents(read_corpus(corpus), tokenizer, length)
     held_out = torch.zeros(len(blocks), dtype=torch.bool)

@@ -1,0 +1,11 @@
+"""Texts to tensors: what is refused before anything is trained."""
+
+import pytest
+from tiny import tiny_encoder
+
+
+def test_the_first_prompt_over_the_limit_is_named():
+    encoder = tiny_encoder(max_prompt_tokens=2)
+    encoder.check_prompts("mine", ["w1 w2", "w3"])
+    with pytest.raises(ValueError, match="mine, row 2: found a prompt of more than 2 tokens"):
+        encoder.check_prompts("mine", ["w1 w2", "w1 w2 w3", "w1 w2 w3"])
