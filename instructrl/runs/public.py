@@ -35,6 +35,22 @@ DESCRIPTION = "real human rankings and demonstrations with the GPT-2 tokenizer a
 RecordT = TypeVar("RecordT", Demonstration, Comparison)
 
 
+def _ppo(ptx_coef: float) -> PPOConfig:
+    return PPOConfig(
+        num_episodes=128,
+        rollout_batch=32,
+        minibatch=16,
+        microbatch=16,
+        policy_adam=AdamConfig(lr=1e-4),
+        value_adam=AdamConfig(lr=3e-4),
+        warmup_iterations=2,
+        max_response_tokens=48,
+        ema_decay=0.8,
+        ptx_coef=ptx_coef,
+        ptx_examples_per_episode=0.5,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicConfig:
     """One run on public data."""
@@ -66,30 +82,8 @@ class PublicConfig:
             adam=AdamConfig(lr=5e-4), batch_size=16, epochs=2, residual_dropout=0.1, pretraining_fraction=0.1
         ),
         reward_model=RewardModelConfig(adam=AdamConfig(lr=3e-4), batch_size=8),
-        ppo=PPOConfig(
-            num_episodes=128,
-            rollout_batch=32,
-            minibatch=16,
-            microbatch=16,
-            policy_adam=AdamConfig(lr=1e-4),
-            value_adam=AdamConfig(lr=3e-4),
-            warmup_iterations=2,
-            max_response_tokens=48,
-            ema_decay=0.8,
-        ),
-        ppo_ptx=PPOConfig(
-            num_episodes=128,
-            rollout_batch=32,
-            minibatch=16,
-            microbatch=16,
-            policy_adam=AdamConfig(lr=1e-4),
-            value_adam=AdamConfig(lr=3e-4),
-            warmup_iterations=2,
-            max_response_tokens=48,
-            ema_decay=0.8,
-            ptx_coef=1.0,
-            ptx_examples_per_episode=0.5,
-        ),
+        ppo=_ppo(0.0),
+        ppo_ptx=_ppo(1.0),
     )
 
 
