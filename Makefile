@@ -11,37 +11,53 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TOOLS := $(VENV)/.tools
 
-.PHONY: help demo test smoke lint bench clean
+.PHONY: help demo test smoke lint bench ahead-of-time gpu-check clean
 
 help:
-	@echo "make demo   the miniature experiment, from nothing to a report: about ten minutes on two cores"
-	@echo "make test   all tests"
-	@echo "make smoke  the miniature cut down to two minutes"
-	@echo "make lint   ruff and pyright"
-	@echo "make bench  speed of the ops"
+	@echo "make demo           the miniature experiment, from nothing to a report: about ten minutes on two cores"
+	@echo "make test           all tests"
+	@echo "make smoke          the miniature cut down to two minutes"
+	@echo "make lint           ruff and pyright"
+	@echo "make bench          speed of the ops"
+	@echo "make ahead-of-time  what the CUDA and Triton kernels compile to; needs nvcc, no GPU"
+	@echo "make gpu-check      on a machine with an NVIDIA GPU: build, tests, compute-sanitizer, benchmarks"
 
-$(STAMP): pyproject.toml setup.py constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(if $(INDEX),--extra-index-url $(INDEX)) --editable '.[test,parquet,hub]'
+# What the build needs comes first, so that the package can be built against the torch that it will run with.
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(if $(INDEX),--extra-index-url $(INDEX)) setuptools torch pybind11 ninja
+	$(BIN)/python -m pip install --no-build-isolation --editable .
+	touch $@
+
+$(TOOLS): $(STAMP)
+	$(BIN)/python -m pip install --no-build-isolation --editable '.[test,parquet,hub,triton]'
 	touch $@
 
 demo: $(STAMP)
 	$(BIN)/instructrl run miniature --out runs/miniature
 
-test: $(STAMP)
+test: $(TOOLS)
 	$(BIN)/python -m pytest
 
 smoke: $(STAMP)
 	$(BIN)/instructrl run smoke --out runs/smoke
 
-lint: $(STAMP)
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(STAMP)
+bench: $(TOOLS)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
+ahead-of-time: $(TOOLS)
+	$(BIN)/python benchmarks/ahead_of_time.py --write
+
+# With the torch of PYTHON's own environment, which is the one that knows the GPU.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info instructrl/_C*.so

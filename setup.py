@@ -1,5 +1,165 @@
-"""Build entry point. Metadata lives in pyproject.toml."""
+"""Builds instructrl._C (C++) and, where there is a CUDA compiler to use, instructrl._C_cuda. Metadata: pyproject.toml.
 
-from setuptools import setup
+INSTRUCTRL_BUILD_CUDA=1 builds the CUDA kernels although torch is a CPU build (nvcc is enough), 0 leaves them out.
+CXX and NVCC name the compilers. Without a C++ compiler the package installs and runs on its references.
+"""
 
-setup()
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+SOURCES = ROOT / "csrc"
+# -ffp-contract=off: the branch a clipped loss takes must not depend on where a compiler fuses.
+CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-psabi"
+CUDA_ARCHITECTURES = ("80", "90a", "100")
+NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden"
+
+
+def cxx():
+    """The C++ compiler, or None."""
+    found = os.environ.get("CXX") or "g++"
+    return shutil.which(found) or (None if "CXX" in os.environ else shutil.which("clang++"))
+
+
+def nvcc():
+    """The CUDA compiler that is to be used, or None."""
+    wanted = os.environ.get("INSTRUCTRL_BUILD_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise ValueError(f"INSTRUCTRL_BUILD_CUDA: found {wanted!r}, accepted are 0, 1 or nothing")
+    homes = [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")]
+    places = os.pathsep.join([*(f"{home}/bin" for home in homes if home), os.environ["PATH"], "/usr/local/cuda/bin"])
+    found = os.environ.get("NVCC") or shutil.which("nvcc", path=places)
+    if wanted == "1" and found is None:
+        raise RuntimeError("INSTRUCTRL_BUILD_CUDA is 1 and nvcc was not found: put it on PATH or set NVCC")
+    import torch
+
+    return found if wanted == "1" or (wanted == "" and torch.version.cuda) else None
+
+
+def cuda_library_folder(compiler):
+    """Where the static CUDA runtime of a compiler is."""
+    home = Path(compiler).resolve().parent.parent
+    for folder in ("lib64", "lib", "targets/x86_64-linux/lib"):
+        if (home / folder / "libcudart_static.a").exists():
+            return home / folder
+    raise RuntimeError(f"libcudart_static.a was not found beside {compiler}: looked under {home}")
+
+
+class NinjaBuild(build_ext):
+    """Compiles an extension's sources side by side, and again only those that changed."""
+
+    def build_extension(self, ext):
+        # Only here, so that a source distribution can be made, and metadata read, without torch.
+        import ninja
+        import torch
+
+        folder = Path(self.build_temp).resolve() / ext.name
+        folder.mkdir(parents=True, exist_ok=True)
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lines = cuda_rules(torch) if ext.name.endswith("_cuda") else cpp_rules(torch)
+        objects = []
+        for source in ext.sources:
+            objects.append(str(folder / (Path(source).stem + ".o")))
+            lines.append(f"build {escaped(objects[-1])}: compile {escaped(ROOT / source)}")
+        lines += [f"build {escaped(output)}: link {' '.join(map(escaped, objects))}", ""]
+        (folder / "build.ninja").write_text("\n".join(lines), encoding="utf-8")
+        program = Path(ninja.BIN_DIR) / "ninja"
+        subprocess.run([str(program), "-C", str(folder)], check=True)
+
+    def get_ext_filename(self, fullname):
+        # The CUDA library is no Python module, so its name has no Python version in it.
+        if fullname.endswith("_C_cuda"):
+            return os.path.join(*fullname.split(".")) + ".so"
+        return super().get_ext_filename(fullname)
+
+    def get_export_symbols(self, ext):
+        return []
+
+
+def escaped(path):
+    """A path as ninja reads it."""
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def includes(torch, *others):
+    """Options for the folders of headers; those of others do not warn."""
+    folders = [Path(torch.__file__).parent / "include", *others]
+    return " ".join([f'-I"{SOURCES}"', *(f'-isystem "{folder}"' for folder in folders)])
+
+
+def rules(compile_command, link_command):
+    """The start of a ninja file."""
+    return [
+        "rule compile",
+        f"  command = {compile_command} -MD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = {link_command}",
+    ]
+
+
+def torch_libraries(torch, *names):
+    """Options to link against torch, which is loaded before the extension is."""
+    return " ".join([f'-L"{Path(torch.__file__).parent / "lib"}"', *(f"-l{name}" for name in names)])
+
+
+def cpp_rules(torch):
+    """How instructrl._C is built."""
+    import pybind11
+
+    compiler = nvcc()
+    version = "" if compiler is None else cuda_version(compiler)
+    architectures = "" if compiler is None else " ".join(f"sm_{x}" for x in CUDA_ARCHITECTURES)
+    texts = {
+        "INSTRUCTRL_TORCH_VERSION": torch.__version__,
+        "INSTRUCTRL_CUDA_COMPILER": version,
+        "INSTRUCTRL_CUDA_ARCHITECTURES": architectures,
+    }
+    defines = " ".join(f"'-D{name}=\"{text}\"'" for name, text in texts.items())
+    headers = includes(torch, pybind11.get_include(), sysconfig.get_path("include"))
+    return rules(
+        f"{cxx()} {CXX_FLAGS} {defines} {headers}",
+        f"{cxx()} -shared $in -o $out {torch_libraries(torch, 'torch', 'torch_cpu', 'c10')}",
+    )
+
+
+def cuda_version(compiler):
+    """Such as "nvcc 13.0"."""
+    text = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    return "nvcc " + text.partition("release ")[2].partition(",")[0]
+
+
+def cuda_rules(torch):
+    """How instructrl._C_cuda is built: for each architecture, and PTX from the last for those to come."""
+    compiler = nvcc()
+    targets = [f"-gencode arch=compute_{x},code=sm_{x}" for x in CUDA_ARCHITECTURES]
+    targets.append(f"-gencode arch=compute_{CUDA_ARCHITECTURES[-1]},code=compute_{CUDA_ARCHITECTURES[-1]}")
+    # Static: a library that looked for libcudart would only load beside the CUDA that it was built with.
+    runtime = f'-L"{cuda_library_folder(compiler)}" -lcudart_static -ldl -lrt -lpthread'
+    return rules(
+        f"{compiler} {NVCC_FLAGS} {' '.join(targets)} {includes(torch)}",
+        f"{cxx()} -shared $in -o $out {torch_libraries(torch, 'torch', 'torch_cpu', 'c10')} {runtime}",
+    )
+
+
+def extensions():
+    """What can be built here."""
+    if cxx() is None:
+        print("instructrl: no C++ compiler was found (looked for g++, clang++ and CXX): it will run on its references")
+        return []
+    found = [Extension("instructrl._C", sorted(str(path.relative_to(ROOT)) for path in SOURCES.glob("**/*.cpp")))]
+    if nvcc() is not None:
+        kernels = sorted(str(path.relative_to(ROOT)) for path in SOURCES.glob("cuda/*.cu"))
+        found.append(Extension("instructrl._C_cuda", kernels))
+    return found
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": NinjaBuild})

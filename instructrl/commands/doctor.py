@@ -16,7 +16,8 @@ def main(arguments: Sequence[str]) -> int:
     """Carry out `instructrl doctor`. Returns the exit code: 1 where a backend that is here computes wrongly."""
     parser = argparse.ArgumentParser(
         prog="instructrl doctor",
-        description="Every op and backend: usable here or not, and why not; a self-test of each backend; versions.",
+        description="Versions; every op and backend: usable here or not, and why not; how each was built; a self-test "
+        "of each.",
     )
     parser.parse_args(arguments)
     rows = dispatch.usability()
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     for backend, why_not in reasons:
         console.print(f"{backend}: {why_not}", markup=False)
     usable = dict.fromkeys(row.backend for row in rows if row.usable)
+    for backend in usable:
+        if kernels.about(backend):
+            console.print(f"{backend}: {kernels.about(backend)}", markup=False)
     findings = [finding for backend in usable for finding in selftest.self_test(backend)]
     for finding in findings:
         console.print(_line(finding), markup=False)

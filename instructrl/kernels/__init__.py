@@ -32,20 +32,25 @@ class Implementation:
 
 _implementations: dict[str, dict[str, Implementation]] = {}
 _devices: dict[str, tuple[str, ...]] = {}
+_about: dict[str, str] = {}
 _missing: dict[str, str] = {}
 _candidates: dict[tuple[str, str], tuple[Implementation, ...]] = {}
 
 
-def attach(backend: str, *, devices: tuple[str, ...], implementations: Mapping[str, Implementation]) -> None:
+def attach(
+    backend: str, *, devices: tuple[str, ...], implementations: Mapping[str, Implementation], about: str = ""
+) -> None:
     """Add a backend.
 
     backend: its name. devices: the device types where it is chosen unasked; forced, it runs wherever
     `unsupported` lets it. implementations: by operation name, such as "ranking.pairwise_ranking_loss".
+    about: how it was built, one line for `instructrl doctor`.
     """
     if backend == REFERENCE:
         raise ValueError(f"backend: found {backend!r}, which is built in; accepted is any other name")
     _implementations[backend] = dict(implementations)
     _devices[backend] = devices
+    _about[backend] = about
     _missing.pop(backend, None)
     _rebuild_candidates()
 
@@ -88,6 +93,16 @@ def why_missing(backend: str) -> str | None:
 def candidates(op: str, device_type: str) -> tuple[Implementation, ...]:
     """The implementations of an operation to try on a device, best first, without the reference."""
     return _candidates.get((op, device_type), ())
+
+
+def about(backend: str) -> str:
+    """How a backend was built; "" where there is nothing to say."""
+    return _about.get(backend, "")
+
+
+def devices(backend: str) -> tuple[str, ...]:
+    """The device types where a backend is chosen unasked."""
+    return _devices.get(backend, ())
 
 
 def implementation(op: str, backend: str) -> Implementation | None:

@@ -100,7 +100,7 @@ def _logits(dtype: torch.dtype, num_rows: int, num_classes: int, kind: str = "")
         hole = _mask((num_rows, width), generator, 0.5).scatter_(1, tokens.unsqueeze(1), False)
         logits.masked_fill_(hole, -math.inf)
     elif kind == "nearly certain":
-        logits.scatter_add_(1, tokens.unsqueeze(1), torch.full((num_rows, 1), 40.0, dtype=torch.float64))
+        logits.scatter_add_(1, tokens.unsqueeze(1), torch.full((num_rows, 1), 12.0, dtype=torch.float64))
     elif kind in ("masked", "all masked"):
         mask = _mask((num_rows,), generator, 0.6 if kind == "masked" else 0.0)
         arguments |= {"mask": mask, "tokens": torch.where(mask, tokens, -100)}

@@ -1,0 +1,201 @@
+// The table of CPU kernels: plain functions over plain structs, one table for each instruction set.
+//
+// Nothing here may be an inline function or a template: the files of the instruction sets include it, and the linker
+// keeps one copy of an inline function, which may be the one with instructions that this machine lacks.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace instructrl {
+
+// The bits of a lower-precision number; kernels widen them in registers.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+// Index of an input's dtype in the arrays of kernels. Outputs are double for kFloat64 and float for the others.
+enum Dtype : int { kFloat32, kBFloat16, kFloat16, kFloat64, kNumDtypes };
+
+// A kernel does the items (rows, sequences, blocks) from `begin` to `end`; what an item yields depends on nothing else,
+// so it has the same bits whatever the number of threads.
+template <class Args>
+using Kernel = void (*)(const Args& args, int64_t begin, int64_t end);
+
+template <class Args>
+using KernelByDtype = Kernel<Args>[kNumDtypes];
+
+// Rows of logits: row n starts `(n / inner) * outer_stride + (n % inner) * inner_stride` elements behind the first.
+struct LogitRows {
+  const void* data;
+  int64_t num_classes;
+  int64_t inner;
+  int64_t outer_stride;
+  int64_t inner_stride;
+};
+
+struct LogprobsArgs {
+  LogitRows logits;
+  const int64_t* tokens;
+  const bool* mask;  // nullptr: every row counts.
+  double temperature;
+  void* logprobs;
+  void* entropy;  // nullptr: not wanted.
+  void* normalizers;
+};
+
+struct LogprobsBackwardArgs {
+  LogitRows logits;
+  const int64_t* tokens;
+  const bool* mask;  // nullptr: every row counts.
+  double temperature;
+  const void* normalizers;
+  const void* entropy;        // nullptr without grad_entropy.
+  const void* grad_logprobs;  // nullptr: zeros.
+  const void* grad_entropy;   // nullptr: zeros.
+  void* gradient;             // nullptr: over the logits.
+  bool streaming;             // Write around the cache.
+};
+
+// Rows of logits are taken in blocks that stay in the first-level cache between their maximum and their exponentials.
+constexpr int64_t kBlockClasses = 1024;
+
+struct SamplingArgs {
+  LogitRows logits;
+  const double* uniforms;
+  double temperature;
+  void* block_maxima;  // Scratch of one thread, as is the next: a number for each kBlockClasses of a row.
+  double* block_sums;
+  int64_t* tokens;
+};
+
+// Prompts of one item.
+constexpr int64_t kRankingGroup = 16;
+
+struct RankingArgs {
+  const void* scores;  // [P, K], strides in elements.
+  int64_t prompt_stride;
+  int64_t response_stride;
+  const bool* preferred;  // [P, K, K], dense.
+  int64_t num_prompts;
+  int64_t num_responses;
+  void* scratch;  // kRankingGroup * K * (K + 16) bytes of each thread, aligned for double.
+  void* loss_sum;
+  int64_t* num_pairs;
+  int64_t* num_correct;
+  void* gradient;
+};
+
+struct AdvantageSums {
+  double sum;
+  double sum_of_squares;
+  double count;
+  double kl;
+};
+
+struct AdvantagesArgs {
+  const void* rewards;  // nullptr: made of the three that follow, and written to `shaped_rewards`.
+  const void* logprobs;
+  const void* ref_logprobs;
+  const void* scores;  // In the dtype of the outputs.
+  const void* values;
+  const bool* mask;
+  const int64_t* offsets;  // Of packed sequences in `length` tokens; nullptr: rows of `length`.
+  int64_t length;
+  double minus_kl_coef;
+  double gamma;
+  double lam;
+  void* advantages;
+  void* returns;
+  void* shaped_rewards;
+  AdvantageSums* sums;  // One a sequence.
+};
+
+// Elements of one item.
+constexpr int64_t kWhitenBlock = 4096;
+
+struct Moments {
+  double count;
+  double mean;
+  double squared_deviations;
+};
+
+struct WhitenArgs {
+  const void* x;
+  const bool* mask;
+  int64_t num_elements;
+  Moments* moments;  // One a block.
+  double mean;
+  double scale;
+  void* whitened;
+};
+
+// Tokens of one item.
+constexpr int64_t kPpoBlockTokens = 4096;
+
+// Sums over the counted tokens of a block, and the largest ratio.
+struct PpoSums {
+  double policy_loss;
+  double value_loss;
+  double kl;
+  double num_tokens;
+  double num_policy_clipped;
+  double approx_kl;
+  double ratio;
+  double num_value_clipped;
+  double squared_error;
+  double ratio_max;
+};
+
+struct PpoArgs {
+  const void* logprobs;
+  const void* old_logprobs;
+  const void* advantages;
+  const void* ref_logprobs;  // nullptr: none.
+  const void* values;
+  const void* old_values;
+  const void* returns;
+  const bool* mask;
+  int64_t num_tokens;
+  double low;  // Of the ratio.
+  double high;
+  double range;  // Of the value.
+  double vf_coef;
+  double kl_coef;
+  void* grad_logprobs;
+  void* grad_values;
+  PpoSums* blocks;
+};
+
+struct CpuKernels {
+  const char* name;
+  KernelByDtype<LogprobsArgs> token_logprobs;
+  KernelByDtype<LogprobsBackwardArgs> token_logprobs_backward;
+  KernelByDtype<SamplingArgs> sample_tokens;
+  KernelByDtype<RankingArgs> pairwise_ranking_loss;
+  KernelByDtype<AdvantagesArgs> generalized_advantages;
+  KernelByDtype<AdvantagesArgs> ppo_advantages;
+  KernelByDtype<WhitenArgs> masked_moments;
+  KernelByDtype<WhitenArgs> masked_whiten;
+  KernelByDtype<PpoArgs> clipped_policy_loss;
+  KernelByDtype<PpoArgs> clipped_value_loss;
+  KernelByDtype<PpoArgs> ppo_loss;
+};
+
+// What each file of an instruction set exports; nullptr where this compiler or machine cannot have it.
+const CpuKernels* portable_kernels();
+const CpuKernels* avx2_kernels();
+const CpuKernels* avx512_kernels();
+
+// The table of the best instruction set of this machine, chosen at the first call. INSTRUCTRL_CPU_ISA (portable, avx2 or
+// avx512) asks for another; a name that is unknown, or that this machine cannot run, raises.
+const CpuKernels& cpu_kernels();
+
+// Names of the instruction sets that this library was compiled for.
+std::vector<std::string> compiled_instruction_sets();
+
+}  // namespace instructrl

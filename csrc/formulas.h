@@ -1,0 +1,192 @@
+// The mathematics of one token, one pair, one class: each formula once, for the CPU's vectors and the GPU's threads.
+//
+// Templates over the lane type F: float and double on both, and classes of SIMD lanes on the CPU. A lane type needs the
+// operators + - * / and unary -, comparisons whose results take & and |, construction from a number, and the functions
+// exp, expm1, log1p, abs, select, maximum, minimum. Definitions are those of `instructrl/ops/ppo_terms.py` and its
+// neighbours, decisions at kinks included: there, products and differences must stay separate roundings, so that a
+// comparison comes out as PyTorch's does. No product below feeds an addition whose result is compared.
+//
+// A file that compiles for a target of its own defines INSTRUCTRL_ISA, includes its lane types first, and gets all of
+// this in `instructrl::INSTRUCTRL_ISA`: instantiations of two targets must not be merged by the linker.
+#pragma once
+
+#include <cfloat>
+#include <cmath>
+
+#ifdef __CUDACC__
+#define INSTRUCTRL_HD __host__ __device__ __forceinline__
+#else
+#define INSTRUCTRL_HD inline __attribute__((always_inline))
+#endif
+
+namespace instructrl {
+#ifdef INSTRUCTRL_ISA
+namespace INSTRUCTRL_ISA {
+#endif
+
+using std::abs;
+using std::exp;
+using std::expm1;
+using std::log1p;
+
+INSTRUCTRL_HD float select(bool condition, float a, float b) { return condition ? a : b; }
+INSTRUCTRL_HD double select(bool condition, double a, double b) { return condition ? a : b; }
+
+// NaN where one of the two is, like torch.maximum and torch.clamp.
+INSTRUCTRL_HD float maximum(float a, float b) { return a > b || a != a ? a : b; }
+INSTRUCTRL_HD double maximum(double a, double b) { return a > b || a != a ? a : b; }
+INSTRUCTRL_HD float minimum(float a, float b) { return a < b || a != a ? a : b; }
+INSTRUCTRL_HD double minimum(double a, double b) { return a < b || a != a ? a : b; }
+
+// The largest finite number of a lane; a class of lanes specialises it.
+template <class F>
+struct Largest;
+
+template <>
+struct Largest<float> {
+  static INSTRUCTRL_HD float value() { return FLT_MAX; }
+};
+
+template <>
+struct Largest<double> {
+  static INSTRUCTRL_HD double value() { return DBL_MAX; }
+};
+
+template <class F>
+struct PolicyTerm {
+  F loss;
+  F derivative;  // By the new log-probability.
+  F clipped;     // 1 where the loss is the clipped branch's, else 0.
+  F approx_kl;
+  F ratio;
+};
+
+// max(-A r, -A clip(r, low, high)), r = exp(new - old). `low` and `high` are 1 - cliprange and 1 + cliprange computed in
+// double and rounded once, as PyTorch does with Python's numbers.
+template <class F>
+INSTRUCTRL_HD PolicyTerm<F> policy_term(F new_logprob, F old_logprob, F advantage, F low, F high) {
+  const F zero(0.0), half(0.5);
+  const F log_ratio = new_logprob - old_logprob;
+  // An infinite ratio would turn advantage 0 into NaN.
+  const F ratio = minimum(exp(log_ratio), Largest<F>::value());
+  const F unclipped = -advantage * ratio;
+  const F clipped = -advantage * minimum(maximum(ratio, low), high);
+  const auto clipped_wins = clipped > unclipped;
+  // torch.maximum halves the gradient at ties and clamp passes it at its bounds; inside the bounds the branches are the
+  // same number.
+  const auto tie_outside = (unclipped == clipped) & ((ratio < low) | (ratio > high));
+  const F derivative = select(clipped_wins, zero, select(tie_outside, half * unclipped, unclipped));
+  return {maximum(unclipped, clipped), derivative, select(clipped_wins, F(1.0), zero), half * (log_ratio * log_ratio),
+          ratio};
+}
+
+template <class F>
+struct ValueTerm {
+  F loss;
+  F derivative;  // By the value.
+  F clipped;     // 1 where the loss is the clipped branch's, else 0.
+  F squared_error;
+};
+
+// 0.5 max((v - R)^2, (clip(v, old - range, old + range) - R)^2).
+template <class F>
+INSTRUCTRL_HD ValueTerm<F> value_term(F value, F old_value, F target, F range) {
+  const F zero(0.0), half(0.5);
+  const F low = old_value - range, high = old_value + range;
+  const F error = value - target;
+  const F squared = error * error;
+  const F clipped_error = maximum(minimum(value, high), low) - target;
+  const F clipped_squared = clipped_error * clipped_error;
+  const auto clipped_wins = clipped_squared > squared;
+  const auto tie_outside = (squared == clipped_squared) & ((value < low) | (value > high));
+  const F derivative = select(clipped_wins, zero, select(tie_outside, half * error, error));
+  return {half * maximum(squared, clipped_squared), derivative, select(clipped_wins, F(1.0), zero), squared};
+}
+
+template <class F>
+struct LossTerm {
+  F loss;
+  F derivative;
+};
+
+// k3: exp(d) - 1 - d with d = ref - new; the derivative is by `new`.
+template <class F>
+INSTRUCTRL_HD LossTerm<F> reference_kl_term(F new_logprob, F ref_logprob) {
+  const F difference = ref_logprob - new_logprob;
+  const F growth = expm1(difference);
+  return {growth - difference, -growth};
+}
+
+template <class F>
+struct RankingTerm {
+  F loss;
+  F derivative;          // By the margin.
+  F reverse_derivative;  // By the margin, of the loss that the pair has where the loser was preferred.
+};
+
+// softplus(-margin), margin = score of the winner - score of the loser, with its derivative -sigmoid(-margin) and that of
+// softplus(margin). One exponential, never of a positive number.
+template <class F>
+INSTRUCTRL_HD RankingTerm<F> ranking_term(F margin) {
+  const F zero(0.0), one(1.0);
+  const F small = exp(-abs(margin));
+  const F share = one / (one + small), rest = small * share;
+  const auto ahead = margin >= zero;
+  return {maximum(-margin, zero) + log1p(small), -select(ahead, rest, share), select(ahead, share, rest)};
+}
+
+// The gradient of one logit that is not the token's: -p (g + h (log p + H)), p = exp(log p), with the gradients g of the
+// log-probability and h of the entropy already divided by the temperature. A class of probability 0 gets 0. The token's
+// own logit gets g (1 - p) - h p (log p + H) instead.
+template <class F>
+INSTRUCTRL_HD F class_gradient(F probability, F log_probability, F grad_logprob, F grad_entropy, F entropy) {
+  const F zero(0.0);
+  const auto possible = probability > zero;
+  // log p may be -inf where p is 0.
+  const F surprise = select(possible, log_probability, zero) + entropy;
+  return select(possible, -(probability * (grad_logprob + grad_entropy * surprise)), zero);
+}
+
+// x -> term + factor * x.
+template <class F>
+struct Affine {
+  F factor;
+  F term;
+};
+
+// `first(second(x))`: in a scan from the right, `first` is the position on the left.
+template <class F>
+INSTRUCTRL_HD Affine<F> composed(Affine<F> first, Affine<F> second) {
+  return {first.factor * second.factor, first.term + first.factor * second.term};
+}
+
+// GAE's residual of one counted position.
+template <class F>
+INSTRUCTRL_HD F residual(F reward, F value, F next_value, F gamma) {
+  return reward + gamma * next_value - value;
+}
+
+// (x - mean) * scale has zero mean and unit sample variance.
+struct Whitening {
+  double mean;
+  double scale;
+};
+
+INSTRUCTRL_HD Whitening whitening(double mean, double sum_of_squared_deviations, double count) {
+  const double variance = count > 1 ? sum_of_squared_deviations / (count - 1) : 0.0;
+  return {mean, 1.0 / std::sqrt(variance + 1e-8)};
+}
+
+// From sums that were added up elsewhere; rounding may leave a negative sum of squared deviations.
+INSTRUCTRL_HD Whitening whitening_from_sums(double sum, double sum_of_squares, double count) {
+  const double mean = sum / (count > 1 ? count : 1);
+  return whitening(mean, maximum(sum_of_squares - sum * mean, 0.0), count);
+}
+
+// The count to divide by: 1 in place of 0. It may be a fraction.
+INSTRUCTRL_HD double denominator(double count) { return count > 0 ? count : 1.0; }
+
+#ifdef INSTRUCTRL_ISA
+}  // namespace INSTRUCTRL_ISA
+#endif
+}  // namespace instructrl

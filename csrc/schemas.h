@@ -1,0 +1,47 @@
+// The private ops that a compiled backend registers. `instructrl/ops/compiled.py` says what each argument is; a test
+// compares the two lists. One string an op: its name without the backend's prefix, and its signature.
+#pragma once
+
+#include <string>
+#include <utility>
+
+namespace instructrl {
+
+inline constexpr std::pair<const char*, const char*> kSchemas[] = {
+    {"pairwise_ranking_loss",
+     "(Tensor scores, Tensor preferred) -> (Tensor loss_sum, Tensor num_pairs, Tensor num_correct, Tensor gradient)"},
+    {"token_logprobs",
+     "(Tensor logits, Tensor tokens, Tensor? mask, float temperature, bool with_entropy)"
+     " -> (Tensor logprobs, Tensor entropy, Tensor normalizers)"},
+    {"token_logprobs_backward",
+     "(Tensor logits, Tensor tokens, Tensor? mask, Tensor normalizers, Tensor? entropy, Tensor? grad_logprobs,"
+     " Tensor? grad_entropy, float temperature) -> Tensor"},
+    {"token_logprobs_backward_",
+     "(Tensor(a!) logits, Tensor tokens, Tensor? mask, Tensor normalizers, Tensor? entropy, Tensor? grad_logprobs,"
+     " Tensor? grad_entropy, float temperature) -> ()"},
+    {"generalized_advantages",
+     "(Tensor rewards, Tensor values, Tensor mask, float gamma, float lam, Tensor? cu_seqlens)"
+     " -> (Tensor advantages, Tensor returns)"},
+    {"ppo_advantages",
+     "(Tensor logprobs, Tensor ref_logprobs, Tensor values, Tensor scores, Tensor mask, float kl_coef, float gamma,"
+     " float lam, Tensor? cu_seqlens) -> (Tensor advantages, Tensor returns, Tensor rewards, Tensor stats)"},
+    {"masked_whiten", "(Tensor x, Tensor mask, Tensor? stats) -> Tensor"},
+    {"clipped_policy_loss",
+     "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor mask, Tensor? num_tokens, float cliprange)"
+     " -> (Tensor losses, Tensor gradient, Tensor metrics)"},
+    {"clipped_value_loss",
+     "(Tensor values, Tensor old_values, Tensor returns, Tensor mask, Tensor? num_tokens, float cliprange_value)"
+     " -> (Tensor losses, Tensor gradient, Tensor metrics)"},
+    {"ppo_loss",
+     "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor values, Tensor old_values, Tensor returns,"
+     " Tensor mask, Tensor? ref_logprobs, Tensor? num_tokens, float cliprange, float cliprange_value, float vf_coef,"
+     " float kl_coef) -> (Tensor losses, Tensor grad_logprobs, Tensor grad_values, Tensor metrics)"},
+    {"sample_tokens", "(Tensor logits, Tensor uniforms, float temperature) -> Tensor"},
+};
+
+// INSTRUCTRL_PREFIX names the backend; a test that runs the CUDA sources on the host picks another.
+#ifndef INSTRUCTRL_PREFIX
+#define INSTRUCTRL_PREFIX "_native_"
+#endif
+
+}  // namespace instructrl

@@ -1,0 +1,193 @@
+"""The `linear_*` operations of a compiled backend as private ops, with autograd around them.
+
+The ops are written in Python over the matrix products of the library and the backend's row kernels
+(`linear_chunks`). torch.compile sees one node, with the loop over chunks inside.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from instructrl.ops import checks, linear_chunks, private_ops
+from instructrl.ops.ppo import PPOLoss
+from instructrl.ops.ppo_terms import PPO_METRICS, Settings
+
+SCHEMAS = {
+    # kept: the logits, where all of them fit half of the workspace, for the backward; else [0, 0].
+    "linear_token_logprobs": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor? mask,"
+    " float temperature, SymInt workspace, bool with_entropy)"
+    " -> (Tensor logprobs, Tensor entropy, Tensor normalizers, Tensor kept)",
+    # wanted: the gradients of hidden, weight and bias; [0] for those that are not.
+    "linear_token_logprobs_backward": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor? mask,"
+    " Tensor normalizers, Tensor? entropy, Tensor kept, Tensor? grad_logprobs, Tensor? grad_entropy,"
+    " float temperature, SymInt workspace, bool[] wanted)"
+    " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
+    # losses: the loss and its two parts. Gradients are those of the loss.
+    "linear_ppo_loss": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor old_logprobs,"
+    " Tensor advantages, Tensor values, Tensor old_values, Tensor returns, Tensor mask, Tensor? ref_logprobs,"
+    " Tensor? num_tokens, float cliprange, float cliprange_value, float vf_coef, float kl_coef, float temperature,"
+    " SymInt workspace, bool[] wanted)"
+    " -> (Tensor losses, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, Tensor grad_values,"
+    " Tensor metrics)",
+}
+
+
+def _fake_forward(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: Tensor,
+    mask: Tensor | None,
+    temperature: float,
+    workspace: int,
+    with_entropy: bool,
+) -> tuple[Tensor, ...]:
+    dtype = checks.accumulation_dtype(hidden, weight)
+    kept = linear_chunks.kept_shape(tokens.numel(), weight.shape[0], dtype, workspace)
+    shapes = (tokens.shape, tokens.shape if with_entropy else (0,), (tokens.numel(), 2), kept)
+    return tuple(hidden.new_empty(shape, dtype=dtype) for shape in shapes)
+
+
+def _fake_gradients(inputs: tuple[Tensor, Tensor, Tensor | None], wanted: list[bool]) -> list[Tensor]:
+    hidden = inputs[0]
+    return [
+        hidden.new_empty(x.shape, dtype=x.dtype) if want and x is not None else hidden.new_empty(0)
+        for x, want in zip(inputs, wanted, strict=True)
+    ]
+
+
+def _fake_backward(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
+    return tuple(_fake_gradients((hidden, weight, bias), others[-1]))
+
+
+def _fake_ppo_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
+    dtype = checks.accumulation_dtype(hidden, weight, *others[1:6])
+    return (
+        hidden.new_empty(3, dtype=dtype),
+        *_fake_gradients((hidden, weight, bias), others[-1]),
+        torch.empty_like(others[3], memory_format=torch.contiguous_format),
+        hidden.new_empty(len(PPO_METRICS), dtype=torch.float32),
+    )
+
+
+def define(prefix: str) -> None:
+    """Register the linear private ops of a backend whose row kernels are registered."""
+    names = ("token_logprobs", "token_logprobs_backward", "token_logprobs_backward_", "ppo_loss")
+    row = linear_chunks.RowKernels(*(private_ops.get(prefix, name) for name in names))
+    implementations = {
+        "linear_token_logprobs": partial(linear_chunks.forward, row),
+        "linear_token_logprobs_backward": partial(linear_chunks.backward, row),
+        "linear_ppo_loss": partial(linear_chunks.ppo_loss, row),
+    }
+    private_ops.define(prefix, SCHEMAS, implementations, ("CPU", "CUDA"))
+    fakes = {
+        "linear_token_logprobs": _fake_forward,
+        "linear_token_logprobs_backward": _fake_backward,
+        "linear_ppo_loss": _fake_ppo_loss,
+    }
+    private_ops.define_fakes(prefix, fakes)
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    """ops: forward and backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        ops: tuple[Callable[..., Any], Callable[..., Any]],
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        tokens: Tensor,
+        mask: Tensor | None,
+        temperature: float,
+        workspace: int,
+        with_entropy: bool,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        inputs = (hidden, weight, bias, tokens, mask)
+        logprobs, entropy, normalizers, kept = ops[0](*inputs, temperature, workspace, with_entropy)
+        ctx.op, ctx.temperature, ctx.workspace = ops[1], temperature, workspace
+        ctx.save_for_backward(*inputs, normalizers, entropy if with_entropy else None, kept)
+        ctx.set_materialize_grads(False)
+        return (logprobs, entropy) if with_entropy else logprobs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:
+        wanted = list(ctx.needs_input_grad[1:4])
+        if grad_logprobs is None and grad_entropy is None:
+            return (None,) * 9
+        gradients = ctx.op(*ctx.saved_tensors, grad_logprobs, grad_entropy, ctx.temperature, ctx.workspace, wanted)
+        return None, *(g if want else None for g, want in zip(gradients, wanted, strict=True)), *(None,) * 5
+
+
+def _linear_token_logprobs(prefix: str, with_entropy: bool) -> Callable[..., Any]:
+    ops = tuple(private_ops.get(prefix, f"linear_token_logprobs{suffix}") for suffix in ("", "_backward"))
+
+    def linear_token_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> Any:
+        inputs = (hidden, weight, bias, *others, with_entropy)
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[:3]):
+            return _LinearLogprobs.apply(ops, *inputs)
+        with torch.no_grad():
+            results = ops[0](*inputs)
+        return results[:2] if with_entropy else results[0]
+
+    return linear_token_logprobs
+
+
+class _LinearLoss(torch.autograd.Function):
+    """places: in `args`, of what the gradients of the op belong to."""
+
+    @staticmethod
+    def forward(ctx: Any, op: Callable[..., Any], places: tuple[int, ...], *args: Any) -> tuple[Tensor, ...]:
+        losses, *gradients, metrics = op(*args)
+        loss, *parts = losses.unbind()
+        ctx.places, ctx.num_args = places, len(args)
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(*parts, metrics)
+        # A loss of its own memory, which may be changed in place.
+        return loss.clone(), *parts, metrics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:
+        found: list[Tensor | None] = [None] * (2 + ctx.num_args)
+        for place, gradient in zip(ctx.places, ctx.saved_tensors, strict=True):
+            if ctx.needs_input_grad[2 + place]:
+                found[2 + place] = (gradient * grad_loss).to(gradient.dtype)
+        return tuple(found)
+
+
+_DIFFERENTIABLE = (0, 1, 2, 6)
+"""The places of hidden, weight, bias and values among the arguments of `linear_ppo_loss`."""
+
+
+def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
+    op = private_ops.get(prefix, "linear_ppo_loss")
+
+    def linear_ppo_loss(*args: Any) -> PPOLoss:
+        *tensors, num_tokens, settings, temperature, workspace = args
+        assert isinstance(settings, Settings)
+        count = private_ops.as_count(num_tokens, tensors[0].device)
+        differentiable = [tensors[place] for place in _DIFFERENTIABLE]
+        wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in differentiable]
+        inputs = (*tensors, count, *settings, temperature, workspace, wanted[:3])
+        if any(wanted):
+            *losses, metrics = _LinearLoss.apply(op, _DIFFERENTIABLE, *inputs)  # pyright: ignore
+        else:
+            with torch.no_grad():
+                losses, *_, metrics = op(*inputs)
+        return PPOLoss(*losses, dict(zip(PPO_METRICS, metrics.unbind(), strict=True)))
+
+    return linear_ppo_loss
+
+
+IMPLEMENTATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
+    "logprobs.linear_token_logprobs": lambda prefix: _linear_token_logprobs(prefix, False),
+    "logprobs.linear_token_logprobs_and_entropy": lambda prefix: _linear_token_logprobs(prefix, True),
+    "ppo.linear_ppo_loss": _linear_ppo_loss,
+}

@@ -1,0 +1,140 @@
+"""The private ops that a compiled backend registers under its prefix, such as `instructrl::_native_ppo_loss`.
+
+Their arguments are checked already. Floating inputs of one call have one dtype; sums, gradients of losses and results
+are in the accumulation dtype. A C++ backend registers the same signatures from `csrc/schemas.h`; a test compares them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instructrl.ops import checks
+
+NAMESPACE = "instructrl"
+
+SCHEMAS: dict[str, str] = {
+    # gradient: [P, K], the derivative of loss_sum by the scores.
+    "pairwise_ranking_loss": "(Tensor scores, Tensor preferred)"
+    " -> (Tensor loss_sum, Tensor num_pairs, Tensor num_correct, Tensor gradient)",
+    # normalizers: [..., 2], the largest logit and the log of the sum of `exp((logit - largest) / temperature)`.
+    # entropy: [0] where it is not wanted.
+    "token_logprobs": "(Tensor logits, Tensor tokens, Tensor? mask, float temperature, bool with_entropy)"
+    " -> (Tensor logprobs, Tensor entropy, Tensor normalizers)",
+    "token_logprobs_backward": "(Tensor logits, Tensor tokens, Tensor? mask, Tensor normalizers, Tensor? entropy,"
+    " Tensor? grad_logprobs, Tensor? grad_entropy, float temperature) -> Tensor",
+    # The same, written over the logits.
+    "token_logprobs_backward_": "(Tensor(a!) logits, Tensor tokens, Tensor? mask, Tensor normalizers,"
+    " Tensor? entropy, Tensor? grad_logprobs, Tensor? grad_entropy, float temperature) -> ()",
+    "generalized_advantages": "(Tensor rewards, Tensor values, Tensor mask, float gamma, float lam,"
+    " Tensor? cu_seqlens) -> (Tensor advantages, Tensor returns)",
+    "ppo_advantages": "(Tensor logprobs, Tensor ref_logprobs, Tensor values, Tensor scores, Tensor mask,"
+    " float kl_coef, float gamma, float lam, Tensor? cu_seqlens)"
+    " -> (Tensor advantages, Tensor returns, Tensor rewards, Tensor stats)",
+    "masked_whiten": "(Tensor x, Tensor mask, Tensor? stats) -> Tensor",
+    # num_tokens: 0-dim float64, None for the mask's own count. losses: the loss, its parts where it has parts, and
+    # 1 / denominator. Gradients are those of the sum, before the denominator. metrics: float32, one a name.
+    "clipped_policy_loss": "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor mask,"
+    " Tensor? num_tokens, float cliprange) -> (Tensor losses, Tensor gradient, Tensor metrics)",
+    "clipped_value_loss": "(Tensor values, Tensor old_values, Tensor returns, Tensor mask, Tensor? num_tokens,"
+    " float cliprange_value) -> (Tensor losses, Tensor gradient, Tensor metrics)",
+    "ppo_loss": "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor values, Tensor old_values,"
+    " Tensor returns, Tensor mask, Tensor? ref_logprobs, Tensor? num_tokens, float cliprange, float cliprange_value,"
+    " float vf_coef, float kl_coef)"
+    " -> (Tensor losses, Tensor grad_logprobs, Tensor grad_values, Tensor metrics)",
+    "sample_tokens": "(Tensor logits, Tensor uniforms, float temperature) -> Tensor",
+}
+
+
+def _like(x: Tensor, *shape: int | torch.SymInt, dtype: torch.dtype | None = None) -> Tensor:
+    return x.new_empty(shape, dtype=checks.accumulation_dtype(x) if dtype is None else dtype)
+
+
+def _fake_ranking(scores: Tensor, preferred: Tensor) -> tuple[Tensor, ...]:
+    num_prompts, num_responses = scores.shape
+    counts = [_like(scores, num_prompts, dtype=torch.int64) for _ in range(2)]
+    return _like(scores, num_prompts), *counts, _like(scores, num_prompts, num_responses)
+
+
+def _fake_logprobs(
+    logits: Tensor, tokens: Tensor, mask: Tensor | None, temperature: float, with_entropy: bool
+) -> tuple[Tensor, ...]:
+    entropy = _like(logits, *tokens.shape) if with_entropy else _like(logits, 0)
+    return _like(logits, *tokens.shape), entropy, _like(logits, *tokens.shape, 2)
+
+
+def _fake_logprobs_backward(logits: Tensor, *_: object) -> Tensor:
+    return _like(logits, *logits.shape, dtype=logits.dtype)
+
+
+def _fake_advantages(rewards: Tensor, *_: object) -> tuple[Tensor, ...]:
+    return _like(rewards, *rewards.shape), _like(rewards, *rewards.shape)
+
+
+def _fake_ppo_advantages(logprobs: Tensor, *_: object) -> tuple[Tensor, ...]:
+    return *(_like(logprobs, *logprobs.shape) for _ in range(3)), _like(logprobs, 4, dtype=torch.float64)
+
+
+def _fake_loss(num_losses: int, num_gradients: int, num_metrics: int) -> Callable[..., tuple[Tensor, ...]]:
+    def fake(first: Tensor, *_: object) -> tuple[Tensor, ...]:
+        gradients = [_like(first, *first.shape) for _ in range(num_gradients)]
+        return _like(first, num_losses), *gradients, _like(first, num_metrics, dtype=torch.float32)
+
+    return fake
+
+
+FAKES: dict[str, Callable[..., Any]] = {
+    "pairwise_ranking_loss": _fake_ranking,
+    "token_logprobs": _fake_logprobs,
+    "token_logprobs_backward": _fake_logprobs_backward,
+    "token_logprobs_backward_": lambda *_: None,
+    "generalized_advantages": _fake_advantages,
+    "ppo_advantages": _fake_ppo_advantages,
+    "masked_whiten": lambda x, *_: _like(x, *x.shape),
+    "clipped_policy_loss": _fake_loss(2, 1, 5),
+    "clipped_value_loss": _fake_loss(2, 1, 3),
+    "ppo_loss": _fake_loss(4, 2, 8),
+    "sample_tokens": lambda logits, *_: _like(logits, logits.shape[0], dtype=torch.int64),
+}
+
+# A library lives as long as its ops do.
+_libraries: list[torch.library.Library] = []
+
+
+def define(
+    prefix: str,
+    schemas: Mapping[str, str],
+    implementations: Mapping[str, Callable[..., Any]],
+    dispatch_keys: tuple[str, ...],
+) -> None:
+    """Register private ops that are written in Python.
+
+    prefix: of the backend, such as "_triton_". implementations: by name in `schemas`. dispatch_keys: such as "CUDA".
+    """
+    library = torch.library.Library(NAMESPACE, "FRAGMENT")
+    _libraries.append(library)
+    for name, function in implementations.items():
+        library.define(f"{prefix}{name}{schemas[name]}")
+        for key in dispatch_keys:
+            library.impl(f"{prefix}{name}", function, key)
+
+
+def define_fakes(prefix: str, fakes: Mapping[str, Callable[..., Any]]) -> None:
+    """Shapes and dtypes of the results of a backend's private ops, for tracing."""
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"{NAMESPACE}::{prefix}{name}", fake)
+
+
+def get(prefix: str, name: str) -> Callable[..., Any]:
+    """A private op, called without the search for an overload."""
+    return getattr(getattr(torch.ops, NAMESPACE), f"{prefix}{name}").default
+
+
+def as_count(num_tokens: int | Tensor | None, device: torch.device) -> Tensor | None:
+    """A denominator as private ops take it: 0-dim float64, or None."""
+    if num_tokens is None:
+        return None
+    if isinstance(num_tokens, Tensor):
+        return num_tokens.detach().to(torch.float64)
+    return torch.full((), num_tokens, dtype=torch.float64, device=device)

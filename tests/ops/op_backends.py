@@ -1,0 +1,54 @@
+"""Where operations are tested: every backend on every device that it can use here.
+
+INSTRUCTRL_TEST_PLUGIN names a module that attaches a further backend, and then only that one is tested: the CUDA
+sources run on the host and Triton's interpreter need a process of their own.
+"""
+
+import importlib
+import os
+
+import torch
+
+from instructrl import kernels, ops
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_PLUGIN = os.environ.get("INSTRUCTRL_TEST_PLUGIN")
+_FURTHER = importlib.import_module(_PLUGIN).BACKEND if _PLUGIN else None
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+def _supports(backend, device, dtype):
+    if backend == kernels.REFERENCE:
+        return True
+    found = kernels.implementation("ranking.pairwise_ranking_loss", backend)
+    return found is not None and found.unsupported(torch.zeros(1, 2, device=device, dtype=dtype)) is None
+
+
+def _names():
+    if _FURTHER is not None:
+        return [_FURTHER]
+    return [name for name in reversed(kernels.names()) if kernels.why_missing(name) is None]
+
+
+PLACES = [
+    (backend, device, dtype)
+    for backend in _names()
+    for device in DEVICES
+    for dtype in DTYPES
+    if _supports(backend, device, dtype)
+]
+BACKENDS = [(backend, device) for backend, device, dtype in PLACES if dtype == torch.float32]
+COMPILED = [place for place in BACKENDS if place[0] != kernels.REFERENCE]
+
+
+def place_id(value):
+    return str(value).removeprefix("torch.")
+
+
+def on(device, arguments):
+    """Tensors of a dict on a device."""
+    return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+
+
+def use(backend):
+    return ops.use_backend(backend)

@@ -1,0 +1,308 @@
+"""Compiled backends beyond the cases: private ops as torch sees them, bits, strides, memory, offsets, backwards."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from op_backends import COMPILED, on, place_id
+from test_ops_cases import evaluate, public
+
+from instructrl import kernels, ops
+from instructrl.ops import advantages, compiled_linear, linear_chunks, logprobs, ppo, private_ops
+from instructrl.ops.cases import CASES
+
+ROOT = Path(__file__).parent.parent.parent
+PREFIXES = {"native": "_native_", "triton": "_triton_", "cuda_on_host": "_cuda_on_host_"}
+SMALL = [case for case in CASES if not case.large]
+pytestmark = pytest.mark.skipif(not COMPILED, reason="no compiled backend is here")
+
+
+@pytest.fixture(params=COMPILED, ids=place_id)
+def place(request):
+    with ops.use_backend(request.param[0]):
+        yield request.param
+
+
+def case(op, name):
+    return next(case for case in CASES if (case.op, case.name) == (op, name))
+
+
+def test_the_schemas_in_cpp_are_those_in_python():
+    text = (ROOT / "csrc" / "schemas.h").read_text(encoding="utf-8")
+    pairs = re.findall(r'\{"(\w+)",\s*((?:"[^"]*"\s*)+)\}', text)
+    found = {name: "".join(re.findall(r'"([^"]*)"', parts)) for name, parts in pairs}
+    assert found == private_ops.SCHEMAS
+
+
+@pytest.mark.parametrize("name", sorted({**private_ops.SCHEMAS, **compiled_linear.SCHEMAS}))
+def test_the_registered_schema_is_the_one_of_the_table(place, name):
+    schema = {**private_ops.SCHEMAS, **compiled_linear.SCHEMAS}[name]
+    prefix = PREFIXES[place[0]]
+    expected = torch._C.parse_schema(f"{private_ops.NAMESPACE}::{prefix}{name}{schema}")
+    assert str(private_ops.get(prefix, name)._schema) == str(expected)
+
+
+def private_arguments(name, device):
+    """Arguments of a private op as they come in practice: slices, expanded gradients, masks."""
+    g = torch.Generator().manual_seed(0)
+    x = [torch.randn(4, 6, generator=g).to(device) for _ in range(7)]
+    mask = (torch.rand(4, 6, generator=g) < 0.7).to(device)
+    logits = torch.randn(4, 7, 33, generator=g).to(device)[:, :-1]
+    tokens = torch.randint(0, 33, (4, 6), generator=g).to(device)
+    forward = private_ops.get(PREFIXES[ops.dispatch._forced], "token_logprobs")
+    _, entropy, normalizers = forward(logits, tokens, mask, 0.7, True)
+    upstream = torch.tensor(0.3, device=device).expand(4, 6)
+    backward = (tokens, mask, normalizers, entropy, upstream, x[0], 0.7)
+    count = torch.tensor(20.0, dtype=torch.float64, device=device)
+    hidden, weight = torch.randn(4, 6, 5, generator=g).to(device), torch.randn(33, 5, generator=g).to(device)
+    linear = (hidden, weight, None, tokens, mask)
+    return {
+        "pairwise_ranking_loss": (x[0], torch.rand(4, 6, 6, generator=g).to(device) < 0.5),
+        "token_logprobs": (logits, tokens, mask, 0.7, True),
+        "token_logprobs_backward": (logits, *backward),
+        "token_logprobs_backward_": (logits.clone(), *backward),
+        "generalized_advantages": (x[0], x[1].t().contiguous().t(), mask, 0.9, 0.8, None),
+        "ppo_advantages": (*x[:3], x[3][:, 0], mask, 0.02, 0.9, 0.8, None),
+        "masked_whiten": (x[0], mask, None),
+        "clipped_policy_loss": (*x[:3], mask, None, 0.2),
+        "clipped_value_loss": (*x[:3], mask, count, 0.2),
+        "ppo_loss": (*x[:6], mask, x[6], count, 0.2, 0.2, 0.1, 0.3),
+        "sample_tokens": (logits[:, 0], torch.rand(4, generator=g).to(device), 0.7),
+        # A workspace that keeps nothing: kept logits have rows and columns that are never written.
+        "linear_token_logprobs": (*linear, 0.7, 8192, True),
+        "linear_token_logprobs_backward": (
+            *linear,
+            normalizers.view(-1, 2),
+            entropy,
+            x[0].new_empty(0, 0),
+            upstream,
+            x[0],
+            0.7,
+            2**20,
+            [True, True, False],
+        ),
+        "linear_ppo_loss": (
+            *linear[:4],
+            *x[:5],
+            mask,
+            x[5],
+            count,
+            0.2,
+            0.2,
+            0.1,
+            0.3,
+            0.7,
+            2**20,
+            [True, True, False],
+        ),
+    }[name]
+
+
+@pytest.mark.parametrize("name", sorted({**private_ops.SCHEMAS, **compiled_linear.SCHEMAS}))
+def test_opcheck(place, name):
+    backend, device = place
+    torch.library.opcheck(private_ops.get(PREFIXES[backend], name), private_arguments(name, device))
+
+
+@pytest.mark.parametrize("found", SMALL, ids=lambda x: f"{x.op}-{x.name}")
+def test_the_same_bits_for_any_number_of_threads(place, found):
+    threads, results = torch.get_num_threads(), []
+    # Matrix products are the library's; what is ours in a linear op is tested by the others.
+    counts = (1,) if "linear" in found.op else (1, 2, 3)
+    try:
+        for count in (*counts, 1):
+            torch.set_num_threads(count)
+            results.append(evaluate(public(found.op), on(place[1], found.make(torch.float32)), found.gradients))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(other[name], x) for name, x in results[0].items())
+
+
+def large_losses():
+    return [case for case in CASES if case.op in ("ppo.ppo_loss", "advantages.masked_whiten") and case.large]
+
+
+@pytest.mark.parametrize("found", large_losses(), ids=lambda x: x.op)
+def test_sums_over_many_tokens_have_the_same_bits_for_any_number_of_threads(place, found):
+    threads, arguments = torch.get_num_threads(), on(place[1], found.make(torch.float32))
+    results = []
+    try:
+        for count in (1, 2, 3, 2):
+            torch.set_num_threads(count)
+            results.append(evaluate(public(found.op), arguments, found.gradients))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(other[name], x) for name, x in results[0].items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=place_id)
+def test_offsets_beyond_two_to_the_31(place, dtype):
+    if place[1] != "cpu" or place[0] == "cuda_on_host":
+        pytest.skip("it would need 4 GiB of memory; on the CPU untouched pages cost nothing")
+    num_classes, stride = 301, 2**31 + 64
+    base = torch.empty(stride + num_classes, dtype=dtype)
+    logits = base.as_strided((2, num_classes), (stride, 1))
+    logits.copy_(torch.randn(2, num_classes, generator=torch.Generator().manual_seed(0)))
+    tokens = torch.tensor([5, 7])
+    dense = logits.clone().requires_grad_()
+    expected = logprobs.token_logprobs(dense, tokens)
+    expected.sum().backward()
+    source = logits.requires_grad_()
+    assert torch.equal(logprobs.token_logprobs(source, tokens), expected)
+    (gradient,) = torch.autograd.grad(logprobs.token_logprobs(source, tokens).sum(), source)
+    assert torch.equal(gradient, dense.grad)
+    sampled = ops.sampling.sample_tokens(logits.detach(), torch.tensor([0.3, 0.6]))
+    assert torch.equal(sampled, ops.sampling.sample_tokens(dense.detach(), torch.tensor([0.3, 0.6])))
+
+
+def leaf(*shape, device="cpu", seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device).requires_grad_()
+
+
+def test_a_shifted_slice_of_logits_is_read_where_it_is(place):
+    logits = leaf(3, 9, 41, device=place[1])
+    tokens = torch.randint(0, 41, (3, 9), device=place[1])
+    sliced = logprobs.token_logprobs(logits[:, :-1], tokens[:, 1:])
+    whole = logprobs.token_logprobs(logits.detach()[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    assert torch.equal(sliced, whole)
+
+
+def differentiable_calls(device):
+    tokens, mask = torch.randint(0, 11, (6,), device=device), torch.ones(6, dtype=torch.bool, device=device)
+    vector = torch.zeros(6, device=device)
+    preferred = torch.ones(2, 3, 3, dtype=torch.bool, device=device)
+    hidden, weight = leaf(6, 4, device=device), leaf(11, 4, device=device, seed=1)
+    return {
+        "ranking": lambda x: ops.ranking.pairwise_ranking_loss(x.view(2, 3), preferred).loss_sum.sum(),
+        "logprobs": lambda x: logprobs.token_logprobs(x.unsqueeze(1) * weight[:, 0].detach(), tokens).sum(),
+        "linear": lambda x: logprobs.linear_token_logprobs(hidden * x.unsqueeze(1), weight, tokens).sum(),
+        "ppo": lambda x: ppo.ppo_loss(x, vector, vector + 1, x, vector, vector + 1, mask).loss,
+    }
+
+
+@pytest.mark.parametrize("name", ["ranking", "logprobs", "linear", "ppo"])
+def test_a_graph_can_be_used_twice_and_a_second_derivative_is_refused(place, name):
+    x = leaf(6, device=place[1])
+    total = differentiable_calls(place[1])[name](x)
+    first = torch.autograd.grad(total, x, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(total, x, retain_graph=True)[0], first)
+    (gradient,) = torch.autograd.grad(total, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad|not have been used"):
+        torch.autograd.grad(gradient.sum(), x)
+
+
+def test_a_loss_may_be_changed_in_place(place):
+    x, vector = leaf(6, device=place[1]), torch.zeros(6, device=place[1])
+    mask = torch.ones(6, dtype=torch.bool, device=place[1])
+    loss = ppo.clipped_policy_loss(x, vector, vector + 1, mask).loss
+    expected = torch.autograd.grad(loss, x, retain_graph=True)[0]
+    loss *= 0.5
+    assert torch.equal(torch.autograd.grad(loss, x)[0], 0.5 * expected)
+
+
+def test_only_wanted_gradients_are_made(place):
+    arguments = on(place[1], case("ppo.linear_ppo_loss", "bias and temperature").make(torch.float32))
+    whole = evaluate(ppo.linear_ppo_loss, arguments, ("hidden", "weight", "bias", "values"))
+    for name in ("hidden", "weight", "bias", "values"):
+        alone = evaluate(ppo.linear_ppo_loss, arguments, (name,))
+        torch.testing.assert_close(alone[f"gradient of {name}"], whole[f"gradient of {name}"])
+
+
+def test_mixed_dtypes_are_computed_in_the_wider_one(place):
+    arguments = on(place[1], case("ppo.ppo_loss", "(4, 5)").make(torch.bfloat16))
+    arguments["values"] = arguments["values"].float()
+    wide = {k: x.float() if x.is_floating_point() else x for k, x in arguments.items()}
+    found = evaluate(ppo.ppo_loss, arguments, ("logprobs", "values"))
+    expected = evaluate(ppo.ppo_loss, wide, ("logprobs", "values"))
+    assert torch.equal(found["output.0"], expected["output.0"])
+    assert found["gradient of logprobs"].dtype == torch.bfloat16
+    assert torch.equal(found["gradient of values"], expected["gradient of values"])
+
+
+def test_advantages_do_not_depend_on_how_rows_are_packed(place):
+    g = torch.Generator().manual_seed(0)
+    lengths = [3, 0, 700, 1, 1025]
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    rewards, values = (torch.randn(int(offsets[-1]), generator=g) for _ in range(2))
+    mask = torch.rand(int(offsets[-1]), generator=g) < 0.7
+    packed = advantages.generalized_advantages(
+        *(x.to(place[1]) for x in (rewards, values, mask)), lam=0.9, cu_seqlens=offsets.to(place[1])
+    )
+    for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        rows = [x[start:end].unsqueeze(0).double() for x in (rewards, values)]
+        with ops.use_backend("reference"):
+            alone = advantages.generalized_advantages(*rows, mask[start:end].unsqueeze(0), lam=0.9)
+        for found, expected in zip(packed, alone, strict=True):
+            torch.testing.assert_close(found[start:end].double().cpu(), expected[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_chunks", [1, 3])
+def test_linear_ops_hold_no_more_logits_than_the_workspace(place, num_chunks):
+    backend, device = place
+    names = ("token_logprobs", "token_logprobs_backward", "token_logprobs_backward_", "ppo_loss")
+    row = linear_chunks.RowKernels(*(private_ops.get(PREFIXES[backend], name) for name in names))
+    num_rows, num_classes = 60, 5000
+    workspace = 4 * linear_chunks._padded(num_classes) * num_rows // num_chunks
+    sizes = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            output = function(*args, **(kwargs or {}))
+            for x in output if isinstance(output, tuple | list) else [output]:
+                if isinstance(x, torch.Tensor):
+                    sizes.append(x.untyped_storage().nbytes())
+            return output
+
+    hidden, weight = torch.randn(num_rows, 4, device=device), torch.randn(num_classes, 4, device=device)
+    tokens, vector = torch.randint(0, num_classes, (num_rows,), device=device), torch.zeros(num_rows, device=device)
+    mask, wanted = torch.ones(num_rows, dtype=torch.bool, device=device), [True, True, False]
+    with Watch(), torch.no_grad():
+        logprob, _, normalizers, kept = linear_chunks.forward(
+            row, hidden, weight, None, tokens, mask, 1.0, workspace, False
+        )
+        linear_chunks.backward(
+            row, hidden, weight, None, tokens, mask, normalizers, None, kept, logprob, None, 1.0, workspace, wanted
+        )
+        linear_chunks.ppo_loss(
+            row,
+            hidden,
+            weight,
+            None,
+            tokens,
+            *[vector] * 5,
+            mask,
+            None,
+            None,
+            0.2,
+            0.2,
+            0.1,
+            0.0,
+            1.0,
+            workspace,
+            wanted,
+        )
+    assert max(sizes) == workspace
+
+
+def test_a_masked_token_is_dropped_before_the_matrix_product(place):
+    if place[1] != "cpu":
+        pytest.skip("an accelerator would have to be waited for")
+    mask = torch.tensor([True, False, True, False])
+    rows = linear_chunks._rows(torch.full((4, 3), math.nan).index_fill(0, torch.tensor([0, 2]), 1.0), mask)
+    assert rows.hidden.shape == (2, 3)
+    assert not rows.hidden.isnan().any()
+
+
+def test_build_info():
+    if kernels.why_missing("native") is not None:
+        pytest.skip("native is not built")
+    from instructrl import _C
+
+    info = _C.build_info()
+    assert info["torch_target"] == "2.10"
+    assert info["instruction_set"] in info["instruction_sets"]
+    assert set(info["instruction_sets"]) >= {"portable"}
