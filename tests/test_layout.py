@@ -83,9 +83,8 @@ def wrong_from_backend(path: str, source: str) -> list[str]:
     others = [
         name for name in imports(path, source) if name.startswith("instructrl.") and not name.startswith(accepted)
     ]
-    registry = [
-        name for name in others if name.split(".")[1] == "kernels" and name.split(".")[2] not in ("native", "triton")
-    ]
+    siblings = (["kernels", "native"], ["kernels", "triton"])
+    registry = [name for name in others if name.split(".")[1] == "kernels" and name.split(".")[1:3] not in siblings]
     return [f"{path} imports {name}" for name in others if name not in registry]
 
 

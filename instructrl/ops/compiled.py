@@ -126,19 +126,18 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, op: _PrivateOp, differentiable: tuple[int, ...], *args: Any) -> tuple[Tensor, ...]:
         losses, *gradients, metrics = op(*args)
-        *parts, scale = losses.unbind()
         ctx.differentiable, ctx.num_args = differentiable, len(args)
         ctx.dtypes = [args[place].dtype for place in differentiable]
-        ctx.save_for_backward(scale, *gradients)
-        ctx.mark_non_differentiable(*parts[1:], metrics)
+        ctx.save_for_backward(losses, *gradients)
+        ctx.mark_non_differentiable(losses, metrics)
         # A loss of its own memory, which may be changed in place.
-        return parts[0].clone(), *parts[1:], metrics
+        return losses[0].clone(), losses, metrics
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:
-        scale, *gradients = ctx.saved_tensors
-        scale = scale * grad_loss
+        losses, *gradients = ctx.saved_tensors
+        scale = losses[-1] * grad_loss
         found: list[Tensor | None] = [None] * (2 + ctx.num_args)
         for place, gradient, dtype in zip(ctx.differentiable, gradients, ctx.dtypes, strict=True):
             if ctx.needs_input_grad[2 + place]:
@@ -149,7 +148,8 @@ class _Loss(torch.autograd.Function):
 def _run_loss(op: _PrivateOp, differentiable: tuple[int, ...], *args: Any) -> tuple[Any, ...]:
     """Losses without the scale, then the metrics."""
     if _wants_gradient(*(args[place] for place in differentiable)):
-        return _Loss.apply(op, differentiable, *args)  # pyright: ignore[reportReturnType]
+        loss, losses, metrics = _Loss.apply(op, differentiable, *args)  # pyright: ignore
+        return loss, *losses.unbind()[1:-1], metrics
     with torch.no_grad():
         losses, *_, metrics = op(*args)
     return *losses.unbind()[:-1], metrics

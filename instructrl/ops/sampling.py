@@ -43,5 +43,5 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, *, temperature: float = 1.0)
     if uniforms.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"uniforms: found dtype {uniforms.dtype}, accepted are float32, float64")
     checks.like("uniforms", uniforms, "logits", (logits.shape[0],), logits.device)
-    checks.require("uniforms", (uniforms >= 0) & (uniforms < 1), "a number outside", "numbers in [0, 1)")
+    checks.values_within("uniforms", uniforms, 0.0, 1.0, "a number outside", "numbers in [0, 1)")
     return dispatch.run(SAMPLE_TOKENS, logits, uniforms, temperature)

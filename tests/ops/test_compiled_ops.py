@@ -191,7 +191,7 @@ def test_a_graph_can_be_used_twice_and_a_second_derivative_is_refused(place, nam
     first = torch.autograd.grad(total, x, retain_graph=True)[0]
     assert torch.equal(torch.autograd.grad(total, x, retain_graph=True)[0], first)
     (gradient,) = torch.autograd.grad(total, x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad|not have been used"):
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad|not have been used"):
         torch.autograd.grad(gradient.sum(), x)
 
 

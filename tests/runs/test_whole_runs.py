@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import NUM_WORDS, comparisons, demonstrations, tiny_encoder, tiny_policy, words
 
-from instructrl import cli
+from instructrl import cli, kernels, ops
 from instructrl.commands import options
 from instructrl.data.encoding import Limits
 from instructrl.data.readers import write_jsonl
@@ -223,3 +224,54 @@ def test_the_steps_one_by_one(files, tmp_path, capsys):
 def test_a_missing_path_is_named(files, tmp_path, missing):
     with pytest.raises(ValueError, match=rf"^{missing}: found nothing, this run needs --data, --corpus and --model"):
         run_files(replace(files, **{missing: None}), tmp_path, RunLog(None))
+
+
+def curve(folder: Path) -> dict[tuple[str, int, str], float]:
+    """Every number of every row of the metrics."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        (row["phase"], index, name): value
+        for index, row in enumerate(rows)
+        for name, value in row.items()
+        if isinstance(value, float)
+    }
+
+
+def rounded(reference, generator: torch.Generator):
+    """A reference whose log-probabilities are rounded once more, at random."""
+
+    def function(*args):
+        result = reference(*args)
+        noise = torch.randint(-1, 2, result.shape, generator=generator) * torch.finfo(torch.float32).eps
+        return result * (1 + noise)
+
+    return function
+
+
+@pytest.mark.skipif(kernels.why_missing("native") is not None, reason="native is not built")
+def test_native_and_reference_give_the_same_learning_curve(twice, tmp_path):
+    """As close as two references that round differently: every number moves no more than ten times as far."""
+    arguments = ["run", "miniature", "--config", str(twice[0] / "config.yaml"), "--out"]
+    with ops.use_backend("reference"):
+        assert cli.main([*arguments, str(tmp_path / "reference")]) == 0
+    name, generator = "logprobs.linear_token_logprobs", torch.Generator().manual_seed(0)
+    function = rounded(ops.dispatch.OPS[name].reference, generator)
+    noisy = {
+        op: kernels.Implementation(function=function if op == name else found.reference, unsupported=lambda *args: None)
+        for op, found in ops.dispatch.OPS.items()
+    }
+    kernels.attach("rounded", devices=(), implementations=noisy)
+    try:
+        with ops.use_backend("rounded"):
+            assert cli.main([*arguments, str(tmp_path / "rounded")]) == 0
+    finally:
+        kernels.detach("rounded")
+    native, reference, other = (curve(folder) for folder in (twice[0], tmp_path / "reference", tmp_path / "rounded"))
+    assert native.keys() == reference.keys() == other.keys()
+    assert native != reference, "the trainers do not use the native backend"
+    for phase in {phase for phase, _, _ in reference}:
+        for metric in {metric for found, _, metric in reference if found == phase}:
+            keys = [key for key in reference if (key[0], key[2]) == (phase, metric)]
+            scale = max(abs(reference[key]) for key in keys)
+            moved = max(abs(other[key] - reference[key]) for key in keys) + torch.finfo(torch.float32).eps * scale
+            assert max(abs(native[key] - reference[key]) for key in keys) <= 10 * moved, (phase, metric)
