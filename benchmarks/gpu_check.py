@@ -54,7 +54,7 @@ class Outcome:
 
 
 def pytest(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
+    return (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments)
 
 
 def steps(benchmark_json: Path) -> list[Step]:

@@ -61,8 +61,8 @@ struct PolicyTerm {
   F ratio;
 };
 
-// max(-A r, -A clip(r, low, high)), r = exp(new - old). `low` and `high` are 1 - cliprange and 1 + cliprange computed in
-// double and rounded once, as PyTorch does with Python's numbers.
+// max(-A r, -A clip(r, low, high)), r = exp(new - old). `low` and `high` are 1 - cliprange and 1 + cliprange, computed
+// in double and rounded once, as PyTorch does with Python's numbers.
 template <class F>
 INSTRUCTRL_HD PolicyTerm<F> policy_term(F new_logprob, F old_logprob, F advantage, F low, F high) {
   const F zero(0.0), half(0.5);
@@ -124,8 +124,8 @@ struct RankingTerm {
   F reverse_derivative;  // By the margin, of the loss that the pair has where the loser was preferred.
 };
 
-// softplus(-margin), margin = score of the winner - score of the loser, with its derivative -sigmoid(-margin) and that of
-// softplus(margin). One exponential, never of a positive number.
+// softplus(-margin), margin = score of the winner - score of the loser, with its derivative -sigmoid(-margin) and that
+// of softplus(margin). One exponential, never of a positive number.
 template <class F>
 INSTRUCTRL_HD RankingTerm<F> ranking_term(F margin) {
   const F zero(0.0), one(1.0);
@@ -135,9 +135,9 @@ INSTRUCTRL_HD RankingTerm<F> ranking_term(F margin) {
   return {maximum(-margin, zero) + log1p(small), -select(ahead, rest, share), select(ahead, share, rest)};
 }
 
-// The gradient of one logit that is not the token's: -p (g + h (log p + H)), p = exp(log p), with the gradients g of the
-// log-probability and h of the entropy already divided by the temperature. A class of probability 0 gets 0. The token's
-// own logit gets g (1 - p) - h p (log p + H) instead.
+// The gradient of one logit that is not the token's: -p (g + h (log p + H)), p = exp(log p), with the gradients g of
+// the log-probability and h of the entropy already divided by the temperature. A class of probability 0 gets 0. The
+// token's own logit gets g (1 - p) - h p (log p + H) instead.
 template <class F>
 INSTRUCTRL_HD F class_gradient(F probability, F log_probability, F grad_logprob, F grad_entropy, F entropy) {
   const F zero(0.0);

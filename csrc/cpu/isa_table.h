@@ -10,6 +10,7 @@
 namespace instructrl {
 namespace INSTRUCTRL_ISA {
 #include "cpu/vec.h"
+#include "cpu/vec_memory.h"
 #include "cpu/vec_math.h"
 }  // namespace INSTRUCTRL_ISA
 }  // namespace instructrl

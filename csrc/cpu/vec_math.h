@@ -39,9 +39,13 @@ INSTRUCTRL_LANE F exp(F x) {
   q = fma(q, r, 4.99999934e-1f);
   const F one_and_r = r + 1.0f;
   const F p = one_and_r + fma(q * r, r, (1.0f - one_and_r) + r + lost);
+#if INSTRUCTRL_VECTOR_BYTES == 64
+  return F((Floats)_mm512_maskz_scalef_ps(0xffff, (__m512)p.v, (__m512)n.value.v));
+#else
   // In two steps, because 2^-150 and 2^128 are no floats.
   const I half = n.integer >> 1;
   return p * power_of_two(half) * power_of_two(n.integer - half);
+#endif
 }
 
 INSTRUCTRL_LANE F expm1(F x) {

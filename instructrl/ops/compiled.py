@@ -44,7 +44,7 @@ class _RankingLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss_sum: Tensor, *_: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, grad_loss_sum: Tensor, *_: Tensor) -> tuple[None, Tensor, None]:  # pyright: ignore
         (gradient,) = ctx.saved_tensors
         return None, (gradient * grad_loss_sum.unsqueeze(1)).to(ctx.dtype), None
 
@@ -87,7 +87,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:  # pyright: ignore
         logits, *others = ctx.saved_tensors
         gradient = logits
         if grad_logprobs is None and grad_entropy is None:
@@ -135,7 +135,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:  # pyright: ignore
         losses, *gradients = ctx.saved_tensors
         scale = losses[-1] * grad_loss
         found: list[Tensor | None] = [None] * (2 + ctx.num_args)
@@ -218,8 +218,9 @@ def _ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
         else:
             *inputs, ref_logprobs = _of_one_dtype(*inputs, ref_logprobs)
         count = private_ops.as_count(num_tokens, mask.device)
-        *losses, metrics = _run_loss(op, (0, 3), *inputs, mask, ref_logprobs, count, *settings)
-        return PPOLoss(*losses, _named(metrics, PPO_METRICS))
+        results = _run_loss(op, (0, 3), *inputs, mask, ref_logprobs, count, *settings)
+        loss, policy_loss, value_loss, metrics = results
+        return PPOLoss(loss, policy_loss, value_loss, _named(metrics, PPO_METRICS))
 
     return ppo_loss
 

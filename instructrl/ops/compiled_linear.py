@@ -117,7 +117,7 @@ class _LinearLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:  # pyright: ignore
         wanted = list(ctx.needs_input_grad[1:4])
         if grad_logprobs is None and grad_entropy is None:
             return (None,) * 9
@@ -154,7 +154,7 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:  # pyright: ignore
         found: list[Tensor | None] = [None] * (2 + ctx.num_args)
         for place, gradient in zip(ctx.places, ctx.saved_tensors, strict=True):
             if ctx.needs_input_grad[2 + place]:
@@ -181,7 +181,8 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
         else:
             with torch.no_grad():
                 losses, *_, metrics = op(*inputs)
-        return PPOLoss(*losses, dict(zip(PPO_METRICS, metrics.unbind(), strict=True)))
+        loss, policy_loss, value_loss = losses
+        return PPOLoss(loss, policy_loss, value_loss, dict(zip(PPO_METRICS, metrics.unbind(), strict=True)))
 
     return linear_ppo_loss
 

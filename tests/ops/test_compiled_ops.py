@@ -168,7 +168,8 @@ def test_a_shifted_slice_of_logits_is_read_where_it_is(place):
     tokens = torch.randint(0, 41, (3, 9), device=place[1])
     sliced = logprobs.token_logprobs(logits[:, :-1], tokens[:, 1:])
     whole = logprobs.token_logprobs(logits.detach()[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-    assert torch.equal(sliced, whole)
+    # Not the same bits: on a GPU the lanes of a row are dealt out by where the row starts.
+    torch.testing.assert_close(sliced, whole, rtol=1e-6, atol=1e-6)
 
 
 def differentiable_calls(device):

@@ -16,6 +16,8 @@ NEW = OLD + torch.tensor([[0.1, -0.3, 0.25, 0, 0], [-0.05, 0.4, 0, -0.2, 0.02]],
 NEW_VALUES = torch.tensor([[0.4, 0.15, -0.5, 0, 0], [0.1, -0.3, 0.45, 0.5, 0.2]], dtype=torch.float64)
 SCORES = torch.tensor([0.8, -0.6], dtype=torch.float64)
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 
 def assert_to_six_decimals(actual, expected):
     torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=0.51e-6)

@@ -4,18 +4,21 @@ import math
 
 import pytest
 import torch
+from op_backends import PLACES, on, place_id
 
+from instructrl import ops
 from instructrl.ops import sampling
 from instructrl.ops.cases import CASES
 
 CASES = [case for case in CASES if case.op == "sampling.sample_tokens" and not case.large]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(("backend", "device", "dtype"), PLACES, ids=place_id)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_token_is_the_first_whose_cumulative_probability_exceeds_the_uniform(case, dtype):
+def test_token_is_the_first_whose_cumulative_probability_exceeds_the_uniform(case, backend, device, dtype):
     arguments = case.make(dtype)
-    tokens = sampling.sample_tokens(**arguments)
+    with ops.use_backend(backend):
+        tokens = sampling.sample_tokens(**on(device, arguments)).cpu()
     scaled = arguments["logits"].double() / arguments.get("temperature", 1.0)
     probabilities = torch.softmax(scaled, 1)
     exact = probabilities.cumsum(1)
@@ -31,6 +34,7 @@ def test_token_is_the_first_whose_cumulative_probability_exceeds_the_uniform(cas
         assert probabilities[row, token] > 0
 
 
+@pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_uniforms_at_both_ends_never_leave_the_support(dtype):
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]])
@@ -38,6 +42,7 @@ def test_uniforms_at_both_ends_never_leave_the_support(dtype):
     assert sampling.sample_tokens(logits.expand(2, 5), ends).tolist() == [1, 3]
 
 
+@pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("top", [1 - 2**-24, 1 - 2**-53])
 def test_rows_whose_probabilities_add_up_to_less_than_the_uniform(top):
     logits = torch.randn(200, 997, generator=torch.Generator().manual_seed(0))
@@ -47,11 +52,13 @@ def test_rows_whose_probabilities_add_up_to_less_than_the_uniform(top):
     assert int(tokens.min()) > 800
 
 
+@pytest.mark.usefixtures("each_backend")
 def test_a_row_of_nan_stays_inside_the_vocabulary():
     tokens = sampling.sample_tokens(torch.full((2, 5), math.nan), torch.tensor([0.0, 0.9]))
     assert bool(((tokens >= 0) & (tokens < 5)).all())
 
 
+@pytest.mark.usefixtures("each_backend")
 def test_frequencies_follow_the_probabilities():
     probabilities = torch.tensor([0.1, 0.0, 0.6, 0.3])
     uniforms = (torch.arange(1000) + 0.5) / 1000
@@ -59,6 +66,7 @@ def test_frequencies_follow_the_probabilities():
     assert torch.bincount(tokens, minlength=4).tolist() == [100, 0, 600, 300]
 
 
+@pytest.mark.usefixtures("each_backend")
 def test_a_row_does_not_depend_on_the_others():
     generator = torch.Generator().manual_seed(0)
     logits, uniforms = torch.randn(9, 57, generator=generator), torch.rand(9, generator=generator)

@@ -3,9 +3,9 @@
 //
 // A vector of counted tokens is scanned in registers, in log2(width) steps with the powers of gamma * lam as constants.
 // What comes from its right is added last, so that neighbouring vectors wait for one multiplication, not for a chain of
-// them: one long sequence is as fast as many. A vector that counts nothing is skipped; one that counts some of its tokens
-// (the end of a response, a gap) goes token by token. Sums are kept in double, one set for each sequence, and the caller
-// adds them up in the order of sequences, so bits do not depend on threads.
+// them: one long sequence is as fast as many. A vector that counts nothing is skipped; in one that counts some of its tokens
+// (the end of a response, a gap) the powers become lanes and are scanned too. Sums are kept in double, one set for each
+// sequence, and the caller adds them up in the order of sequences, so bits do not depend on threads.
 
 // a moved n lanes to the left, `fill` behind it.
 #if INSTRUCTRL_VECTOR_BYTES == 64
@@ -33,7 +33,7 @@ INSTRUCTRL_LANE D moved_left(D, D fill) {
 template <class L>
 struct Decay {
   using Scalar = typename L::Scalar;
-  Scalar gamma, one_step;
+  Scalar gamma;
   L steps[5];     // Of 1, 2, 4 ... tokens.
   L from_behind;  // From the first token behind the vector.
 };
@@ -49,7 +49,6 @@ INSTRUCTRL_LANE Decay<L> decay_of(double gamma, double lam) {
     if ((n & (n - 1)) == 0) decay.steps[step++] = L(powers[L::kWidth - n]);
   }
   decay.gamma = static_cast<typename L::Scalar>(gamma);
-  decay.one_step = powers[L::kWidth - 1];
   decay.from_behind = load(powers);
   return decay;
 }
@@ -78,21 +77,37 @@ INSTRUCTRL_LANE L advantages_of_all(L rewards, L values, const Decay<L>& decay, 
   return advantages;
 }
 
-// The same where some of n tokens count.
-template <class L>
-INSTRUCTRL_LANE L advantages_of_some(L rewards, L values, const bool* mask, int64_t n, const Decay<L>& decay,
-                                     Carry<typename L::Scalar>& carry) {
-  using Scalar = typename L::Scalar;
-  Scalar reward[L::kWidth], value[L::kWidth], advantage[L::kWidth] = {};
-  store(reward, rewards);
-  store(value, values);
-  for (int64_t t = n - 1; t >= 0; --t) {
-    if (!mask[t]) continue;
-    carry.advantage = residual(reward[t], value[t], carry.value, decay.gamma) + decay.one_step * carry.advantage;
-    carry.value = value[t];
-    advantage[t] = carry.advantage;
+// The first counted value at or behind each token; `counted` is 1 or 0, `behind` the value behind the vector.
+template <int n, class L>
+INSTRUCTRL_LANE L nearest_counted(L values, L counted, L behind) {
+  if constexpr (n < L::kWidth) {
+    const L nearest = select(counted > L(0.0), values, moved_left<n>(values, behind));
+    return nearest_counted<2 * n>(nearest, larger(counted, moved_left<n>(counted, L(1.0))), behind);
+  } else {
+    return values;
   }
-  return load(advantage);
+}
+
+template <int n, class L>
+INSTRUCTRL_LANE Affine<L> scanned(Affine<L> x) {
+  if constexpr (n < L::kWidth) {
+    return scanned<2 * n>(composed(x, Affine<L>{moved_left<n>(x.factor, L(1.0)), moved_left<n>(x.term, L(0.0))}));
+  } else {
+    return x;
+  }
+}
+
+// The same where some tokens count; the others hand on what is behind them.
+template <class L>
+INSTRUCTRL_LANE L advantages_of_some(L rewards, L values, MaskOf<L> mask, const Decay<L>& decay,
+                                     Carry<typename L::Scalar>& carry) {
+  const L zero(0.0), one(1.0), behind(carry.value);
+  const L nearest = nearest_counted<1>(values, select(mask, one, zero), behind);
+  const L deltas = residual(rewards, values, moved_left<1>(nearest, behind), L(decay.gamma));
+  const Affine<L> scan = scanned<1>(Affine<L>{select(mask, decay.steps[0], one), select(mask, deltas, zero)});
+  const L running = fma(scan.factor, L(carry.advantage), scan.term);
+  carry = {lane(running, 0), lane(nearest, 0)};
+  return select(mask, running, zero);
 }
 
 // 1 at the last counted token of a vector, else 0.
@@ -127,12 +142,13 @@ static void advantages_of_sequences(const AdvantagesArgs& args, int64_t begin, i
     const Span span = sequence_span(args, sequence);
     Carry<Scalar> carry{0, 0};
     DoubleSum<L> sum, sum_of_squares, kl;
-    int64_t count = 0;
+    Count<L> counts(0);
+    bool score_pending = true;
     // Whole vectors from the left, so that they are aligned where rows are; what is left over is at the right end.
     const int64_t length = span.end - span.begin, rest = length > 0 ? (length - 1) % L::kWidth + 1 : 0;
     for (int64_t token = span.end - rest, n = rest; token >= span.begin && n > 0; token -= L::kWidth, n = L::kWidth) {
-      const bool* counts = args.mask + token;
-      const MaskOf<L> mask = load_counts<L>(counts, n);
+      const bool* from_mask = args.mask + token;
+      const MaskOf<L> mask = load_counts<L>(from_mask, n);
       L advantages = zero, returns = zero, rewards = zero;
       if (any(mask)) {
         const auto counted = [&](const void* data) { return load_counted(static_cast<const T*>(data) + token, n, mask); };
@@ -140,9 +156,10 @@ static void advantages_of_sequences(const AdvantagesArgs& args, int64_t begin, i
         if constexpr (kShaped) {
           const L log_ratio = counted(args.logprobs) - counted(args.ref_logprobs);
           rewards = L(args.minus_kl_coef) * log_ratio;
-          if (count == 0) {
+          if (score_pending) {
+            score_pending = false;
             const Scalar score = static_cast<const Scalar*>(args.scores)[sequence];
-            rewards += select(last_counted<L>(counts, n) > zero, L(score), zero);
+            rewards += select(last_counted<L>(from_mask, n) > zero, L(score), zero);
           }
           kl.add(log_ratio);
         } else {
@@ -150,12 +167,12 @@ static void advantages_of_sequences(const AdvantagesArgs& args, int64_t begin, i
         }
         const bool all_count = n == L::kWidth && !any(~mask);
         advantages = all_count ? advantages_of_all(rewards, values, decay, carry)
-                               : advantages_of_some(rewards, values, counts, n, decay, carry);
+                               : advantages_of_some(rewards, values, mask, decay, carry);
         returns = select(mask, advantages + values, zero);
         if constexpr (kShaped) {
-          count += all_count ? L::kWidth : static_cast<int64_t>(reduce_add(select(mask, L(1.0), zero)));
+          counts += select(mask, Count<L>(1), Count<L>(0));
           sum.add(advantages);
-          sum_of_squares.add_squares(advantages);
+          sum_of_squares.add_square(advantages);
         }
       }
       store_first(static_cast<Scalar*>(args.advantages) + token, advantages, n);
@@ -163,7 +180,7 @@ static void advantages_of_sequences(const AdvantagesArgs& args, int64_t begin, i
       if constexpr (kShaped) store_first(static_cast<Scalar*>(args.shaped_rewards) + token, rewards, n);
     }
     if constexpr (kShaped) {
-      args.sums[sequence] = {sum.total(), sum_of_squares.total(), static_cast<double>(count), kl.total()};
+      args.sums[sequence] = {sum.total(), sum_of_squares.total(), static_cast<double>(total_count<L>(counts)), kl.total()};
     }
   }
 }

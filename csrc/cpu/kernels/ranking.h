@@ -59,22 +59,10 @@ static void transpose_bytes(const bool* rows, int64_t num_rows, int64_t num_colu
   }
 }
 
-// int32 counts every pair of any matrix that fits in memory.
-template <class L>
-struct CountOf {
-  using Type = I;
-};
-template <>
-struct CountOf<D> {
-  using Type = D;
-};
-INSTRUCTRL_LANE int64_t count_lane(I a, int i) { return a.v[i]; }
-INSTRUCTRL_LANE int64_t count_lane(D a, int) { return static_cast<int64_t>(a.v); }
-
 template <class L>
 struct RankingLanes {
   L loss;
-  typename CountOf<L>::Type num_pairs, num_correct;
+  Count<L> num_pairs, num_correct;
 };
 
 // The prompts of one vector. Element (k) of the scores and (i, j) of the preferences are kRankingGroup apart.
@@ -82,9 +70,8 @@ template <class T>
 INSTRUCTRL_LANE RankingLanes<Lanes<T>> rank_lanes(int64_t num_responses, const T* scores, const uint8_t* preferred,
                                                   typename Lanes<T>::Scalar* gradient) {
   using L = Lanes<T>;
-  using Count = typename CountOf<L>::Type;
   const L zero(0.0), one(1.0);
-  const Count uncounted(0), counted(1);
+  const Count<L> uncounted(0), counted(1);
   const auto prefers = [&](int64_t i, int64_t j) {
     return load_mask<L>(reinterpret_cast<const bool*>(preferred + (i * num_responses + j) * kRankingGroup));
   };

@@ -20,7 +20,7 @@ constexpr int kSteps = 1;
 template <>
 struct Exponential<F> {
   static constexpr int kDegree = kSteps > 1 ? 3 : 6;
-  F unit, lowest, to_steps, minus_step, coefficients[kDegree + 1];
+  F unit, lowest, to_steps, minus_step, minus_step_low, coefficients[kDegree + 1];
   I powers;  // Bits of 2^(j / kSteps) without what the last bits of n add to them.
   double temperature, nats_per_unit;
 
@@ -31,7 +31,11 @@ struct Exponential<F> {
     unit = F(static_cast<float>(__builtin_ldexp(1.0, 1 - exponent)));
     lowest = F(static_cast<float>(-127.0 * kLn2 * t));
     to_steps = F(static_cast<float>(kSteps / kLn2 * nats_per_unit));
-    minus_step = F(static_cast<float>(-kLn2 / kSteps * t));
+    const double step = kLn2 / kSteps * t;
+    // Without fused multiply-add, n times the step is exact only if the step has few bits.
+    const float high = static_cast<float>(kSteps > 1 ? step : __builtin_rint(step * 0x1p15) * 0x1p-15);
+    minus_step = F(-high);
+    minus_step_low = F(static_cast<float>(high - step));
     // Minimax fits of the relative error.
 #if INSTRUCTRL_VECTOR_BYTES == 64
     const double fit[] = {1.0, 1.0, 0.50001648249, 0.1666672225};
@@ -61,7 +65,8 @@ struct Exponential<F> {
     // Adding it leaves an integer in the last bits.
     const F magic = 0x1.8p23f;
     const F shifted = fma(distance, to_steps, magic);
-    const F r = fma(shifted - magic, minus_step, distance);
+    F r = fma(shifted - magic, minus_step, distance);
+    if (kSteps == 1) r = fma(shifted - magic, minus_step_low, r);
     F p = coefficients[kDegree];
     for (int k = kDegree - 1; k >= 0; --k) p = fma(p, r, coefficients[k]);
 #if INSTRUCTRL_VECTOR_BYTES == 64

@@ -7,25 +7,29 @@
 template <class T>
 static void masked_moments(const WhitenArgs& args, int64_t begin, int64_t end) {
   using L = Lanes<T>;
+  using Scalar = typename L::Scalar;
   const L zero(0.0), one(1.0);
   const T* x = static_cast<const T*>(args.x);
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * kWhitenBlock, last = least(first + kWhitenBlock, args.num_elements);
-    DoubleSum<L> sum, count, deviations;
+    DoubleSum<L> sum, squares;
+    L counts = zero;
     for (int64_t i = first; i < last; i += L::kWidth) {
       const int64_t n = least(L::kWidth, last - i);
       const MaskOf<L> mask = load_counts<L>(args.mask + i, n);
       sum.add(load_counted(x + i, n, mask));
-      count.add(select(mask, one, zero));
+      counts += select(mask, one, zero);
     }
-    const double total = sum.total(), num_counted = count.total();
-    const double mean = num_counted > 0 ? total / num_counted : 0.0;
+    const double count = reduce_add(counts), mean = count > 0 ? sum.total() / count : 0.0;
+    // Deviations from the mean rounded to a lane: exact where a common offset makes them small.
+    const auto centre = static_cast<Scalar>(mean);
     for (int64_t i = first; i < last; i += L::kWidth) {
       const int64_t n = least(L::kWidth, last - i);
       const MaskOf<L> mask = load_counts<L>(args.mask + i, n);
-      deviations.add_squares(load_counted(x + i, n, mask), mean, select(mask, one, zero));
+      squares.add_square(select(mask, load_counted(x + i, n, mask) - L(centre), zero));
     }
-    args.moments[block] = {num_counted, mean, deviations.total()};
+    const double rounding = mean - centre, deviations = squares.total() - count * rounding * rounding;
+    args.moments[block] = {count, mean, deviations > 0 || deviations != deviations ? deviations : 0.0};
   }
 }
 

@@ -1,0 +1,227 @@
+"""Compiles the Triton kernels for GPUs that are not here, and reports what each needs.
+
+    python benchmarks/ahead_of_time_triton.py [--arch 90 gfx942 ...] [--dtype bfloat16 ...]
+
+One JSON line a kernel and architecture: backend, file, kernel, arch, registers (of a thread), spills (bytes of local
+memory a thread; registers on AMD), shared_bytes, wide_loads and wide_stores (instructions that move 16 bytes a thread).
+
+The launch functions are called on small CPU tensors with the launch itself replaced by a recorder, so what is compiled
+is what they launch: the same constants, warps and alignment of pointers.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from instructrl.kernels.triton import advantages, logprobs, ppo, ranking, sampling, whitening
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+ROOT = Path(__file__).parent.parent
+ARCHITECTURES = ("80", "90", "100")
+DTYPES = ("float32", "bfloat16", "float16")
+_NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_POINTER_TYPES = {
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.bool: "*i1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    backend: str
+    file: str
+    kernel: str
+    arch: str
+    registers: int
+    spills: int
+    shared_bytes: int
+    wide_loads: int
+    wide_stores: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One recorded launch: a kernel with its arguments by name, constants included, and its warps."""
+
+    label: str
+    kernel: Any
+    arguments: Mapping[str, Any]
+    num_warps: int
+
+    @property
+    def file(self) -> str:
+        return str(Path(self.kernel.fn.__code__.co_filename).relative_to(ROOT))
+
+    def source(self) -> ASTSource:
+        """What Triton would compile for these arguments at run time."""
+        signature, constants, attributes = {}, {}, {}
+        for place, parameter in enumerate(self.kernel.params):
+            value = self.arguments[parameter.name]
+            if parameter.is_constexpr or value is None:
+                signature[parameter.name], constants[place,] = "constexpr", value
+            elif isinstance(value, torch.Tensor):
+                signature[parameter.name] = _POINTER_TYPES[value.dtype]
+                if value.data_ptr() % 16 == 0 and not parameter.do_not_specialize_on_alignment:
+                    attributes[place,] = [["tt.divisibility", 16]]
+            else:
+                assert parameter.annotation_type, f"{self.label}: {parameter.name} has no type of its own"
+                assert parameter.do_not_specialize, f"{self.label}: {parameter.name} compiles anew for some values"
+                signature[parameter.name] = parameter.annotation_type
+        return ASTSource(self.kernel, signature, constants, attributes)
+
+
+def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Calls that reach every kernel, at the sizes that choose their largest tiles."""
+
+    def tokens(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    def counted(*shape: int) -> torch.Tensor:
+        return torch.ones(shape, dtype=torch.bool)
+
+    logits, ids, number = tokens(2, 50257), torch.zeros(2, dtype=torch.int64), torch.zeros(2)
+    normalizers, mask = torch.zeros(2, 2), counted(2)
+    yield "pairwise_ranking_loss 9", lambda: ranking.pairwise_ranking_loss(tokens(8, 9), counted(8, 9, 9))
+    yield "pairwise_ranking_loss 64", lambda: ranking.pairwise_ranking_loss(tokens(8, 64), counted(8, 64, 64))
+    for entropy in (False, True):
+        name, saved = ("_and_entropy", (number,) * 3) if entropy else ("", (None, number, None))
+        yield f"token_logprobs{name}", lambda e=entropy: logprobs.token_logprobs(logits, ids, mask, 0.7, e)
+        arguments = (logits, ids, mask, normalizers, *saved, 0.7)
+        yield f"token_logprobs{name}_backward", lambda a=arguments: logprobs.token_logprobs_backward(*a)
+    padded = tokens(2, 50264)[:, :50257]
+    arguments = (padded, ids, mask, normalizers, None, number, None, 0.7)
+    yield "token_logprobs_backward other alignment", lambda: logprobs.token_logprobs_backward(*arguments)
+    yield "sample_tokens", lambda: sampling.sample_tokens(logits, number, 0.7)
+    yield "sample_tokens aligned", lambda: sampling.sample_tokens(tokens(2, 50304), number, 0.7)
+    flat, flat_mask, count = tokens(4096), counted(4096), torch.zeros((), dtype=torch.float64)
+    yield "clipped_policy_loss", lambda: ppo.clipped_policy_loss(flat, flat, flat, flat_mask, None, 0.2)
+    yield "clipped_value_loss", lambda: ppo.clipped_value_loss(flat, flat, flat, flat_mask, None, 0.2)
+    for reference, kl_coef in ((None, 0.0), (flat, 0.0), (flat, 0.1)):
+        name = "ppo_loss" if reference is None else f"ppo_loss with reference, kl_coef {kl_coef}"
+        settings = (reference, count, 0.2, 0.2, 0.1, kl_coef)
+        yield name, lambda s=settings: ppo.ppo_loss(flat, flat, flat, flat, flat, flat, flat_mask, *s)
+    for length in (1024, 1023, 16384):
+        row, row_mask, scores = tokens(1, length), counted(1, length), torch.zeros(1)
+        inputs = (row, row, row_mask)
+        yield (
+            f"generalized_advantages {length}",
+            lambda i=inputs: advantages.generalized_advantages(*i, 1.0, 0.95, None),
+        )
+        inputs = (row, row, row, scores, row_mask, 0.02)
+        yield f"ppo_advantages {length}", lambda i=inputs: advantages.ppo_advantages(*i, 1.0, 0.95, None)
+    offsets = torch.tensor([0, 4096], dtype=torch.int32)
+    yield (
+        "ppo_advantages packed",
+        lambda: advantages.ppo_advantages(flat, flat, flat, torch.zeros(1), flat_mask, 0.02, 1.0, 0.95, offsets),
+    )
+    yield "masked_whiten", lambda: whitening.masked_whiten(flat, flat_mask, None)
+    yield "masked_whiten by stats", lambda: whitening.masked_whiten(flat, flat_mask, torch.zeros(4).double())
+
+
+def launches(dtype: torch.dtype) -> list[Launch]:
+    """Every launch of the examples; no kernel runs."""
+    found: list[Launch] = []
+
+    def record(
+        call: str, kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps: int = 4, **constants: Any
+    ) -> None:
+        names = [parameter.name for parameter in kernel.params]
+        arguments = {**dict(zip(names, args, strict=False)), **constants}
+        name = f"{call}, {str(dtype)[6:]}: {kernel.fn.__name__.strip('_')}"
+        found.append(Launch(label=name, kernel=kernel, arguments=arguments, num_warps=num_warps))
+
+    for label, call in _examples(dtype):
+        with mock.patch.object(JITFunction, "run", lambda *args, name=label, **rest: record(name, *args, **rest)):
+            call()
+    return found
+
+
+def _tool(name: str, *args: str) -> str:
+    return subprocess.run([str(_NVIDIA_TOOLS / name), *args], check=True, capture_output=True, text=True).stdout
+
+
+def _nvidia_report(code: bytes) -> dict[str, int]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
+        # Triton's cuobjdump looks for nvdisasm on the PATH; nvdisasm itself needs nothing.
+        assembly = _tool("nvdisasm", file.name)
+    registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))  # pyright: ignore
+    return {
+        "registers": registers,
+        "spills": stack,
+        "wide_loads": len(re.findall(r"\bLDG\.E\S*\.128", assembly)),
+        "wide_stores": len(re.findall(r"\bSTG\.E\S*\.128", assembly)),
+    }
+
+
+def _amd_report(assembly: str) -> dict[str, int]:
+    registers, spills = (
+        int(re.search(rf"\.{name}:\s*(\d+)", assembly)[1])  # pyright: ignore
+        for name in ("vgpr_count", "vgpr_spill_count")
+    )
+    return {
+        "registers": registers,
+        "spills": spills,
+        "wide_loads": len(re.findall(r"\b(?:global|buffer)_load_dwordx4", assembly)),
+        "wide_stores": len(re.findall(r"\b(?:global|buffer)_store_dwordx4", assembly)),
+    }
+
+
+def compile_ahead(arch: str, launch: Launch) -> Row:
+    """Compile one launch. arch: a compute capability such as "90", or an AMD name such as "gfx942"."""
+    amd = arch.startswith("gfx")
+    target = GPUTarget("hip", arch, 64) if amd else GPUTarget("cuda", int(arch), 32)
+    compiled = triton.compile(launch.source(), target=target, options={"num_warps": launch.num_warps})
+    report = _amd_report(compiled.asm["amdgcn"]) if amd else _nvidia_report(compiled.asm["cubin"])
+    return Row(
+        backend="triton",
+        file=launch.file,
+        kernel=launch.label,
+        arch=arch if amd else f"sm_{arch}",
+        shared_bytes=compiled.metadata.shared,
+        **report,
+    )
+
+
+def rows(architectures: tuple[str, ...] = ARCHITECTURES, dtypes: tuple[str, ...] = DTYPES) -> Iterator[Row]:
+    """Reports of every kernel, dtype and architecture; a launch that several calls make is compiled once."""
+    for dtype in dtypes:
+        seen = set()
+        for launch in launches(getattr(torch, dtype)):
+            key = launch.source().hash()
+            if key in seen:
+                continue
+            seen.add(key)
+            for arch in architectures:
+                yield compile_ahead(arch, launch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", nargs="+", default=ARCHITECTURES)
+    parser.add_argument("--dtype", nargs="+", default=DTYPES, choices=DTYPES)
+    args = parser.parse_args()
+    for row in rows(tuple(args.arch), tuple(args.dtype)):
+        print(json.dumps(asdict(row)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Compiles csrc/cuda for the host, as a library of ops that run the kernels on CPU tensors under sanitizers.
+
+A process that loads it must have been started with `environment()`: the address sanitizer's runtime comes first.
+"""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+_HERE = Path(__file__).resolve().parent
+_CSRC = _HERE.parents[1] / "csrc"
+_TORCH = Path(torch.__file__).resolve().parent
+PREFIX = "_cuda_on_host_"
+_COMPILE = [
+    *("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-omit-frame-pointer"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fsanitize-sections=cuda_shared"),
+    *("-DINSTRUCTRL_ON_HOST", f'-DINSTRUCTRL_PREFIX="{PREFIX}"'),
+    *(f"-I{_CSRC}", f"-I{_HERE}", "-isystem", f"{_TORCH / 'include'}"),
+]
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "g++")
+
+
+def _digest(paths: Iterable[Path], extra: str) -> str:
+    digest = hashlib.sha256(extra.encode())
+    for path in sorted(paths):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _compiled(source: Path, headers: list[Path], folder: Path) -> Path:
+    """The object file of one source; made when no earlier one has the same contents, headers and options."""
+    language = ["-include", "cuda_on_host.h", "-x", "c++"] if source.suffix == ".cu" else []
+    command = [_compiler(), *_COMPILE, *language]
+    target = folder / f"{source.stem}-{_digest([source, *headers], ' '.join(command) + torch.__version__)}.o"
+    if not target.exists():
+        unfinished = target.with_suffix(f".{os.getpid()}.tmp")
+        subprocess.run([*command, "-c", str(source), "-o", str(unfinished)], check=True)
+        unfinished.replace(target)
+    return target
+
+
+def build(folder: Path, sources: Iterable[Path] = ()) -> Path:
+    """The library, built in `folder` from what is new there. sources: other kernels in place of those of csrc/cuda."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kernels = sorted(sources) or sorted((_CSRC / "cuda").glob("*.cu"))
+    headers = sorted([*_CSRC.glob("*.h"), *(_CSRC / "cuda").glob("*.h"), *_HERE.glob("*.h")])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        everything = [*kernels, *sorted(_HERE.glob("*.cpp"))]
+        objects = list(pool.map(lambda source: _compiled(source, headers, folder), everything))
+    target = folder / f"cuda_on_host-{_digest(objects, '')}.so"
+    if not target.exists():
+        unfinished = target.with_suffix(f".{os.getpid()}.tmp")
+        libraries = [f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", f"-Wl,-rpath,{_TORCH / 'lib'}"]
+        options = ["-shared", "-fsanitize=address,undefined"]
+        command = [_compiler(), *options, *map(str, objects), *libraries, "-o", str(unfinished)]
+        subprocess.run(command, check=True)
+        unfinished.replace(target)
+    return target
+
+
+def environment(schedule: str = "round") -> dict[str, str]:
+    """What a Python process needs to load the library. schedule: see cuda_on_host.h."""
+    runtimes = []
+    for name in ("libasan.so", "libubsan.so"):
+        command = [_compiler(), f"-print-file-name={name}"]
+        runtimes.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    return {
+        **os.environ,
+        "LD_PRELOAD": ":".join(runtimes),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "INSTRUCTRL_HOST_SCHEDULE": schedule,
+    }
