@@ -186,6 +186,10 @@ def stored_rows(path: Path = STORED) -> list[Row]:
     return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
 
 
+def stored_versions(path: Path = STORED) -> dict[str, str]:
+    return json.loads(path.read_text(encoding="utf-8"))["versions"]
+
+
 def tool_versions() -> dict[str, str]:
     versions = {}
     if _tool("nvcc") is not None:

@@ -1,4 +1,4 @@
-// The private ops that a compiled backend registers. `instructrl/ops/compiled.py` says what each argument is; a test
+// The private ops that a compiled backend registers. `instructrl/ops/private_ops.py` says what each argument is; a test
 // compares the two lists. One string an op: its name without the backend's prefix, and its signature.
 #pragma once
 

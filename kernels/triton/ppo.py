@@ -4,7 +4,7 @@ Program -> a run of tiles of the flat tokens, as many tiles for each of at most 
 for; a second launch of one program adds the programs' sums in float64. Bytes moved: every input once, the mask, and 4 a
 token for each gradient, which is that of the sum: the denominator is applied behind. The ten running sums of a program
 are kept in registers, one a vector of 16 bytes, so that a token costs no exchange between threads. A tile is 1,024
-tokens, 8 a thread: with 16 of 2 bytes, registers do not suffice. Which tokens a sum takes, and in which order, depends
+tokens, one vector a thread: for two, registers do not suffice. Which tokens a sum takes, and in which order, depends
 on their number alone.
 
 The arithmetic that decides which branch of a clipped loss wins is that of `instructrl/ops/ppo_terms.py`, bit by bit:
@@ -264,7 +264,7 @@ def _run(
         KL_IN_LOSS=kl_coef != 0.0,
         VECTORS=_TILE // vector,
         VECTOR=vector,
-        num_warps=4,
+        num_warps=_TILE // vector // 32,
     )
     _finish[(1,)](
         partials,
