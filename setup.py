@@ -42,15 +42,6 @@ def nvcc():
     return found if wanted == "1" or (wanted == "" and torch.version.cuda) else None
 
 
-def cuda_library_folder(compiler):
-    """Where the static CUDA runtime of a compiler is."""
-    home = Path(compiler).resolve().parent.parent
-    for folder in ("lib64", "lib", "targets/x86_64-linux/lib"):
-        if (home / folder / "libcudart_static.a").exists():
-            return home / folder
-    raise RuntimeError(f"libcudart_static.a was not found beside {compiler}: looked under {home}")
-
-
 class NinjaBuild(build_ext):
     """Compiles an extension's sources side by side, and again only those that changed."""
 
@@ -143,10 +134,9 @@ def cuda_rules(torch):
     targets = [f"-gencode arch=compute_{x},code=sm_{x}" for x in CUDA_ARCHITECTURES]
     targets.append(f"-gencode arch=compute_{CUDA_ARCHITECTURES[-1]},code=compute_{CUDA_ARCHITECTURES[-1]}")
     # Static: a library that looked for libcudart would only load beside the CUDA that it was built with.
-    runtime = f'-L"{cuda_library_folder(compiler)}" -lcudart_static -ldl -lrt -lpthread'
     return rules(
         f"{compiler} {NVCC_FLAGS} {' '.join(targets)} {includes(torch)}",
-        f"{cxx()} -shared $in -o $out {torch_libraries(torch, 'torch', 'torch_cpu', 'c10')} {runtime}",
+        f"{compiler} -shared -cudart static $in -o $out {torch_libraries(torch, 'torch', 'torch_cpu', 'c10')}",
     )
 
 

@@ -12,10 +12,9 @@
 #define INSTRUCTRL_KEY CPU
 #else
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #define INSTRUCTRL_KEY CUDA
-// Declared by torch's shim only where torch is a CUDA build; a library for CUDA is loaded by such a torch alone.
-extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
 #endif
 
 #include <cstdint>
@@ -52,18 +51,30 @@ class OnDevice {
 
 #else
 
+// torch's current stream. Looked up by name in the library that torch has loaded, which a CPU build of torch, enough to
+// compile against, does not have to link with.
+inline cudaStream_t current_stream(int32_t device_index) {
+  using Function = AOTITorchError (*)(int32_t device_index, void** stream);
+  static const Function function = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    void* found = library == nullptr ? nullptr : dlsym(library, "aoti_torch_get_current_cuda_stream");
+    STD_TORCH_CHECK(found != nullptr, "this torch has no libtorch_cuda.so with aoti_torch_get_current_cuda_stream");
+    return reinterpret_cast<Function>(found);
+  }();
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(function(device_index, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
 class OnDevice {
  public:
-  explicit OnDevice(const Tensor& tensor) : guard_(tensor.get_device()) {
-    void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device(), &stream));
-    stream_ = static_cast<cudaStream_t>(stream);
-  }
+  explicit OnDevice(const Tensor& tensor)
+      : guard_(tensor.get_device()), stream_(current_stream(tensor.get_device())) {}
   cudaStream_t stream() const { return stream_; }
 
  private:
   torch::stable::accelerator::DeviceGuard guard_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_;
 };
 
 // `kernel` in parentheses where it is a template with several arguments.

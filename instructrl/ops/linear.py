@@ -58,9 +58,15 @@ class HeadGradients:
             self.bias.add_(gradient.sum(0))
 
 
+@torch.compiler.assume_constant_result
+def _has_autocast(device_type: str) -> bool:
+    """A question that torch.compile cannot trace before torch 2.11."""
+    return torch.amp.is_autocast_available(device_type)
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Matrix products in the dtype of their arguments, whatever autocast the caller is under."""
-    if torch.amp.is_autocast_available(device.type):
+    if _has_autocast(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import ahead_of_time
+import ahead_of_time  # noqa: E402
 
 pytestmark = pytest.mark.timeout(900)
 STORED = ahead_of_time.stored_rows()
@@ -24,7 +24,11 @@ WIDE = {
     "csrc/cuda/ppo.cu": ("ppo_kernel",),
     "csrc/cuda/sampling.cu": ("sample_kernel",),
     "csrc/cuda/whitening.cu": ("moments_kernel", "apply_kernel"),
-    "csrc/cuda/advantages.cu": ("advantages_of_short_rows<float", "advantages_of_chunks<float", "carries_of_chunks<float"),
+    "csrc/cuda/advantages.cu": (
+        "advantages_of_short_rows<float",
+        "advantages_of_chunks<float",
+        "carries_of_chunks<float",
+    ),
 }
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import build
+import host_library
 import pytest
 
 _RUN = """
@@ -38,12 +38,12 @@ _ABORTS = {
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    return build.build(tmp_path_factory.mktemp("cuda_on_host"), [Path(__file__).with_name("faults.cu")])
+    return host_library.build(tmp_path_factory.mktemp("cuda_on_host"), [Path(__file__).with_name("faults.cu")])
 
 
 def run(library, schedule, *kinds):
     command = [sys.executable, "-c", _RUN, str(library), *kinds]
-    return subprocess.run(command, env=build.environment(schedule), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=host_library.environment(schedule), capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

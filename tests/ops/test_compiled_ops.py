@@ -142,14 +142,15 @@ def test_sums_over_many_tokens_have_the_same_bits_for_any_number_of_threads(plac
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=place_id)
-def test_offsets_beyond_two_to_the_31(place, dtype):
-    if place[1] != "cpu" or place[0] == "cuda_on_host":
+@pytest.mark.parametrize("shape", [(2, 1), (2, 3)], ids=["rows", "groups of rows"])
+def test_offsets_beyond_two_to_the_31(place, dtype, shape):
+    if place[1] != "cpu":
         pytest.skip("it would need 4 GiB of memory; on the CPU untouched pages cost nothing")
     num_classes, stride = 301, 2**31 + 64
-    base = torch.empty(stride + num_classes, dtype=dtype)
-    logits = base.as_strided((2, num_classes), (stride, 1))
-    logits.copy_(torch.randn(2, num_classes, generator=torch.Generator().manual_seed(0)))
-    tokens = torch.tensor([5, 7])
+    base = torch.empty(stride + 4 * num_classes, dtype=dtype)
+    logits = base.as_strided((*shape, num_classes), (stride, num_classes + 1, 1))
+    logits.copy_(torch.randn(*shape, num_classes, generator=torch.Generator().manual_seed(0)))
+    tokens = torch.arange(math.prod(shape)).view(shape)
     dense = logits.clone().requires_grad_()
     expected = logprobs.token_logprobs(dense, tokens)
     expected.sum().backward()
@@ -157,8 +158,25 @@ def test_offsets_beyond_two_to_the_31(place, dtype):
     assert torch.equal(logprobs.token_logprobs(source, tokens), expected)
     (gradient,) = torch.autograd.grad(logprobs.token_logprobs(source, tokens).sum(), source)
     assert torch.equal(gradient, dense.grad)
-    sampled = ops.sampling.sample_tokens(logits.detach(), torch.tensor([0.3, 0.6]))
-    assert torch.equal(sampled, ops.sampling.sample_tokens(dense.detach(), torch.tensor([0.3, 0.6])))
+    uniforms = torch.tensor([0.3, 0.6])
+    sampled = ops.sampling.sample_tokens(logits.detach()[:, -1], uniforms)
+    assert torch.equal(sampled, ops.sampling.sample_tokens(dense.detach()[:, -1], uniforms))
+
+
+@pytest.mark.parametrize("offset", [0, 1, 5])
+def test_the_gradient_of_logits_larger_than_the_caches(place, offset):
+    """Large gradients are written around the cache; a row more or less at the front puts the rest elsewhere."""
+    if place[0] in ("triton", "cuda_on_host"):
+        pytest.skip("this is a question to the kernels of the CPU")
+    num_rows, num_classes = 24, 100_003
+    logits = leaf(num_rows, num_classes + offset, device=place[1])
+    tokens = torch.arange(num_rows, device=place[1])
+    mask = (torch.arange(num_rows) % 7 != 3).to(place[1])
+    whole = torch.autograd.grad(logprobs.token_logprobs(logits, tokens, mask=mask).sum(), logits)[0]
+    for row in range(num_rows):
+        alone = logits.detach()[row : row + 1].clone().requires_grad_()
+        logprobs.token_logprobs(alone, tokens[row : row + 1], mask=mask[row : row + 1]).sum().backward()
+        assert torch.equal(whole[row], alone.grad[0])
 
 
 def leaf(*shape, device="cpu", seed=0):

@@ -39,5 +39,6 @@ def test_every_case():
 
 
 def test_private_ops():
-    chosen = "not linear_ops_hold and not schemas_in_cpp and not 2_to_the_31"
+    # One program after the other, in numpy: there are no threads.
+    chosen = "not same_bits and not linear_ops_hold and not schemas_in_cpp"
     assert run(str(TESTS / "ops" / "test_compiled_ops.py"), "-k", chosen) > 50

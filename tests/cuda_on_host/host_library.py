@@ -25,7 +25,7 @@ _COMPILE = [
 ]
 
 
-def _compiler() -> str:
+def compiler() -> str:
     return os.environ.get("CXX", "g++")
 
 
@@ -39,7 +39,7 @@ def _digest(paths: Iterable[Path], extra: str) -> str:
 def _compiled(source: Path, headers: list[Path], folder: Path) -> Path:
     """The object file of one source; made when no earlier one has the same contents, headers and options."""
     language = ["-include", "cuda_on_host.h", "-x", "c++"] if source.suffix == ".cu" else []
-    command = [_compiler(), *_COMPILE, *language]
+    command = [compiler(), *_COMPILE, *language]
     target = folder / f"{source.stem}-{_digest([source, *headers], ' '.join(command) + torch.__version__)}.o"
     if not target.exists():
         unfinished = target.with_suffix(f".{os.getpid()}.tmp")
@@ -61,7 +61,7 @@ def build(folder: Path, sources: Iterable[Path] = ()) -> Path:
         unfinished = target.with_suffix(f".{os.getpid()}.tmp")
         libraries = [f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", f"-Wl,-rpath,{_TORCH / 'lib'}"]
         options = ["-shared", "-fsanitize=address,undefined"]
-        command = [_compiler(), *options, *map(str, objects), *libraries, "-o", str(unfinished)]
+        command = [compiler(), *options, *map(str, objects), *libraries, "-o", str(unfinished)]
         subprocess.run(command, check=True)
         unfinished.replace(target)
     return target
@@ -71,7 +71,7 @@ def environment(schedule: str = "round") -> dict[str, str]:
     """What a Python process needs to load the library. schedule: see cuda_on_host.h."""
     runtimes = []
     for name in ("libasan.so", "libubsan.so"):
-        command = [_compiler(), f"-print-file-name={name}"]
+        command = [compiler(), f"-print-file-name={name}"]
         runtimes.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
     return {
         **os.environ,
