@@ -22,13 +22,14 @@ from unittest import mock
 
 import torch
 import triton
+from ahead_of_time import Row
 from instructrl.kernels.triton import advantages, logprobs, ppo, ranking, sampling, whitening
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 ROOT = Path(__file__).parent.parent
-ARCHITECTURES = ("80", "90", "100")
+ARCHITECTURES = ("80", "90", "100", "gfx942")
 DTYPES = ("float32", "bfloat16", "float16")
 _NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _POINTER_TYPES = {
@@ -40,19 +41,6 @@ _POINTER_TYPES = {
     torch.int32: "*i32",
     torch.bool: "*i1",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    backend: str
-    file: str
-    kernel: str
-    arch: str
-    registers: int
-    spills: int
-    shared_bytes: int
-    wide_loads: int
-    wide_stores: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,7 +188,7 @@ BUGS = [
         backend=CUDA,
         file="csrc/cuda/rows.h",
         before="const int to_boundary = (kLanes<T> - phase) & (kLanes<T> - 1);",
-        after="const int to_boundary = 0;",
+        after="const int to_boundary = 0 * phase;",
         chosen="logprobs",
     ),
     Bug(

@@ -72,7 +72,7 @@ def _ranking(
 
 
 def _ranking_cases() -> list[Case]:
-    sizes = [(1, 2), (7, 4), (5, 9), (3, 33), (0, 4), (3, 1), (257, 3)]
+    sizes = [(1, 2), (7, 4), (5, 9), (3, 33), (1, 130), (0, 4), (3, 1), (257, 3)]
     kinds = ["cycles", "nothing", "tied scores", "missing"]
     makes = {f"{p}x{k}": partial(_ranking, num_prompts=p, num_responses=k) for p, k in sizes}
     makes |= {kind: partial(_ranking, num_prompts=6, num_responses=5, kind=kind) for kind in kinds}
@@ -195,7 +195,8 @@ def _rewards(dtype: torch.dtype, num_rows: int, length: int, kind: str = "", fus
 
 
 def _advantage_cases() -> list[Case]:
-    sizes = [(1, 1), (4, 5), (3, 257), (2, 4097), (0, 3), (2, 0)]
+    # Lengths on both sides of where GPU kernels change how they cut a row.
+    sizes = [(1, 1), (4, 5), (3, 257), (2, 2000), (2, 4097), (1, 9000), (0, 3), (2, 0)]
     kinds = ("gaps", "packed", "all masked", "discounted")
     cases = []
     for op, fused in (("advantages.generalized_advantages", False), ("advantages.ppo_advantages", True)):

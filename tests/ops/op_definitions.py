@@ -76,23 +76,25 @@ def _sequences(mask, cu_seqlens):
 
 
 def generalized_advantages(rewards, values, mask, gamma=1.0, lam=0.95, cu_seqlens=None):
-    advantages, returns = torch.zeros_like(values).flatten(), torch.zeros_like(values).flatten()
-    reward, value = rewards.flatten(), values.flatten()
+    # Over numbers of numpy, which a loop goes through faster than through tensors of one element.
+    reward, value = rewards.detach().flatten().numpy(), values.detach().flatten().numpy()
+    advantages, returns = torch.zeros_like(values), torch.zeros_like(values)
+    advantage_of, return_of = advantages.view(-1).numpy(), returns.view(-1).numpy()
+    gamma, decay = reward.dtype.type(gamma), reward.dtype.type(gamma * lam)
     for positions in _sequences(mask, cu_seqlens):
-        following, running = value.new_zeros(()), value.new_zeros(())
+        following = running = reward.dtype.type(0)
         for position in reversed(positions):
-            running = reward[position] + gamma * following - value[position] + gamma * lam * running
+            running = reward[position] + gamma * following - value[position] + decay * running
             following = value[position]
-            advantages[position], returns[position] = running, running + value[position]
-    return advantages.view_as(values), returns.view_as(values)
+            advantage_of[position], return_of[position] = running, running + value[position]
+    return advantages, returns
 
 
 def ppo_advantages(logprobs, ref_logprobs, values, scores, mask, kl_coef, gamma=1.0, lam=0.95, cu_seqlens=None):
     rewards = torch.zeros_like(values).flatten()
     log_ratio = torch.where(mask, logprobs - ref_logprobs, 0.0).flatten()
     for sequence, positions in enumerate(_sequences(mask, cu_seqlens)):
-        for position in positions:
-            rewards[position] = -kl_coef * log_ratio[position]
+        rewards[positions] = -kl_coef * log_ratio[positions]
         if positions:
             rewards[positions[-1]] += scores[sequence]
     rewards = rewards.view_as(values)
