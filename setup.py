@@ -1,7 +1,8 @@
 """Builds instructrl._C (C++) and, where there is a CUDA compiler to use, instructrl._C_cuda. Metadata: pyproject.toml.
 
 INSTRUCTRL_BUILD_CUDA=1 builds the CUDA kernels although torch is a CPU build (nvcc is enough), 0 leaves them out.
-CXX and NVCC name the compilers. Without a C++ compiler the package installs and runs on its references.
+INSTRUCTRL_CUDA_ARCHITECTURES="80 90a" builds them for other GPUs. CXX and NVCC name the compilers.
+Without a C++ compiler the package installs and runs on its references.
 """
 
 import os
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parent
 SOURCES = ROOT / "csrc"
 # -ffp-contract=off: the branch a clipped loss takes must not depend on where a compiler fuses.
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-psabi"
-CUDA_ARCHITECTURES = ("80", "90a", "100")
+CUDA_ARCHITECTURES = os.environ.get("INSTRUCTRL_CUDA_ARCHITECTURES", "80 90a 100").split()
 NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden"
 
 

@@ -6,6 +6,7 @@ A backend is timed only after its outputs were found to be as close to float64 a
 bytes of the case and the rate they make are stored with each result. Wall times; a GPU is synchronised inside.
 """
 
+import functools
 import importlib
 
 import pytest
@@ -33,16 +34,30 @@ def step(case, arguments):
     return tensors
 
 
+@functools.lru_cache(maxsize=1)
+def inputs_of(case):
+    made = case.make(torch.float32)
+    return {name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in made.items()}
+
+
 def prepared(case, dtype):
-    moved = {k: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for k, x in case.make(torch.float32).items()}
-    moved = {k: x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for k, x in moved.items()}
-    return moved | {name: moved[name].requires_grad_() for name in case.gradients}
+    """The inputs in a dtype, which a backend may write over."""
+    found = {
+        name: x.to(dtype, copy=True) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+        for name, x in inputs_of(case).items()
+    }
+    return found | {name: found[name].requires_grad_() for name in case.gradients}
+
+
+@functools.lru_cache(maxsize=1)
+def truth_and_yardstick(case):
+    with ops.use_backend("reference"):
+        return step(case, prepared(case, torch.float64)), step(case, prepared(case, torch.float32))
 
 
 @pytest.mark.parametrize(("case", "backend"), RUNS, ids=lambda x: x if isinstance(x, str) else f"{x.op}-{x.name}")
 def test_op(benchmark, case, backend):
-    with ops.use_backend("reference"):
-        truth, plain = step(case, prepared(case, torch.float64)), step(case, prepared(case, torch.float32))
+    truth, plain = truth_and_yardstick(case)
     arguments = prepared(case, torch.float32)
     with ops.use_backend(backend):
         for actual, yardstick, exact in zip(step(case, arguments), plain, truth, strict=True):
