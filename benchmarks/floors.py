@@ -1,6 +1,6 @@
 """The CPU floors: each op beside eager PyTorch and torch.compile of it, interleaved, in one run.
 
-    python benchmarks/floors.py [--out FILE.json] [--rounds 9] [--only NAME]
+    OMP_NUM_THREADS=2 python benchmarks/floors.py [--out FILE.json] [--rounds 9] [--only NAME]
 
 Every row checks its results before it is timed. A round runs each provider once, in turn, so that what else the
 machine does falls on all of them; figures are medians over rounds with the middle half of the rounds in brackets, and
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from floor_rows import ROWS, Rates, Row, V
@@ -37,8 +38,13 @@ def rates(rounds: int) -> Rates:
     a, b = torch.randn(1024, 256), torch.randn(256, V)
     x.sum(), a @ b
     read = statistics.median(seconds(x.sum) for _ in range(rounds))
+    fresh = statistics.median(seconds(lambda: torch.empty(2**26).fill_(1.0)) for _ in range(rounds))
     product = statistics.median(seconds(lambda: a @ b) for _ in range(rounds))
-    return Rates(read_bytes_per_s=x.nbytes / read, flops_per_s=2 * 1024 * 256 * V / product)
+    return Rates(
+        read_bytes_per_s=x.nbytes / read,
+        fresh_bytes_per_s=x.nbytes / fresh,
+        flops_per_s=2 * 1024 * 256 * V / product,
+    )
 
 
 def check(row: Row, results: dict[str, list[Tensor]]) -> None:
@@ -90,7 +96,7 @@ def ms(times: list[float]) -> str:
     return f"{1e3 * middle:.3g} [{1e3 * low:.3g}, {1e3 * high:.3g}]"
 
 
-def report(row: Row, times: dict[str, list[float]], found: Rates) -> dict[str, object]:
+def report(row: Row, times: dict[str, list[float]], found: Rates) -> dict[str, Any]:
     """Print a row; returns it for the file."""
     print(f"\n{row.name}")
     print(f"  ours            {ms(times['ours'])} ms")
@@ -102,7 +108,7 @@ def report(row: Row, times: dict[str, list[float]], found: Rates) -> dict[str, o
         verdict = "reached" if ratios[provider] >= floor else "MISSED"
         text = f"{ratios[provider]:.2f}x, floor {floor:g}x {verdict}"
         print(f"  {provider:<15} {ms(times[provider])} ms: {text}")
-    result: dict[str, object] = {"name": row.name, "seconds": times, "ratios": ratios, "floors": row.floors}
+    result: dict[str, Any] = {"name": row.name, "seconds": times, "ratios": ratios, "floors": row.floors}
     if row.limit is not None:
         limit, text = row.limit(found)
         share = limit / statistics.median(times["ours"])
@@ -114,6 +120,20 @@ def report(row: Row, times: dict[str, list[float]], found: Rates) -> dict[str, o
         less = f"{(ours - alone) / (theirs - alone):.3f} of {row.memory}'s"
         print(f"  extra memory    {(ours - alone) / 1e6:.0f} MB, {less} {(theirs - alone) / 1e6:.0f} MB")
     return result
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: a line an op, ratios of times against each of those it was measured beside."""
+    lines = ["| op, shape | against | times as fast | asked for | of the limit | extra memory |", "| --- " * 6 + "|"]
+    for row in results:
+        share = f"{100 * row['share_of_limit']:.0f}%" if "share_of_limit" in row else ""
+        extra = " / ".join(f"{x / 1e6:.0f} MB" for x in row.get("extra_bytes", {}).values())
+        for provider, ratio in row["ratios"].items():
+            floor = f"{row['floors'][provider]:g}"
+            lines.append(f"| {row['name']} | {provider} | {ratio:.2f} | {floor} | {share} | {extra} |")
+            row = {**row, "name": ""}
+            share = extra = ""
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -133,7 +153,8 @@ def main() -> int:
     found = rates(arguments.rounds)
     tunables = os.environ.get("GLIBC_TUNABLES", "default allocator")
     print(f"{kernels.about('native')}\n{torch.get_num_threads()} threads, {tunables}")
-    print(f"read {found.read_bytes_per_s / 1e9:.1f} GB/s, matrix products {found.flops_per_s / 1e9:.0f} GFLOP/s")
+    rate = f"read {found.read_bytes_per_s / 1e9:.1f} GB/s, fresh memory {found.fresh_bytes_per_s / 1e9:.1f} GB/s"
+    print(f"{rate}, matrix products {found.flops_per_s / 1e9:.0f} GFLOP/s")
     results = []
     for row in ROWS:
         if arguments.only in row.name:
@@ -141,8 +162,10 @@ def main() -> int:
             torch.compiler.reset()
     if arguments.out:
         head = {"about": kernels.about("native"), "threads": torch.get_num_threads(), "rates": asdict(found)}
-        arguments.out.write_text(json.dumps({**head, "allocator": tunables, "rows": results}, indent=1) + "\n")
-    missed = [row for row in results if any(row["ratios"][p] < f for p, f in row["floors"].items())]  # pyright: ignore
+        text = json.dumps({**head, "allocator": tunables, "rows": results}) + "\n"
+        arguments.out.write_text(text, encoding="utf-8")
+        arguments.out.with_suffix(".md").write_text(table(results), encoding="utf-8")
+    missed = [row for row in results if any(row["ratios"][p] < f for p, f in row["floors"].items())]
     return 1 if missed else 0
 
 
