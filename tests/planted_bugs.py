@@ -304,7 +304,7 @@ def copy_repository(tree: Path) -> None:
 def pytest(tree: Path, environment: dict[str, str], names: tuple[str, ...], chosen: str) -> str:
     """Which test fails first and what it says, "" where none does."""
     files = [f"tests/ops/test_{name}.py" for name in names]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", "-vv", "--timeout", "600", *files]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--capture=sys", "-x", "-vv", *files]
     command += ["-k", f"({chosen}) and not graph_break"]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     if done.returncode == 0:
