@@ -53,7 +53,9 @@ def _reverse_affine_scan(factors: Tensor, terms: Tensor) -> Tensor:
     """`x[t] = terms[t] + factors[t] * x[t + 1]` along the last dimension, in log2(L) vectorised steps."""
     step, length = 1, terms.shape[1]
     while step < length:
-        reached = terms[:, :-step] + factors[:, :-step] * terms[:, step:]
+        # Over the end of a sequence nothing comes, infinity and NaN included.
+        passed = torch.where(factors[:, :-step] == 0, 0.0, factors[:, :-step] * terms[:, step:])
+        reached = terms[:, :-step] + passed
         terms = torch.cat([reached, terms[:, -step:]], dim=1)
         factors = torch.cat([factors[:, :-step] * factors[:, step:], factors[:, -step:]], dim=1)
         step *= 2

@@ -52,6 +52,17 @@ def mask_like(name: str, mask: Tensor, model_name: str, shape: tuple[int, ...], 
     like(name, mask, model_name, shape, device)
 
 
+def not_overlapping(name: str, tensor: Tensor) -> None:
+    """A tensor that may be written to: no two of its elements share memory, as far as strides show."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                found = f"shape {tuple(tensor.shape)} with strides {tensor.stride()}"
+                raise ValueError(f"{name}: found {found}, accepted is a tensor whose elements share no memory")
+            reach += (size - 1) * stride
+
+
 def within(name: str, value: float, low: float, high: float) -> None:
     """A number in a closed interval; NaN is in none."""
     if not low <= value <= high:
@@ -60,7 +71,8 @@ def within(name: str, value: float, low: float, high: float) -> None:
 
 def finite(name: str, value: float) -> None:
     """A finite number."""
-    if not math.isfinite(value):
+    # Not math.isfinite: torch.compile cannot trace it where numbers are symbols.
+    if not -math.inf < value < math.inf:
         raise ValueError(f"{name}: found {value}, accepted is a finite number")
 
 
@@ -101,7 +113,9 @@ def require(name: str, valid: Tensor, found: str, accepted: str) -> None:
 
 def values_within(name: str, x: Tensor, low: float, high: float, found: str, accepted: str) -> None:
     """Every element from `low` to below `high`, read as in `require`; NaN is nowhere."""
-    if torch.compiler.is_compiling() or not dispatch.checks_values(x.device.type):
+    if not dispatch.checks_values(x.device.type):
+        return
+    if torch.compiler.is_compiling():
         require(name, (x >= low) & (x < high), found, accepted)
     elif x.numel() > 0:
         # One pass that makes two numbers: comparing, combining and reducing would be a third of a small call.
@@ -114,6 +128,8 @@ def token_ids(tokens: Tensor, mask: Tensor | None, num_classes: int) -> None:
     """Integer token ids; those that count are in range wherever values are read."""
     if tokens.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"tokens: found dtype {tokens.dtype}, accepted are int64, int32")
+    if not dispatch.checks_values(tokens.device.type):
+        return
     counted = tokens if mask is None else torch.where(mask, tokens, 0)
     found, accepted = "an id out of range where the mask is True", f"ids from 0 to {num_classes - 1}"
     values_within("tokens", counted, 0, num_classes, found, accepted)
@@ -126,5 +142,7 @@ def sequence_offsets(cu_seqlens: Tensor, num_elements: int, device: torch.device
         raise ValueError(f"cu_seqlens: found {found}, accepted is [B + 1] of int32 or int64")
     if cu_seqlens.device != device:
         raise ValueError(f"cu_seqlens: found device {cu_seqlens.device}, accepted is {device}")
+    if not dispatch.checks_values(device.type):
+        return
     valid = (cu_seqlens[1:] >= cu_seqlens[:-1]).all() & (cu_seqlens[0] == 0) & (cu_seqlens[-1] == num_elements)
     require("cu_seqlens", valid, "other offsets", f"offsets that rise from 0 to {num_elements}, the packed length")

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from instructrl import kernels
 from instructrl.ops import checks, compiled_linear, private_ops
 from instructrl.ops.advantages import Advantages
+from instructrl.ops.autograd import first_order, savable
 from instructrl.ops.ppo import PolicyLoss, PPOLoss, ValueLoss
 from instructrl.ops.ppo_terms import POLICY_METRICS, PPO_METRICS, VALUE_METRICS, Settings
 from instructrl.ops.ranking import RankingLoss
@@ -23,10 +23,11 @@ _PrivateOp = Callable[..., Any]
 def _of_one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors as they are where their dtypes agree, else in the accumulation dtype."""
     first = tensors[0].dtype
-    if all(tensor.dtype == first for tensor in tensors):
-        return tensors
-    dtype = checks.accumulation_dtype(*tensors)
-    return tuple(tensor.to(dtype) for tensor in tensors)
+    for tensor in tensors:
+        if tensor.dtype != first:
+            dtype = checks.accumulation_dtype(*tensors)
+            return tuple(x.to(dtype) for x in tensors)
+    return tensors
 
 
 def _wants_gradient(*tensors: Tensor) -> bool:
@@ -38,15 +39,17 @@ class _RankingLoss(torch.autograd.Function):
     def forward(ctx: Any, op: _PrivateOp, scores: Tensor, preferred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         loss_sum, num_pairs, num_correct, gradient = op(scores, preferred)
         ctx.dtype = scores.dtype
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(gradient, num_pairs)
         ctx.mark_non_differentiable(num_pairs, num_correct)
         return loss_sum, num_pairs, num_correct
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_loss_sum: Tensor, *_: Tensor) -> tuple[None, Tensor, None]:  # pyright: ignore
-        (gradient,) = ctx.saved_tensors
-        return None, (gradient * grad_loss_sum.unsqueeze(1)).to(ctx.dtype), None
+        gradient, num_pairs = ctx.saved_tensors
+        # A mean over no pairs is 0 / 0, and so is its gradient.
+        scale = torch.where(num_pairs > 0, grad_loss_sum, 0.0)
+        return None, (gradient * scale.unsqueeze(1)).to(ctx.dtype), None
 
 
 def _pairwise_ranking_loss(prefix: str) -> Callable[..., RankingLoss]:
@@ -81,12 +84,13 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> Tensor | tuple[Tensor, Tensor]:
         logprobs, entropy, normalizers = ops[0](logits, tokens, mask, temperature, with_entropy)
         ctx.ops, ctx.temperature, ctx.inplace = ops, temperature, inplace
-        ctx.save_for_backward(logits, tokens, mask, normalizers, entropy if with_entropy else None)
+        saved = (savable(tokens), savable(mask), normalizers, entropy if with_entropy else None)
+        ctx.save_for_backward(logits, *saved)
         ctx.set_materialize_grads(False)
         return (logprobs, entropy) if with_entropy else logprobs
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:  # pyright: ignore
         logits, *others = ctx.saved_tensors
         gradient = logits
@@ -128,16 +132,16 @@ class _Loss(torch.autograd.Function):
         losses, *gradients, metrics = op(*args)
         ctx.differentiable, ctx.num_args = differentiable, len(args)
         ctx.dtypes = [args[place].dtype for place in differentiable]
-        ctx.save_for_backward(losses, *gradients)
+        # What is returned may be changed in place: the loss has memory of its own, and what is saved too.
+        ctx.save_for_backward(losses[-1].clone(), *gradients)
         ctx.mark_non_differentiable(losses, metrics)
-        # A loss of its own memory, which may be changed in place.
         return losses[0].clone(), losses, metrics
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:  # pyright: ignore
-        losses, *gradients = ctx.saved_tensors
-        scale = losses[-1] * grad_loss
+        scale, *gradients = ctx.saved_tensors
+        scale = scale * grad_loss
         found: list[Tensor | None] = [None] * (2 + ctx.num_args)
         for place, gradient, dtype in zip(ctx.differentiable, gradients, ctx.dtypes, strict=True):
             if ctx.needs_input_grad[2 + place]:
@@ -212,11 +216,11 @@ def _ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
         num_tokens: int | Tensor | None,
         settings: Settings,
     ) -> PPOLoss:
-        inputs = (logprobs, old_logprobs, advantages, values, old_values, returns)
-        if ref_logprobs is None:
-            inputs = _of_one_dtype(*inputs)
-        else:
-            *inputs, ref_logprobs = _of_one_dtype(*inputs, ref_logprobs)
+        inputs = _of_one_dtype(logprobs, old_logprobs, advantages, values, old_values, returns)
+        if ref_logprobs is not None and ref_logprobs.dtype != inputs[0].dtype:
+            # The reference is read in the dtype of the loss, which is not its to choose.
+            dtype = checks.accumulation_dtype(*inputs)
+            inputs, ref_logprobs = tuple(x.to(dtype) for x in inputs), ref_logprobs.to(dtype)
         count = private_ops.as_count(num_tokens, mask.device)
         results = _run_loss(op, (0, 3), *inputs, mask, ref_logprobs, count, *settings)
         loss, policy_loss, value_loss, metrics = results

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from instructrl.ops import checks, linear_chunks, private_ops
+from instructrl.ops.autograd import first_order, savable
 from instructrl.ops.ppo import PPOLoss
 from instructrl.ops.ppo_terms import PPO_METRICS, Settings
 
@@ -21,12 +21,12 @@ SCHEMAS = {
     "linear_token_logprobs": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor? mask,"
     " float temperature, SymInt workspace, bool with_entropy)"
     " -> (Tensor logprobs, Tensor entropy, Tensor normalizers, Tensor kept)",
-    # wanted: the gradients of hidden, weight and bias; [0] for those that are not.
+    # wanted: the gradients of hidden, weight and bias; [0] for those that are not. float32 for those of float16.
     "linear_token_logprobs_backward": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor? mask,"
     " Tensor normalizers, Tensor? entropy, Tensor kept, Tensor? grad_logprobs, Tensor? grad_entropy,"
     " float temperature, SymInt workspace, bool[] wanted)"
     " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
-    # losses: the loss and its two parts. Gradients are those of the loss.
+    # losses: the loss, its two parts, and 1 / denominator. Gradients are those of the sum, before the denominator.
     "linear_ppo_loss": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor old_logprobs,"
     " Tensor advantages, Tensor values, Tensor old_values, Tensor returns, Tensor mask, Tensor? ref_logprobs,"
     " Tensor? num_tokens, float cliprange, float cliprange_value, float vf_coef, float kl_coef, float temperature,"
@@ -55,7 +55,9 @@ def _fake_forward(
 def _fake_gradients(inputs: tuple[Tensor, Tensor, Tensor | None], wanted: list[bool]) -> list[Tensor]:
     hidden = inputs[0]
     return [
-        hidden.new_empty(x.shape, dtype=x.dtype) if want and x is not None else hidden.new_empty(0)
+        hidden.new_empty(x.shape, dtype=linear_chunks.stored_dtype(x))
+        if want and x is not None
+        else hidden.new_empty(0)
         for x, want in zip(inputs, wanted, strict=True)
     ]
 
@@ -67,9 +69,9 @@ def _fake_backward(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others:
 def _fake_ppo_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
     dtype = checks.accumulation_dtype(hidden, weight, *others[1:6])
     return (
-        hidden.new_empty(3, dtype=dtype),
+        hidden.new_empty(4, dtype=dtype),
         *_fake_gradients((hidden, weight, bias), others[-1]),
-        torch.empty_like(others[3], memory_format=torch.contiguous_format),
+        hidden.new_empty(others[3].shape, dtype=dtype),
         hidden.new_empty(len(PPO_METRICS), dtype=torch.float32),
     )
 
@@ -108,7 +110,7 @@ class _LinearLogprobs(torch.autograd.Function):
         workspace: int,
         with_entropy: bool,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        inputs = (hidden, weight, bias, tokens, mask)
+        inputs = (hidden, weight, bias, savable(tokens), savable(mask))
         logprobs, entropy, normalizers, kept = ops[0](*inputs, temperature, workspace, with_entropy)
         ctx.op, ctx.temperature, ctx.workspace = ops[1], temperature, workspace
         ctx.save_for_backward(*inputs, normalizers, entropy if with_entropy else None, kept)
@@ -116,13 +118,14 @@ class _LinearLogprobs(torch.autograd.Function):
         return (logprobs, entropy) if with_entropy else logprobs
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:  # pyright: ignore
         wanted = list(ctx.needs_input_grad[1:4])
         if grad_logprobs is None and grad_entropy is None:
             return (None,) * 9
         gradients = ctx.op(*ctx.saved_tensors, grad_logprobs, grad_entropy, ctx.temperature, ctx.workspace, wanted)
-        return None, *(g if want else None for g, want in zip(gradients, wanted, strict=True)), *(None,) * 5
+        found = zip(gradients, ctx.saved_tensors, wanted, strict=False)
+        return None, *(g.to(x.dtype) if want else None for g, x, want in found), *(None,) * 5
 
 
 def _linear_token_logprobs(prefix: str, with_entropy: bool) -> Callable[..., Any]:
@@ -145,20 +148,22 @@ class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, op: Callable[..., Any], places: tuple[int, ...], *args: Any) -> tuple[Tensor, ...]:
         losses, *gradients, metrics = op(*args)
-        loss, *parts = losses.unbind()
         ctx.places, ctx.num_args = places, len(args)
-        ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(*parts, metrics)
-        # A loss of its own memory, which may be changed in place.
-        return loss.clone(), *parts, metrics
+        ctx.dtypes = [None if args[place] is None else args[place].dtype for place in places]
+        # What is returned may be changed in place: the loss has memory of its own, and what is saved too.
+        ctx.save_for_backward(losses[-1].clone(), *gradients)
+        ctx.mark_non_differentiable(losses, metrics)
+        return losses[0].clone(), losses, metrics
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:  # pyright: ignore
+        scale, *gradients = ctx.saved_tensors
+        scale = scale * grad_loss
         found: list[Tensor | None] = [None] * (2 + ctx.num_args)
-        for place, gradient in zip(ctx.places, ctx.saved_tensors, strict=True):
+        for place, gradient, dtype in zip(ctx.places, gradients, ctx.dtypes, strict=True):
             if ctx.needs_input_grad[2 + place]:
-                found[2 + place] = (gradient * grad_loss).to(gradient.dtype)
+                found[2 + place] = (gradient * scale).to(dtype)
         return tuple(found)
 
 
@@ -177,11 +182,12 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in differentiable]
         inputs = (*tensors, count, *settings, temperature, workspace, wanted[:3])
         if any(wanted):
-            *losses, metrics = _LinearLoss.apply(op, _DIFFERENTIABLE, *inputs)  # pyright: ignore
+            loss, losses, metrics = _LinearLoss.apply(op, _DIFFERENTIABLE, *inputs)  # pyright: ignore
         else:
             with torch.no_grad():
                 losses, *_, metrics = op(*inputs)
-        loss, policy_loss, value_loss = losses
+            loss = losses[0]
+        _, policy_loss, value_loss, _ = losses.unbind()
         return PPOLoss(loss, policy_loss, value_loss, dict(zip(PPO_METRICS, metrics.unbind(), strict=True)))
 
     return linear_ppo_loss

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from instructrl.ops import checks
+from instructrl.ops.autograd import first_order
 
 CPU_WORKSPACE_BYTES = 128 * 2**20
 ACCELERATOR_WORKSPACE_BYTES = 2**30
@@ -126,7 +127,8 @@ class _AttachGradients(torch.autograd.Function):
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    @first_order
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         stored = ctx.saved_tensors
         scaled = [(grad_outputs[0] * g).to(dtype) for g, dtype in zip(stored, ctx.dtypes, strict=True)]
         return (None, None, *scaled, *([None] * len(stored)))

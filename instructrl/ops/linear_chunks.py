@@ -121,6 +121,11 @@ def _workspace(head: _Head, num_rows: int, workspace: int) -> Tensor:
     return head.weight.new_empty((length, head.padded_classes), dtype=head.dtype)
 
 
+def stored_dtype(x: Tensor) -> torch.dtype:
+    """Of a gradient that is still to be scaled: float16 would lose what a loss scale is there to save."""
+    return torch.float32 if x.dtype == torch.float16 else x.dtype
+
+
 class _Gradients:
     """Gradients of hidden, weight and bias, chunk by chunk; those that are not wanted are None."""
 
@@ -153,18 +158,18 @@ class _Gradients:
             torch.addmm(self.weight, transposed, hidden, out_dtype=dtype, out=self.weight)
 
     def results(self, rows: _Rows, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
-        """In the dtypes and shapes of the inputs; [0] where not wanted."""
+        """In the shapes of the inputs and `stored_dtype` of theirs; [0] where not wanted."""
         nothing = hidden.new_empty(0)
         by_weight = self.weight
         if by_weight is None and self._wants_weight:
-            by_weight = torch.zeros_like(weight)
+            by_weight = torch.zeros_like(weight, dtype=self.head.dtype)
         by_hidden = nothing
         if self.hidden is not None:
-            by_hidden = rows.put(self.hidden.to(hidden.dtype), math.prod(hidden.shape[:-1])).view(hidden.shape)
+            by_hidden = rows.put(self.hidden.to(stored_dtype(hidden)), math.prod(hidden.shape[:-1])).view(hidden.shape)
         return [
             by_hidden,
-            nothing if by_weight is None else by_weight.to(weight.dtype),
-            nothing if self.bias is None or bias is None else self.bias.to(bias.dtype),
+            nothing if by_weight is None else by_weight.to(stored_dtype(weight)),
+            nothing if self.bias is None or bias is None else self.bias.to(stored_dtype(bias)),
         ]
 
 
@@ -296,14 +301,15 @@ def ppo_loss(
             found = row.ppo_loss(logprobs, *old, counts[part], ref, count, *settings)
             losses.append(found[0])
             metrics.append(found[3])
-            scale = found[0][3]
-            by_value[part] = found[2] * scale
+            by_value[part] = found[2]
             if any(wanted[:3]):
-                row.backward_inplace(logits, *selected, normalizers, None, found[1] * scale, None, temperature)
+                row.backward_inplace(logits, *selected, normalizers, None, found[1], None, temperature)
                 total.add(part, picked[part], logits)
     gradients = total.results(rows, hidden, weight, bias)
-    grad_values = rows.put(by_value, flat_mask.shape[0]).to(values.dtype).view(values.shape)
-    return torch.stack(losses)[:, :3].sum(0), *gradients, grad_values, _joined(torch.stack(metrics))
+    grad_values = rows.put(by_value, flat_mask.shape[0]).view(values.shape)
+    found = torch.stack(losses)
+    # The last is 1 / denominator, the same in every chunk.
+    return torch.cat([found[:, :3].sum(0), found[0, 3:]]), *gradients, grad_values, _joined(torch.stack(metrics))
 
 
 def _joined(metrics: Tensor) -> Tensor:

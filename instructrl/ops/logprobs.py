@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from instructrl.ops import checks, dispatch, linear
+from instructrl.ops.autograd import first_order
 from instructrl.ops.linear import HeadGradients, LinearHead
 
 # Rows of the in-place backward are taken in chunks of this size, so that it needs no second [N, V].
@@ -71,7 +72,8 @@ class _InplaceBackward(torch.autograd.Function):
         return _forward(logits, tokens, mask, temperature, with_entropy)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    @first_order
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
         logits, tokens, mask = ctx.saved_tensors
         num_classes = logits.shape[-1]
         dtype = checks.accumulation_dtype(logits)
@@ -89,7 +91,7 @@ class _InplaceBackward(torch.autograd.Function):
                 scaled = torch.where(keep[chunk].unsqueeze(-1), scaled, 0.0)
             grad_entropy = grads[1][chunk] if ctx.with_entropy else None
             rows[chunk] = rows_backward(scaled, tokens[chunk], grads[0][chunk], grad_entropy).to(rows.dtype)
-        if not logits.is_contiguous():
+        if rows.data_ptr() != logits.data_ptr():
             logits.copy_(rows.view(logits.shape))
         return logits, None, None, None, None
 
@@ -161,7 +163,8 @@ class _LinearLogprobs(torch.autograd.Function):
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    @first_order
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
         hidden, weight, bias, tokens, kept = ctx.saved_tensors
         dtype = checks.accumulation_dtype(hidden, weight)
         head = LinearHead(weight.to(dtype), None if bias is None else bias.to(dtype), ctx.temperature)
@@ -252,8 +255,12 @@ LINEAR_TOKEN_LOGPROBS_AND_ENTROPY = dispatch.declare(
 )
 
 
-def _check_logits(logits: Tensor, tokens: Tensor, temperature: float, mask: Tensor | None) -> Tensor:
+def _check_logits(
+    logits: Tensor, tokens: Tensor, temperature: float, mask: Tensor | None, inplace_backward: bool
+) -> Tensor:
     checks.floating("logits", logits)
+    if inplace_backward:
+        checks.not_overlapping("logits", logits)
     if logits.dim() == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits: found shape {tuple(logits.shape)}, accepted is [..., V] with V of at least 1")
     return linear.check_tokens("logits", logits, tokens, temperature, mask, logits.shape[-1])
@@ -273,12 +280,13 @@ def token_logprobs(
     temperature: T, a finite number above 0.
     mask: [...] bool, True where a position counts; elsewhere neither logits nor token are read and the result is 0.
     inplace_backward: the backward writes the gradient over the logits, which saves their memory once more. Any other
-        backward that needs the logits, a second one of this result included, then raises RuntimeError.
+        backward that needs the logits, a second one of this result included, then raises RuntimeError. No two logits
+        may share memory, as those of an expanded tensor do.
     Returns: [...] float32 (float64 for float64 logits).
     Raises: ValueError for other shapes, dtypes, devices or values. On accelerators the values of tokens are checked
         only under `validate()`; an id out of range is never dereferenced and gives NaN.
     """
-    tokens = _check_logits(logits, tokens, temperature, mask)
+    tokens = _check_logits(logits, tokens, temperature, mask, inplace_backward)
     return dispatch.run(TOKEN_LOGPROBS, logits, tokens, mask, temperature, inplace_backward)
 
 
@@ -294,7 +302,7 @@ def token_logprobs_and_entropy(
 
     A logit of -inf adds nothing to the entropy. Arguments and errors are those of `token_logprobs`.
     """
-    tokens = _check_logits(logits, tokens, temperature, mask)
+    tokens = _check_logits(logits, tokens, temperature, mask, inplace_backward)
     return dispatch.run(TOKEN_LOGPROBS_AND_ENTROPY, logits, tokens, mask, temperature, inplace_backward)
 
 

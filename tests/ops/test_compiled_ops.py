@@ -169,7 +169,7 @@ def test_offsets_beyond_two_to_the_31(place, dtype, shape):
 @pytest.mark.parametrize("offset", [0, 1, 5])
 def test_the_gradient_of_logits_larger_than_the_caches(place, offset):
     """Large gradients are written around the cache; a row more or less at the front puts the rest elsewhere."""
-    if place[0] in ("triton", "cuda_on_host"):
+    if place != ("native", "cpu"):
         pytest.skip("this is a question to the kernels of the CPU")
     num_rows, num_classes = 24, 100_003
     logits = leaf(num_rows, num_classes + offset, device=place[1])
@@ -214,9 +214,8 @@ def test_a_graph_can_be_used_twice_and_a_second_derivative_is_refused(place, nam
     total = differentiable_calls(place[1])[name](x)
     first = torch.autograd.grad(total, x, retain_graph=True)[0]
     assert torch.equal(torch.autograd.grad(total, x, retain_graph=True)[0], first)
-    (gradient,) = torch.autograd.grad(total, x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad|not have been used"):
-        torch.autograd.grad(gradient.sum(), x)
+    with pytest.raises(RuntimeError, match="found create_graph=True, accepted is a first backward"):
+        torch.autograd.grad(total, x, create_graph=True)
 
 
 def test_a_loss_may_be_changed_in_place(place):

@@ -18,7 +18,8 @@ static void raise_max(RowSums<L>& row, typename L::Scalar max, const Exponential
   if (row.max != -__builtin_inf()) {
     const double nats = (static_cast<double>(row.max) - max) / exponential.temperature;
     const double factor = __builtin_exp(nats);
-    row.weighted = factor * (row.weighted + nats / exponential.nats_per_unit * row.sum);
+    // Of nothing, 0: nats may be -inf.
+    row.weighted = factor > 0.0 ? factor * (row.weighted + nats / exponential.nats_per_unit * row.sum) : 0.0;
     row.sum *= factor;
   }
   row.max = max;

@@ -26,9 +26,12 @@ struct Exponential<F> {
 
   INSTRUCTRL_MEMBER explicit Exponential(double temperature) : temperature(temperature) {
     int exponent;
-    const double t = 2.0 * __builtin_frexp(temperature, &exponent);
+    double t = 2.0 * __builtin_frexp(temperature, &exponent);
+    // Powers of a usual temperature are floats as they are, and in units of 1 the largest float is a logit like others.
+    const bool usual = exponent > -16 && exponent < 16;
+    if (usual) t = temperature;
     nats_per_unit = 1.0 / t;
-    unit = F(static_cast<float>(__builtin_ldexp(1.0, 1 - exponent)));
+    unit = F(static_cast<float>(usual ? 1.0 : __builtin_ldexp(1.0, 1 - exponent)));
     lowest = F(static_cast<float>(-127.0 * kLn2 * t));
     to_steps = F(static_cast<float>(kSteps / kLn2 * nats_per_unit));
     const double step = kLn2 / kSteps * t;
@@ -58,7 +61,10 @@ struct Exponential<F> {
   }
 
   // Of a row in which nothing but -inf has been seen the offset is 0: -inf - -inf would be NaN.
-  INSTRUCTRL_MEMBER F offset(float max) const { return max == -__builtin_inff() ? F(0.0f) : F(-max) * unit; }
+  INSTRUCTRL_MEMBER F offset(float max) const {
+    const float offset = -max * lane(unit, 0);
+    return offset == __builtin_inff() ? F(0.0f) : F(offset);
+  }
   INSTRUCTRL_MEMBER F distance(F x, F offset) const { return larger(lowest, fma(x, unit, offset)); }
 
   INSTRUCTRL_MEMBER F operator()(F distance) const {
