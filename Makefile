@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 INDEX ?=
 
-# pip before 25.3 reads the first for build environments too, later ones read only the second.
+# Nothing is built in isolation here, and from 25.3 on pip refuses to hear of constraints for that.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
-export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
+unexport PIP_BUILD_CONSTRAINT
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BIN := $(VENV)/bin

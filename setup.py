@@ -6,6 +6,7 @@ Without a C++ compiler the package installs and runs on its references.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -18,14 +19,18 @@ ROOT = Path(__file__).parent
 SOURCES = ROOT / "csrc"
 # -ffp-contract=off: the branch a clipped loss takes must not depend on where a compiler fuses.
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-psabi"
-CUDA_ARCHITECTURES = os.environ.get("INSTRUCTRL_CUDA_ARCHITECTURES", "80 90a 100").split()
+CUDA_ARCHITECTURES = ("80", "90a", "100")
 NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden"
 
 
 def cxx():
-    """The C++ compiler, or None."""
-    found = os.environ.get("CXX") or "g++"
-    return shutil.which(found) or (None if "CXX" in os.environ else shutil.which("clang++"))
+    """The command of the C++ compiler, or None."""
+    wanted = os.environ.get("CXX")
+    if wanted and shutil.which(shlex.split(wanted)[0]) is None:
+        raise RuntimeError(
+            f"CXX: found {wanted!r}, which is no program here; without CXX, g++ or clang++ is looked for"
+        )
+    return wanted or shutil.which("g++") or shutil.which("clang++")
 
 
 def nvcc():
@@ -109,11 +114,11 @@ def cpp_rules(torch):
 
     compiler = nvcc()
     version = "" if compiler is None else cuda_version(compiler)
-    architectures = "" if compiler is None else " ".join(f"sm_{x}" for x in CUDA_ARCHITECTURES)
+    built_for = "" if compiler is None else " ".join(f"sm_{x}" for x in architectures(compiler))
     texts = {
         "INSTRUCTRL_TORCH_VERSION": torch.__version__,
         "INSTRUCTRL_CUDA_COMPILER": version,
-        "INSTRUCTRL_CUDA_ARCHITECTURES": architectures,
+        "INSTRUCTRL_CUDA_ARCHITECTURES": built_for,
     }
     defines = " ".join(f"'-D{name}=\"{text}\"'" for name, text in texts.items())
     headers = includes(torch, pybind11.get_include(), sysconfig.get_path("include"))
@@ -129,11 +134,20 @@ def cuda_version(compiler):
     return "nvcc " + text.partition("release ")[2].partition(",")[0]
 
 
+def architectures(compiler):
+    """Those that are asked for, else of ours those that this nvcc knows."""
+    wanted = os.environ.get("INSTRUCTRL_CUDA_ARCHITECTURES", "").split()
+    command = [compiler, "--list-gpu-arch"]
+    known = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return wanted or [x for x in CUDA_ARCHITECTURES if f"compute_{x.rstrip('a')}" in known]
+
+
 def cuda_rules(torch):
     """How instructrl._C_cuda is built: for each architecture, and PTX from the last for those to come."""
     compiler = nvcc()
-    targets = [f"-gencode arch=compute_{x},code=sm_{x}" for x in CUDA_ARCHITECTURES]
-    targets.append(f"-gencode arch=compute_{CUDA_ARCHITECTURES[-1]},code=compute_{CUDA_ARCHITECTURES[-1]}")
+    found = architectures(compiler)
+    targets = [f"-gencode arch=compute_{x},code=sm_{x}" for x in found]
+    targets.append(f"-gencode arch=compute_{found[-1]},code=compute_{found[-1]}")
     # Static: a library that looked for libcudart would only load beside the CUDA that it was built with.
     return rules(
         f"{compiler} {NVCC_FLAGS} {' '.join(targets)} {includes(torch)}",
@@ -144,7 +158,7 @@ def cuda_rules(torch):
 def extensions():
     """What can be built here."""
     if cxx() is None:
-        print("instructrl: no C++ compiler was found (looked for g++, clang++ and CXX): it will run on its references")
+        print("instructrl: found neither g++ nor clang++: it will run on its references")
         return []
     found = [Extension("instructrl._C", sorted(str(path.relative_to(ROOT)) for path in SOURCES.glob("**/*.cpp")))]
     if nvcc() is not None:

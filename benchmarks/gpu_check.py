@@ -27,7 +27,7 @@ NEEDED = ("torch", "triton", "pytest", "pytest_benchmark", "pytest_timeout", "py
 # Its tests import the console command and what that needs.
 IGNORED = ("--ignore=tests/ops/test_selftest.py",)
 # Cases for compute-sanitizer: every kernel, both sides of a tile's edge, masks, misaligned rows; no large vocabulary.
-SANITIZED = "cuda and float32 and not 50257 and not linear and (native or triton)"
+SANITIZED = "native and cuda and float32 and not 50257 and not linear"
 RACES = "native and cuda and float32 and not 50257 and not linear and (4097 or 257 or 5x9 or gaps or packed or masked)"
 
 
@@ -67,27 +67,29 @@ def steps(benchmark_json: Path, capability: tuple[int, int]) -> list[Step]:
     """What is run, in order: eight minutes at most."""
     pip = (sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--editable", ".")
     build = (("INSTRUCTRL_BUILD_CUDA", "1"), ("INSTRUCTRL_CUDA_ARCHITECTURES", architecture(capability)))
-    cases = "tests/ops/test_ops_cases.py"
+    cases = ("tests/ops/test_ops_cases.py", "tests/ops/test_ops_sampling.py")
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    check = (sanitizer, "--error-exitcode", "9", "--target-processes", "all", "--tool")
+    # Calls of the API that fail are not reported: torch probes with some, and ours are checked.
+    check = (sanitizer, "--error-exitcode", "9", "--target-processes", "all", "--report-api-errors", "no", "--tool")
     # The caching allocator hides writes behind the end of a tensor from memcheck.
     uncached = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)
     return [
-        Step(name="build", command=pip, limit_s=90, environment=build, needed=True),
-        Step(name="doctor", command=(sys.executable, "-c", DOCTOR), limit_s=30, needed=True),
-        # Every test that knows a device has it in its name; the rest of the suite is the same without a GPU.
-        Step(name="tests", command=pytest("tests/ops", *IGNORED, "-k", "cuda"), limit_s=150),
+        Step(name="build", command=pip, limit_s=80, environment=build, needed=True),
+        Step(name="doctor", command=(sys.executable, "-c", DOCTOR), limit_s=50, needed=True),
+        # Every test that knows a device has it in its name; the rest of the suite is the same without a GPU. Most of
+        # the time goes to compiling Triton's kernels.
+        Step(name="tests", command=pytest("tests/ops", *IGNORED, "-k", "cuda"), limit_s=200),
         Step(
             name="memcheck",
-            command=(*check, "memcheck", *pytest(cases, "-k", SANITIZED)),
-            limit_s=90,
+            command=(*check, "memcheck", *pytest(*cases, "-k", SANITIZED)),
+            limit_s=60,
             environment=uncached,
         ),
-        Step(name="racecheck", command=(*check, "racecheck", *pytest(cases, "-k", RACES)), limit_s=50),
+        Step(name="racecheck", command=(*check, "racecheck", *pytest(*cases, "-k", RACES)), limit_s=40),
         Step(
             name="benchmarks",
             command=pytest("benchmarks/test_ops.py", "--benchmark-only", f"--benchmark-json={benchmark_json}"),
-            limit_s=70,
+            limit_s=50,
         ),
     ]
 
@@ -134,6 +136,8 @@ def run(step: Step, log: Path) -> Outcome:
         file.flush()
         position = file.tell()
         environment = {**os.environ, **dict(step.environment)}
+        # pip refuses it beside --no-build-isolation.
+        environment.pop("PIP_BUILD_CONSTRAINT", None)
         code = exit_code(step, file, environment)
     text = log.read_text(encoding="utf-8", errors="replace")[position:]
     lines = [line for line in text.splitlines() if line.strip()]
@@ -167,7 +171,7 @@ def why_not() -> str:
     """What is missing, "" where nothing is."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        return f"these packages are not installed: {', '.join(missing)}"
+        return f"some packages are not installed: pip install {' '.join(missing).replace('_', '-')}"
     import torch
 
     if not torch.cuda.is_available() or torch.version.cuda is None:

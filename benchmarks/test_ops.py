@@ -67,5 +67,6 @@ def test_op(benchmark, case, backend):
         benchmark.pedantic(step, args=(case, arguments), rounds=5, warmup_rounds=1)
     if benchmark.disabled:
         return
-    benchmark.extra_info["bytes_moved"] = case.bytes_moved(torch.float32)
-    benchmark.extra_info["bytes_per_second"] = case.bytes_moved(torch.float32) / benchmark.stats["median"]
+    num_bytes = case.bytes_moved(inputs_of(case))
+    benchmark.extra_info["bytes_moved"] = num_bytes
+    benchmark.extra_info["bytes_per_second"] = num_bytes / benchmark.stats["median"]

@@ -37,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments[0] not in COMMANDS:
         return _fail(f"found the command {arguments[0]!r}{_suggestion(arguments[0])}")
-    module = importlib.import_module(COMMANDS[arguments[0]][1])
     try:
-        return module.main(arguments[1:])
+        # A variable of the environment may be wrong, which shows when backends are loaded.
+        return importlib.import_module(COMMANDS[arguments[0]][1]).main(arguments[1:])
     except BrokenPipeError:  # somebody reads our output with `head`
         return 0
     except (ValueError, RuntimeError, OSError) as error:

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     reasons = dict.fromkeys((row.backend, row.why_not) for row in rows if not row.usable)
     for backend, why_not in reasons:
         console.print(f"{backend}: {why_not}", markup=False)
+    if dispatch.forced() is not None:
+        console.print(f"forced for every op: {dispatch.forced()}", markup=False)
     usable = dict.fromkeys(row.backend for row in rows if row.usable)
     for backend in usable:
         if kernels.about(backend):

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 REFERENCE = "reference"
@@ -40,14 +41,14 @@ _candidates: dict[tuple[str, str], tuple[Implementation, ...]] = {}
 def attach(
     backend: str, *, devices: tuple[str, ...], implementations: Mapping[str, Implementation], about: str = ""
 ) -> None:
-    """Add a backend.
+    """Add a backend. Raises ValueError for a name that is taken.
 
     backend: its name. devices: the device types where it is chosen unasked; forced, it runs wherever
     `unsupported` lets it. implementations: by operation name, such as "ranking.pairwise_ranking_loss".
     about: how it was built, one line for `instructrl doctor`.
     """
-    if backend == REFERENCE:
-        raise ValueError(f"backend: found {backend!r}, which is built in; accepted is any other name")
+    if backend == REFERENCE or backend in _implementations:
+        raise ValueError(f"backend: found {backend!r}, which is here already; accepted is any other name")
     _implementations[backend] = dict(implementations)
     _devices[backend] = devices
     _about[backend] = about
@@ -70,7 +71,9 @@ def load() -> None:
     """Import the backends that are installed. An error inside one of them is not caught."""
     for backend in BACKENDS:
         if importlib.util.find_spec(f"{__name__}.{backend}") is None:
-            report_missing(backend, f"{__name__}.{backend} is not part of this installation")
+            # Backends are put here when the package is installed; the sources have them elsewhere.
+            folder = Path(__file__).parent
+            report_missing(backend, f"instructrl is imported from {folder.parent}, where it is not installed")
         else:
             importlib.import_module(f"{__name__}.{backend}")
 

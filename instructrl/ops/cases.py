@@ -30,9 +30,8 @@ class Case:
     gradients: tuple[str, ...] = ()
     large: bool = False
 
-    def bytes_moved(self, dtype: torch.dtype) -> int:
-        """Bytes of the arguments, and of the gradients once more: the floor for forward and backward."""
-        arguments = self.make(dtype)
+    def bytes_moved(self, arguments: Arguments) -> int:
+        """Bytes of what `make` gave, and of the gradients once more: the floor for forward and backward."""
         size = {key: x.numel() * x.element_size() for key, x in arguments.items() if isinstance(x, Tensor)}
         return sum(size.values()) + sum(size[key] for key in self.gradients)
 

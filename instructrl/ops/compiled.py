@@ -288,11 +288,12 @@ def attach(
     dtypes: Mapping[str, Collection[torch.dtype]],
     devices: tuple[str, ...],
     about: str = "",
+    no_code: Callable[[int], str | None] = lambda index: None,
 ) -> None:
     """Attach a backend whose private ops are registered.
 
     prefix: of its private ops. dtypes: those it computes with, by device type. devices: the device types where it is
-    chosen unasked. about: as in `kernels.attach`.
+    chosen unasked. about: as in `kernels.attach`. no_code: why it cannot run on the GPU of an index, or None.
     """
     private_ops.define_fakes(prefix, private_ops.FAKES)
     compiled_linear.define(prefix)
@@ -300,14 +301,16 @@ def attach(
     def implementation(op: str) -> kernels.Implementation:
         data = slice(1) if op in _AUXILIARY_AFTER_FIRST else slice(None)
         return kernels.Implementation(
-            function=_IMPLEMENTATIONS[op](prefix), unsupported=lambda *args: _unsupported(dtypes, args[data])
+            function=_IMPLEMENTATIONS[op](prefix), unsupported=lambda *args: _unsupported(dtypes, no_code, args[data])
         )
 
     found = {op: implementation(op) for op in _IMPLEMENTATIONS}
     kernels.attach(backend, devices=devices, implementations=found, about=about)
 
 
-def _unsupported(dtypes: Mapping[str, Collection[torch.dtype]], args: tuple[Any, ...]) -> str | None:
+def _unsupported(
+    dtypes: Mapping[str, Collection[torch.dtype]], no_code: Callable[[int], str | None], args: tuple[Any, ...]
+) -> str | None:
     device_type = args[0].device.type
     accepted = dtypes.get(device_type)
     if accepted is None:
@@ -318,4 +321,4 @@ def _unsupported(dtypes: Mapping[str, Collection[torch.dtype]], args: tuple[Any,
         # A 0-dim tensor is a denominator, which may be float64 everywhere.
         if isinstance(x, Tensor) and x.dtype in checks.FLOATING and x.dim() > 0 and x.dtype not in accepted:
             return f"found dtype {x.dtype} on {device_type}, accepted are {', '.join(map(str, accepted))}"
-    return None
+    return no_code(args[0].get_device()) if device_type == "cuda" else None

@@ -86,6 +86,17 @@ class _Restore:
         self._restore()
 
 
+def forced() -> str | None:
+    """The backend that is forced for every operation, None where each call chooses."""
+    return _forced
+
+
+def check_forced() -> None:
+    """Raise what `use_backend` would for the backend that INSTRUCTRL_BACKEND names."""
+    if _forced is not None:
+        use_backend(_forced)
+
+
 def use_backend(name: str | None) -> _Restore:
     """Force a backend for every operation of the process: a setter, or a context manager that undoes it.
 

@@ -4,7 +4,9 @@ Importing it loads `instructrl._C`, which registers the private ops, and on a CU
 `_C_cuda` beside it.
 """
 
+import functools
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,20 @@ def _cuda_library() -> Path | None:
     return library if torch.version.cuda and library.exists() else None
 
 
+def code_for(capability: tuple[int, int], architectures: str) -> bool:
+    """Whether a GPU can run what was built. architectures: such as "sm_80 sm_90a sm_100", with PTX of the last.
+
+    Machine code runs on GPUs of the same major version that are not older, and with an `a` on that one alone; PTX is
+    compiled for newer ones.
+    """
+    built = [re.fullmatch(r"sm_(\d+)(\d)(a?)", name) for name in architectures.split()]
+    places = [((int(x[1]), int(x[2])), bool(x[3])) for x in built if x is not None]
+    for arch, exact in places:
+        if arch == capability or (not exact and arch[0] == capability[0] and arch[1] < capability[1]):
+            return True
+    return bool(places) and not places[-1][1] and places[-1][0] < capability
+
+
 def _about(info: dict[str, Any], library: Path | None) -> str:
     cpu = f"{info['compiler']}, built with torch {info['torch']}, {info['instruction_set']} in use"
     others = f"of {', '.join(info['instruction_sets'])}"
@@ -39,9 +55,8 @@ def _about(info: dict[str, Any], library: Path | None) -> str:
 
 def _load() -> None:
     if importlib.util.find_spec("instructrl._C") is None:
-        kernels.report_missing(
-            "native", "instructrl._C is not here: instructrl was installed without a C++ compiler (g++ or clang++)"
-        )
+        why = "instructrl._C is not here: there was no C++ compiler when instructrl was installed"
+        kernels.report_missing("native", f"{why}; install g++ or clang++, then instructrl again")
         return
     module = importlib.import_module("instructrl._C")
     dtypes = {"cpu": checks.FLOATING}
@@ -49,8 +64,19 @@ def _load() -> None:
     if library is not None:
         torch.ops.load_library(str(library))
         dtypes["cuda"] = _ON_GPU
-    about = _about(module.build_info(), library)
-    compiled.attach("native", prefix=PREFIX, dtypes=dtypes, devices=tuple(dtypes), about=about)
+    info = module.build_info()
+
+    @torch.compiler.assume_constant_result
+    @functools.cache
+    def no_code(index: int) -> str | None:
+        capability = torch.cuda.get_device_capability(index)
+        if code_for(capability, info["cuda_architectures"]):
+            return None
+        found = f"found a GPU of compute capability {capability[0]}.{capability[1]}"
+        return f"{found}, built for {info['cuda_architectures']} (INSTRUCTRL_CUDA_ARCHITECTURES builds for others)"
+
+    about = _about(info, library)
+    compiled.attach("native", prefix=PREFIX, dtypes=dtypes, devices=tuple(dtypes), about=about, no_code=no_code)
 
 
 _load()

@@ -75,6 +75,8 @@ def environment(schedule: str = "round") -> dict[str, str]:
         runtimes.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
     return {
         **os.environ,
+        # CUDA's own and the address sanitizer's want the same addresses.
+        "CUDA_VISIBLE_DEVICES": "",
         "LD_PRELOAD": ":".join(runtimes),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",

@@ -46,8 +46,15 @@ def place_id(value):
 
 
 def on(device, arguments):
-    """Tensors of a dict on a device."""
-    return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+    """Tensors of a dict on a device, with their strides and as far from a 16-byte boundary as they were."""
+    return {name: _moved(x, device) if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+
+
+def _moved(x, device):
+    if x.device.type == device or x.storage_offset() == 0:
+        return x.to(device)
+    storage = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
+    return storage.to(device).as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 def use(backend):

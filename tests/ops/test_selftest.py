@@ -1,7 +1,5 @@
 """The self-test: silent about a backend that computes, loud about one that does not."""
 
-import time
-
 import pytest
 import torch
 
@@ -51,10 +49,8 @@ def does_not_launch(scores, preferred):
     raise RuntimeError("no kernel image\nfor this device")
 
 
-def test_the_reference_is_right_and_quick():
-    start = time.perf_counter()
+def test_the_reference_is_right():
     findings = selftest.self_test("reference")
-    assert time.perf_counter() - start < 1.0
     assert [(finding.backend, finding.error) for finding in findings if finding.device == "cpu"] == [("reference", "")]
     assert findings[0].ops == tuple(probe.op for probe in selftest.PROBES)
 
