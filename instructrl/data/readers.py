@@ -93,6 +93,7 @@ def check(records: Sequence[Any], *, max_errors: int = 20) -> int:
         except DataError as error:
             errors.append(str(error))
             if len(errors) == max_errors:
+                errors.append(f"stopped after {max_errors} of them, at row {number + 1} of {len(records)}")
                 break
     if errors:
         raise DataError("\n".join(errors))

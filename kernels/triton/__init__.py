@@ -39,7 +39,7 @@ def _is_interpreted() -> bool:
 def why_not() -> str | None:
     """Why Triton cannot run here, or None."""
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (pip install 'instructrl[triton]'; a CUDA build of torch brings it)"
+        return "triton is not installed (pip install triton; a CUDA build of torch brings it)"
     if not torch.cuda.is_available() and not _is_interpreted():
         return "torch finds no NVIDIA or AMD GPU (TRITON_INTERPRET=1 interprets the kernels on the CPU, for tests)"
     return None

@@ -141,9 +141,10 @@ def test_check_lists_several_rows(tmp_path):
     path = written(tmp_path / "x.jsonl", {}, {"prompt": "p"}, {"prompt": 1}, {})
     with pytest.raises(DataError) as caught:
         check(read_prompts(path), max_errors=2)
-    first, second = str(caught.value).splitlines()
+    first, second, last = str(caught.value).splitlines()
     assert first.startswith(f"{path}:1: prompt: found the columns (none)")
     assert second.startswith(f"{path}:3: prompt: found int 1")
+    assert last == "stopped after 2 of them, at row 3 of 4"
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.txt", "x.jsonl.gz"])
