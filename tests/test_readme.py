@@ -15,7 +15,7 @@ import pytest
 
 from instructrl import cli, kernels
 from instructrl.commands import options
-from instructrl.ops import dispatch
+from instructrl.ops import compiled, dispatch, private_ops
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md")
@@ -63,8 +63,10 @@ def tree() -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_path_exists(page):
-    # `models/` in a sentence about the package is instructrl/models/.
-    missing = {p for p in named_paths(page) if not (ROOT / p).exists() and not (ROOT / "instructrl" / p).exists()}
+    # `models/` in a sentence about the package is instructrl/models/, and `cpu/` on a page beside it is beside it.
+    folders = (ROOT, ROOT / "instructrl", (ROOT / page).parent)
+    places = {p: [folder / p.replace("FAMILY", "ranking") for folder in folders] for p in named_paths(page)}
+    missing = {path for path, found in places.items() if not any(place.exists() for place in found)}
     if "The numbers are filled in from a run" in README:
         missing = {path for path in missing if not path.startswith("benchmarks/results/")}
     assert not missing
@@ -72,7 +74,13 @@ def test_every_path_exists(page):
 
 def test_paths_are_found():
     found = set().union(*map(named_paths, PAGES))
-    assert {"instructrl/ops/ranking.py", "kernels/README.md", "csrc/", ".ci/run", "tests/test_readme.py"} <= found
+    assert {
+        "instructrl/ops/ranking.py",
+        "kernels/README.md",
+        "csrc/README.md",
+        ".ci/run",
+        "tests/test_readme.py",
+    } <= found
     assert "benchmarks/results/miniature_win_rates.svg" in found
 
 
@@ -169,15 +177,24 @@ def test_the_ops_example_runs():
     assert float(made["step"].metrics["num_tokens"]) == float(made["mask"].sum())
 
 
-def test_the_backend_example_runs(monkeypatch):
-    (example,) = blocks((ROOT / "kernels/README.md").read_text(encoding="utf-8"), "python")
+DEFINE, ATTACH = inspect.signature(private_ops.define), inspect.signature(compiled.attach)
+
+
+def test_the_backend_examples_run(monkeypatch):
+    whole, example = blocks((ROOT / "kernels/README.md").read_text(encoding="utf-8"), "python")
+    defined = []
+    monkeypatch.setattr(private_ops, "define", lambda *a: defined.append(DEFINE.bind(*a).arguments))
+    monkeypatch.setattr(compiled, "attach", lambda *a, **k: defined.append(ATTACH.bind(*a, **k).arguments))
+    exec(compile(whole, "kernels/README.md", "exec"), {})
+    assert defined[0]["prefix"] == defined[1]["prefix"] == "_mine_"
+    assert set(defined[0]["implementations"]) <= set(private_ops.SCHEMAS)
     attach, report = inspect.signature(kernels.attach), inspect.signature(kernels.report_missing)
     calls = []
     monkeypatch.setattr(kernels, "attach", lambda *a, **k: calls.append(attach.bind(*a, **k).arguments))
     monkeypatch.setattr(kernels, "report_missing", lambda *a: calls.append(report.bind(*a).arguments))
     exec(compile(example, "kernels/README.md", "exec"), {})
     attached, missing = calls
-    assert (attached["backend"], attached["devices"], missing["backend"]) == ("native", ("cpu",), "native")
+    assert (attached["backend"], attached["devices"], missing["backend"]) == ("mine", ("cpu",), "native")
     assert set(attached["implementations"]) <= set(dispatch.OPS)
 
 
