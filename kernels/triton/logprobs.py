@@ -47,6 +47,12 @@ def _surprise(x, largest, rate, WITH_ENTROPY: tl.constexpr):
 
 
 @triton.jit
+def _lowered(weighted, total, difference, decay):
+    """A weighted sum when its maximum rises; of nothing it is 0, though the difference may be -inf."""
+    return tl.where(decay > 0.0, decay * (weighted + total * difference), 0.0)
+
+
+@triton.jit
 def _normalize(row, num_classes, rate, WITH_ENTROPY: tl.constexpr, VECTORS: tl.constexpr, VECTOR: tl.constexpr):
     """Largest of a row, and relative to it the sum of exponentials and of exponentials times distances."""
     shift = elements_after_boundary(row)
@@ -62,7 +68,7 @@ def _normalize(row, num_classes, rate, WITH_ENTROPY: tl.constexpr, VECTORS: tl.c
         decay = tl.exp2((before - largest) * rate)
         exponential, surprise = _surprise(x, largest[:, None], rate, WITH_ENTROPY)
         if WITH_ENTROPY:
-            weighted = decay * (weighted + total * (before - largest)) + tl.sum(surprise, 1)
+            weighted = _lowered(weighted, total, before - largest, decay) + tl.sum(surprise, 1)
         total = total * decay + tl.sum(exponential, 1)
     place, inside = edges(shift, num_classes, VECTOR)
     x = tl.load(boundary + place, mask=inside, other=float("-inf")).to(tl.float32)
@@ -71,7 +77,7 @@ def _normalize(row, num_classes, rate, WITH_ENTROPY: tl.constexpr, VECTORS: tl.c
     decay = tl.exp2((largest - row_largest) * rate)
     row_weighted = tl.sum(surprise, 0)
     if WITH_ENTROPY:
-        row_weighted += tl.sum(decay * (weighted + total * (largest - row_largest)), 0)
+        row_weighted += tl.sum(_lowered(weighted, total, largest - row_largest, decay), 0)
     return row_largest, tl.sum(total * decay, 0) + tl.sum(exponential, 0), row_weighted
 
 

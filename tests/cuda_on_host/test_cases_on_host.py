@@ -54,3 +54,8 @@ def test_private_ops(library):
 def test_cases_in_another_order_of_threads(library, schedule):
     chosen = "float32 and not 50257 and not linear"
     assert passed(run(library, schedule, str(TESTS / "ops" / "test_ops_cases.py"), "-k", chosen)) > 60
+
+
+def test_what_training_code_does(library):
+    file = str(TESTS / "ops" / "test_ops_hazards.py")
+    assert passed(run(library, "round", file, "-k", "not float64 and not symbols")) > 15

@@ -42,3 +42,8 @@ def test_private_ops():
     # One program after the other, in numpy: there are no threads.
     chosen = "not same_bits and not linear_ops_hold and not schemas_in_cpp"
     assert run(str(TESTS / "ops" / "test_compiled_ops.py"), "-k", chosen) > 50
+
+
+def test_what_training_code_does():
+    file = str(TESTS / "ops" / "test_ops_hazards.py")
+    assert run(file, "-k", "not float64 and not symbols") > 15
