@@ -14,7 +14,7 @@ from torch import Tensor
 from instructrl.ops import checks
 from instructrl.ops.autograd import first_order
 
-CPU_WORKSPACE_BYTES = 128 * 2**20
+CPU_WORKSPACE_BYTES = 96 * 2**20
 ACCELERATOR_WORKSPACE_BYTES = 2**30
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from instructrl.ops import checks, linear
+from instructrl.ops.large_pages import expect_large_pages
 from instructrl.ops.ppo_terms import PPO_METRICS, Settings
 
 _ROW_ALIGNMENT = 64
@@ -118,7 +119,7 @@ def _chunks(num_rows: int, row_bytes: int, workspace: int) -> Iterator[slice]:
 
 def _workspace(head: _Head, num_rows: int, workspace: int) -> Tensor:
     length = min(num_rows, max(1, workspace // (head.padded_classes * head.dtype.itemsize)))
-    return head.weight.new_empty((length, head.padded_classes), dtype=head.dtype)
+    return expect_large_pages(head.weight.new_empty((length, head.padded_classes), dtype=head.dtype))
 
 
 def stored_dtype(x: Tensor) -> torch.dtype:
@@ -150,7 +151,7 @@ class _Gradients:
         dtype = self.head.dtype
         if self.weight is None:
             # The first chunk writes, which saves filling [V, D] with zeros and reading it back.
-            self.weight = hidden.new_empty(self.head.weight.shape, dtype=dtype)
+            self.weight = expect_large_pages(hidden.new_empty(self.head.weight.shape, dtype=dtype))
             _product(transposed, hidden, dtype, self.weight)
         elif hidden.dtype == dtype:
             self.weight.addmm_(transposed, hidden)

@@ -320,7 +320,7 @@ def linear_token_logprobs(
 
     hidden: [..., D] floating. weight: [V, D] floating, the language-model head. bias: [V] or None.
     tokens, temperature, mask: as in `token_logprobs`; hidden states are not read where the mask is False.
-    max_workspace_bytes: for the logits of a chunk of tokens; None: 128 MiB on the CPU, 1 GiB elsewhere.
+    max_workspace_bytes: for the logits of a chunk of tokens; None: 96 MiB on the CPU, 1 GiB elsewhere.
     Returns: [...] float32 (float64 for float64 inputs), with gradients for hidden, weight and bias.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
