@@ -40,6 +40,7 @@ class _RankingLoss(torch.autograd.Function):
         loss_sum, num_pairs, num_correct, gradient = op(scores, preferred)
         ctx.dtype = scores.dtype
         ctx.save_for_backward(gradient, num_pairs)
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(num_pairs, num_correct)
         return loss_sum, num_pairs, num_correct
 
@@ -48,7 +49,7 @@ class _RankingLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss_sum: Tensor, *_: Tensor) -> tuple[None, Tensor, None]:  # pyright: ignore
         gradient, num_pairs = ctx.saved_tensors
         # A mean over no pairs is 0 / 0, and so is its gradient.
-        scale = torch.where(num_pairs > 0, grad_loss_sum, 0.0)
+        scale = grad_loss_sum.masked_fill(num_pairs == 0, 0.0)
         return None, (gradient * scale.unsqueeze(1)).to(ctx.dtype), None
 
 
@@ -134,6 +135,7 @@ class _Loss(torch.autograd.Function):
         ctx.dtypes = [args[place].dtype for place in differentiable]
         # What is returned may be changed in place: the loss has memory of its own, and what is saved too.
         ctx.save_for_backward(losses[-1].clone(), *gradients)
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(losses, metrics)
         return losses[0].clone(), losses, metrics
 

@@ -152,6 +152,7 @@ class _LinearLoss(torch.autograd.Function):
         ctx.dtypes = [None if args[place] is None else args[place].dtype for place in places]
         # What is returned may be changed in place: the loss has memory of its own, and what is saved too.
         ctx.save_for_backward(losses[-1].clone(), *gradients)
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(losses, metrics)
         return losses[0].clone(), losses, metrics
 
