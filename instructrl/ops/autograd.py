@@ -11,6 +11,8 @@ from torch import Tensor
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     """A `torch.autograd.Function.backward` whose result has no derivative: RuntimeError where one is asked for.
 
+    Without any incoming gradient there is none.
+
     `torch.autograd.function.once_differentiable` raises only when the incoming gradient requires one itself, and a
     gradient penalty on a loss would be zero without a word.
     """
@@ -22,6 +24,8 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
                 f"{backward.__qualname__}: found create_graph=True, accepted is a first backward: this gradient has"
                 " no derivative (that of ops.use_backend('reference') has, for token_logprobs and the ranking loss)"
             )
+        if all(grad is None for grad in grad_outputs):
+            return (None,) * len(ctx.needs_input_grad)
         return backward(ctx, *grad_outputs)
 
     return refusing

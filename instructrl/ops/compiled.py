@@ -95,9 +95,7 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:  # pyright: ignore
         logits, *others = ctx.saved_tensors
         gradient = logits
-        if grad_logprobs is None and grad_entropy is None:
-            gradient = None
-        elif not ctx.inplace:
+        if not ctx.inplace:
             gradient = ctx.ops[1](logits, *others, grad_logprobs, grad_entropy, ctx.temperature)
         elif _has_rows(logits):
             ctx.ops[2](logits, *others, grad_logprobs, grad_entropy, ctx.temperature)

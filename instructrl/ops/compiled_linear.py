@@ -121,8 +121,6 @@ class _LinearLogprobs(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:  # pyright: ignore
         wanted = list(ctx.needs_input_grad[1:4])
-        if grad_logprobs is None and grad_entropy is None:
-            return (None,) * 9
         gradients = ctx.op(*ctx.saved_tensors, grad_logprobs, grad_entropy, ctx.temperature, ctx.workspace, wanted)
         found = zip(gradients, ctx.saved_tensors, wanted, strict=False)
         return None, *(g.to(x.dtype) if want else None for g, x, want in found), *(None,) * 5
