@@ -36,3 +36,31 @@ def savable(x: Tensor | None) -> Tensor | None:
     if x is None or torch.compiler.is_compiling() or not x.is_inference():
         return x
     return x.clone()
+
+
+class LossWithGradients(torch.autograd.Function):
+    """A loss whose op returns losses, the gradients of the sum, and metrics; the last of the losses is the scale that
+    turns the sum's gradients into the loss's. differentiable: places in `args` of what the gradients belong to.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, op: Callable[..., Any], differentiable: tuple[int, ...], *args: Any) -> tuple[Tensor, ...]:
+        losses, *gradients, metrics = op(*args)
+        ctx.differentiable, ctx.num_args = differentiable, len(args)
+        ctx.dtypes = [None if args[place] is None else args[place].dtype for place in differentiable]
+        # What is returned may be changed in place: the loss has memory of its own, and what is saved too.
+        ctx.save_for_backward(losses[-1].clone(), *gradients)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(losses, metrics)
+        return losses[0].clone(), losses, metrics
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:  # pyright: ignore
+        scale, *gradients = ctx.saved_tensors
+        scale = scale * grad_loss
+        found: list[Tensor | None] = [None] * (2 + ctx.num_args)
+        for place, gradient, dtype in zip(ctx.differentiable, gradients, ctx.dtypes, strict=True):
+            if ctx.needs_input_grad[2 + place]:
+                found[2 + place] = (gradient * scale).to(dtype)
+        return tuple(found)

@@ -12,7 +12,7 @@ from torch import Tensor
 from instructrl import kernels
 from instructrl.ops import checks, compiled_linear, private_ops
 from instructrl.ops.advantages import Advantages
-from instructrl.ops.autograd import first_order, savable
+from instructrl.ops.autograd import LossWithGradients, first_order, savable
 from instructrl.ops.ppo import PolicyLoss, PPOLoss, ValueLoss
 from instructrl.ops.ppo_terms import POLICY_METRICS, PPO_METRICS, VALUE_METRICS, Settings
 from instructrl.ops.ranking import RankingLoss
@@ -123,36 +123,10 @@ def _token_logprobs(prefix: str, with_entropy: bool) -> Callable[..., Any]:
     return token_logprobs
 
 
-class _Loss(torch.autograd.Function):
-    """A loss whose op makes its gradients. differentiable: places in `args` of what the gradients belong to."""
-
-    @staticmethod
-    def forward(ctx: Any, op: _PrivateOp, differentiable: tuple[int, ...], *args: Any) -> tuple[Tensor, ...]:
-        losses, *gradients, metrics = op(*args)
-        ctx.differentiable, ctx.num_args = differentiable, len(args)
-        ctx.dtypes = [args[place].dtype for place in differentiable]
-        # What is returned may be changed in place: the loss has memory of its own, and what is saved too.
-        ctx.save_for_backward(losses[-1].clone(), *gradients)
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(losses, metrics)
-        return losses[0].clone(), losses, metrics
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:  # pyright: ignore
-        scale, *gradients = ctx.saved_tensors
-        scale = scale * grad_loss
-        found: list[Tensor | None] = [None] * (2 + ctx.num_args)
-        for place, gradient, dtype in zip(ctx.differentiable, gradients, ctx.dtypes, strict=True):
-            if ctx.needs_input_grad[2 + place]:
-                found[2 + place] = (gradient * scale).to(dtype)
-        return tuple(found)
-
-
 def _run_loss(op: _PrivateOp, differentiable: tuple[int, ...], *args: Any) -> tuple[Any, ...]:
     """Losses without the scale, then the metrics."""
     if _wants_gradient(*(args[place] for place in differentiable)):
-        loss, losses, metrics = _Loss.apply(op, differentiable, *args)  # pyright: ignore
+        loss, losses, metrics = LossWithGradients.apply(op, differentiable, *args)  # pyright: ignore
         return loss, *losses.unbind()[1:-1], metrics
     with torch.no_grad():
         losses, *_, metrics = op(*args)

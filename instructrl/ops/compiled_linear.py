@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from instructrl.ops import checks, linear_chunks, private_ops
-from instructrl.ops.autograd import first_order, savable
+from instructrl.ops.autograd import LossWithGradients, first_order, savable
 from instructrl.ops.ppo import PPOLoss
 from instructrl.ops.ppo_terms import PPO_METRICS, Settings
 
@@ -140,32 +140,6 @@ def _linear_token_logprobs(prefix: str, with_entropy: bool) -> Callable[..., Any
     return linear_token_logprobs
 
 
-class _LinearLoss(torch.autograd.Function):
-    """places: in `args`, of what the gradients of the op belong to."""
-
-    @staticmethod
-    def forward(ctx: Any, op: Callable[..., Any], places: tuple[int, ...], *args: Any) -> tuple[Tensor, ...]:
-        losses, *gradients, metrics = op(*args)
-        ctx.places, ctx.num_args = places, len(args)
-        ctx.dtypes = [None if args[place] is None else args[place].dtype for place in places]
-        # What is returned may be changed in place: the loss has memory of its own, and what is saved too.
-        ctx.save_for_backward(losses[-1].clone(), *gradients)
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(losses, metrics)
-        return losses[0].clone(), losses, metrics
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Any, ...]:  # pyright: ignore
-        scale, *gradients = ctx.saved_tensors
-        scale = scale * grad_loss
-        found: list[Tensor | None] = [None] * (2 + ctx.num_args)
-        for place, gradient, dtype in zip(ctx.places, gradients, ctx.dtypes, strict=True):
-            if ctx.needs_input_grad[2 + place]:
-                found[2 + place] = (gradient * scale).to(dtype)
-        return tuple(found)
-
-
 _DIFFERENTIABLE = (0, 1, 2, 6)
 """The places of hidden, weight, bias and values among the arguments of `linear_ppo_loss`."""
 
@@ -181,7 +155,7 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in differentiable]
         inputs = (*tensors, count, *settings, temperature, workspace, wanted[:3])
         if any(wanted):
-            loss, losses, metrics = _LinearLoss.apply(op, _DIFFERENTIABLE, *inputs)  # pyright: ignore
+            loss, losses, metrics = LossWithGradients.apply(op, _DIFFERENTIABLE, *inputs)  # pyright: ignore
         else:
             with torch.no_grad():
                 losses, *_, metrics = op(*inputs)
