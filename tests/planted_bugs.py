@@ -309,7 +309,9 @@ def pytest(tree: Path, environment: dict[str, str], names: tuple[str, ...], chos
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     if done.returncode == 0:
         return ""
-    started = re.findall(r"^tests/\S*?(test_\w+\.py::.*?)(?: (?:PASSED|FAILED|SKIPPED).*)?$", done.stdout, re.MULTILINE)
+    # Warnings are listed by test behind what ran, and a process that died has no summary.
+    ran = done.stdout.partition("warnings summary")[0]
+    started = re.findall(r"^tests/\S*?(test_\w+\.py::.*?)(?: (?:PASSED|FAILED|SKIPPED).*)?$", ran, re.MULTILINE)
     reasons = r"ERROR: (AddressSanitizer: \S+)|(runtime error: .*)|^E +(\S.*)|(Fatal Python error: .*)"
     found = re.search(reasons, done.stdout + done.stderr, re.MULTILINE)
     reason = next(filter(None, found.groups())) if found else f"exit code {done.returncode}"
