@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from instructrl import ops
-from instructrl.ops import advantages, logprobs, ppo, ranking, sampling
+from instructrl.ops import advantages, linear, logprobs, ppo, ranking, sampling
 
 Step = Callable[[], list[Tensor]]
 V = 50257
@@ -20,7 +20,8 @@ class Row:
 
     make: providers by name, "ours" among them; each step returns what is compared. floors: the least ratio that is
     asked for, by provider. compared: whether the results of all providers must agree. limit: seconds no version can
-    beat, from the rates measured in this run. memory: the provider that ours is compared with.
+    beat, from the rates measured in this run. bare: a step that does only what no version can leave out, timed beside
+    the providers. memory: the provider that ours is compared with.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Row:
     floors: dict[str, float]
     compared: bool = True
     limit: Callable[["Rates"], tuple[float, str]] | None = None
+    bare: Callable[[], Step] | None = None
     memory: str = ""
 
 
@@ -39,6 +41,10 @@ class Rates:
     # Of memory that the process has not had before: page faults are most of it.
     fresh_bytes_per_s: float
     flops_per_s: float
+
+
+BARE = "bare"
+"""Its name among the times of a row."""
 
 
 def generator() -> torch.Generator:
@@ -147,11 +153,6 @@ def bytes_limit(num_bytes: int, num_fresh: int = 0) -> Callable[[Rates], tuple[f
     return lambda found: (num_bytes / found.read_bytes_per_s + num_fresh / found.fresh_bytes_per_s, text)
 
 
-def flops_limit(num_products: int) -> Callable[[Rates], tuple[float, str]]:
-    flops = 2 * 2048 * 256 * V * num_products
-    return lambda found: (flops / found.flops_per_s, f"{num_products} matrix products")
-
-
 def ppo_row() -> Row:
     def make() -> dict[str, Step]:
         g = generator()
@@ -242,6 +243,34 @@ def linear_inputs() -> tuple[Tensor, Tensor, Tensor]:
     return hidden, weight, torch.randint(0, V, (2048,), generator=g)
 
 
+def matrix_products(cpu_workspace: int, forward_too: bool) -> Callable[[], Step]:
+    """The library's matrix products of a linear op, in chunks as its workspace allows, into memory that is there.
+
+    forward_too: the logits once more, but for the last chunk: per-token gradients are not known in the forward.
+    """
+
+    def make() -> Step:
+        hidden, weight, _ = (x.detach() for x in linear_inputs())
+        padded = -(-V // 64) * 64
+        parts = hidden.tensor_split(-(-hidden.shape[0] // (cpu_workspace // (4 * padded))))
+        space = torch.zeros(len(parts[0]), padded)
+        by_hidden, by_weight = torch.zeros_like(hidden).split([len(x) for x in parts]), torch.zeros_like(weight)
+
+        def step() -> list[Tensor]:
+            for part in parts[:-1] if forward_too else ():
+                torch.mm(part, weight.t(), out=space[: len(part), :V])
+            for part, gradient in zip(parts, by_hidden, strict=True):
+                logits = space[: len(part), :V]
+                torch.mm(part, weight.t(), out=logits)
+                torch.mm(logits, weight, out=gradient)
+                by_weight.addmm_(logits.t(), part, beta=0.0 if part is parts[0] else 1.0)
+            return []
+
+        return step
+
+    return make
+
+
 def linear_row() -> Row:
     def make() -> dict[str, Step]:
         hidden, weight, tokens = linear_inputs()
@@ -259,7 +288,7 @@ def linear_row() -> Row:
         name=f"linear_token_logprobs 2048x256 -> {V}, fwd+bwd",
         make=make,
         floors={"eager": 1.3, "compile": 1.0},
-        limit=flops_limit(4),
+        bare=matrix_products(linear.CPU_WORKSPACE_BYTES, forward_too=True),
         memory="eager",
     )
 
@@ -291,7 +320,7 @@ def linear_ppo_row() -> Row:
         name=f"linear_ppo_loss 2048x256 -> {V}, fwd+bwd",
         make=make,
         floors={"eager": 1.6, "compile": 1.2},
-        limit=flops_limit(3),
+        bare=matrix_products(linear.CPU_LOSS_WORKSPACE_BYTES, forward_too=False),
         memory="eager",
     )
 

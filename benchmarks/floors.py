@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from floor_rows import ROWS, Rates, Row, V
+from floor_rows import BARE, ROWS, Rates, Row, V
 from torch import Tensor
 
 from instructrl import kernels
@@ -61,6 +61,8 @@ def measure(row: Row, rounds: int) -> dict[str, list[float]]:
     """Seconds of each provider in each round, by provider. Fast steps are repeated within a round."""
     steps = row.make()
     check(row, {name: step() for name, step in steps.items()})
+    if row.bare is not None:
+        steps[BARE] = row.bare()
     for step in steps.values():
         step()
     repeats = {name: max(1, min(1000, int(0.02 / seconds(step)))) for name, step in steps.items()}
@@ -102,7 +104,7 @@ def report(row: Row, times: dict[str, list[float]], found: Rates) -> dict[str, A
     print(f"\n{row.name}")
     print(f"  ours            {ms(times['ours'])} ms")
     ratios = {}
-    for provider in [name for name in times if name != "ours"]:
+    for provider in [name for name in times if name not in ("ours", BARE)]:
         per_round = [a / b for a, b in zip(times[provider], times["ours"], strict=True)]
         ratios[provider] = statistics.median(per_round)
         floor = row.floors[provider]
@@ -114,6 +116,10 @@ def report(row: Row, times: dict[str, list[float]], found: Rates) -> dict[str, A
         limit, text = row.limit(found)
         share = limit / statistics.median(times["ours"])
         print(f"  limit           {1e3 * limit:.3g} ms ({text}): ours reaches {100 * share:.0f}% of it")
+        result["share_of_limit"] = share
+    if BARE in times:
+        share = statistics.median(a / b for a, b in zip(times[BARE], times["ours"], strict=True))
+        print(f"  limit           {ms(times[BARE])} ms (its matrix products alone): {100 * share:.0f}% of ours")
         result["share_of_limit"] = share
     if row.memory:
         alone, ours, theirs = (peak(row.name, provider) for provider in ("", "ours", row.memory))

@@ -17,13 +17,14 @@ from instructrl.ops.ppo import PPOLoss
 from instructrl.ops.ppo_terms import PPO_METRICS, Settings
 
 SCHEMAS = {
-    # kept: the logits, where all of them fit half of the workspace, for the backward; else [0, 0].
+    # kept: the workspace with the logits of the last chunk, where the backward asked for it; else [0, 0].
     "linear_token_logprobs": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor? mask,"
-    " float temperature, SymInt workspace, bool with_entropy)"
+    " float temperature, SymInt workspace, bool with_entropy, bool keep)"
     " -> (Tensor logprobs, Tensor entropy, Tensor normalizers, Tensor kept)",
-    # wanted: the gradients of hidden, weight and bias; [0] for those that are not. float32 for those of float16.
+    # kept: of the forward, overwritten. wanted: the gradients of hidden, weight and bias; [0] for those that are not.
+    # float32 for those of float16.
     "linear_token_logprobs_backward": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor? mask,"
-    " Tensor normalizers, Tensor? entropy, Tensor kept, Tensor? grad_logprobs, Tensor? grad_entropy,"
+    " Tensor normalizers, Tensor? entropy, Tensor(a!)? kept, Tensor? grad_logprobs, Tensor? grad_entropy,"
     " float temperature, SymInt workspace, bool[] wanted)"
     " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
     # losses: the loss, its two parts, and 1 / denominator. Gradients are those of the sum, before the denominator.
@@ -45,9 +46,12 @@ def _fake_forward(
     temperature: float,
     workspace: int,
     with_entropy: bool,
+    keep: bool,
 ) -> tuple[Tensor, ...]:
     dtype = checks.accumulation_dtype(hidden, weight)
-    kept = linear_chunks.kept_shape(tokens.numel(), weight.shape[0], dtype, workspace)
+    kept = (0, 0)
+    if keep:
+        kept = linear_chunks.workspace_shape(tokens.numel(), weight.shape[0], dtype, workspace)
     shapes = (tokens.shape, tokens.shape if with_entropy else (0,), (tokens.numel(), 2), kept)
     return tuple(hidden.new_empty(shape, dtype=dtype) for shape in shapes)
 
@@ -78,7 +82,7 @@ def _fake_ppo_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others:
 
 def define(prefix: str) -> None:
     """Register the linear private ops of a backend whose row kernels are registered."""
-    names = ("token_logprobs", "token_logprobs_backward", "token_logprobs_backward_", "ppo_loss")
+    names = ("token_logprobs", "token_logprobs_backward_", "ppo_loss")
     row = linear_chunks.RowKernels(*(private_ops.get(prefix, name) for name in names))
     implementations = {
         "linear_token_logprobs": partial(linear_chunks.forward, row),
@@ -95,7 +99,12 @@ def define(prefix: str) -> None:
 
 
 class _LinearLogprobs(torch.autograd.Function):
-    """ops: forward and backward."""
+    """ops: forward and backward.
+
+    The logits of the last chunk wait for the backward in their workspace, which saves computing them again. The first
+    backward writes over them; a second one of the same graph does without. A compiled graph does too, as it may not
+    write to what its forward left.
+    """
 
     @staticmethod
     def forward(
@@ -111,9 +120,11 @@ class _LinearLogprobs(torch.autograd.Function):
         with_entropy: bool,
     ) -> Tensor | tuple[Tensor, Tensor]:
         inputs = (hidden, weight, bias, savable(tokens), savable(mask))
-        logprobs, entropy, normalizers, kept = ops[0](*inputs, temperature, workspace, with_entropy)
+        keep = not torch.compiler.is_compiling()
+        logprobs, entropy, normalizers, kept = ops[0](*inputs, temperature, workspace, with_entropy, keep)
         ctx.op, ctx.temperature, ctx.workspace = ops[1], temperature, workspace
-        ctx.save_for_backward(*inputs, normalizers, entropy if with_entropy else None, kept)
+        ctx.save_for_backward(*inputs, normalizers, entropy if with_entropy else None)
+        ctx.kept = kept if keep else None
         ctx.set_materialize_grads(False)
         return (logprobs, entropy) if with_entropy else logprobs
 
@@ -121,7 +132,9 @@ class _LinearLogprobs(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:  # pyright: ignore
         wanted = list(ctx.needs_input_grad[1:4])
-        gradients = ctx.op(*ctx.saved_tensors, grad_logprobs, grad_entropy, ctx.temperature, ctx.workspace, wanted)
+        kept, ctx.kept = ctx.kept, None
+        others = (grad_logprobs, grad_entropy, ctx.temperature, ctx.workspace, wanted)
+        gradients = ctx.op(*ctx.saved_tensors, kept, *others)
         found = zip(gradients, ctx.saved_tensors, wanted, strict=False)
         return None, *(g.to(x.dtype) if want else None for g, x, want in found), *(None,) * 5
 
@@ -134,7 +147,7 @@ def _linear_token_logprobs(prefix: str, with_entropy: bool) -> Callable[..., Any
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[:3]):
             return _LinearLogprobs.apply(ops, *inputs)
         with torch.no_grad():
-            results = ops[0](*inputs)
+            results = ops[0](*inputs, False)
         return results[:2] if with_entropy else results[0]
 
     return linear_token_logprobs

@@ -15,6 +15,8 @@ from instructrl.ops import checks
 from instructrl.ops.autograd import first_order
 
 CPU_WORKSPACE_BYTES = 96 * 2**20
+# A loss has its gradients when it returns, and keeps no workspace for them.
+CPU_LOSS_WORKSPACE_BYTES = 128 * 2**20
 ACCELERATOR_WORKSPACE_BYTES = 2**30
 
 
@@ -80,10 +82,11 @@ def chunks(num_rows: int, num_classes: int, dtype: torch.dtype, max_workspace_by
         yield slice(start, min(start + length, num_rows))
 
 
-def workspace_bytes(max_workspace_bytes: int | None, num_classes: int, device: torch.device) -> int:
+def workspace_bytes(max_workspace_bytes: int | None, weight: Tensor, cpu_default: int = CPU_WORKSPACE_BYTES) -> int:
     """The workspace to use; raises ValueError where it does not hold one token's logits."""
+    num_classes = weight.shape[0]
     if max_workspace_bytes is None:
-        return CPU_WORKSPACE_BYTES if device.type == "cpu" else ACCELERATOR_WORKSPACE_BYTES
+        return cpu_default if weight.device.type == "cpu" else ACCELERATOR_WORKSPACE_BYTES
     needed = 16 * num_classes
     if max_workspace_bytes < needed:
         raise ValueError(

@@ -25,7 +25,6 @@ class RowKernels(NamedTuple):
     """The private ops of the backend that the chunks go through."""
 
     forward: Callable[..., Any]
-    backward: Callable[..., Tensor]
     backward_inplace: Callable[..., None]
     ppo_loss: Callable[..., Any]
 
@@ -118,8 +117,13 @@ def _chunks(num_rows: int, row_bytes: int, workspace: int) -> Iterator[slice]:
 
 
 def _workspace(head: _Head, num_rows: int, workspace: int) -> Tensor:
-    length = min(num_rows, max(1, workspace // (head.padded_classes * head.dtype.itemsize)))
-    return expect_large_pages(head.weight.new_empty((length, head.padded_classes), dtype=head.dtype))
+    shape = workspace_shape(num_rows, head.weight.shape[0], head.dtype, workspace)
+    return expect_large_pages(head.weight.new_empty(shape, dtype=head.dtype))
+
+
+def workspace_shape(num_rows: int, num_classes: int, dtype: torch.dtype, workspace: int) -> tuple[int, int]:
+    padded = _padded(num_classes)
+    return min(num_rows, max(1, workspace // (padded * dtype.itemsize))), padded
 
 
 def stored_dtype(x: Tensor) -> torch.dtype:
@@ -184,6 +188,7 @@ def forward(
     temperature: float,
     workspace: int,
     with_entropy: bool,
+    keep: bool,
 ) -> tuple[Tensor, ...]:
     dtype = checks.accumulation_dtype(hidden, weight)
     shape, num_rows = tokens.shape, tokens.numel()
@@ -192,10 +197,8 @@ def forward(
         rows = _rows(hidden.reshape(-1, hidden.shape[-1]), _flat(mask))
         picked, chunk_tokens = rows.hidden.to(head.weight.dtype), rows.pick(tokens.reshape(-1))
         num_computed = picked.shape[0]
-        space = hidden.new_empty(kept_shape(num_rows, weight.shape[0], dtype, workspace), dtype=dtype)
-        keeps = space.shape[0] > 0
-        if not keeps:
-            space = _workspace(head, num_computed, workspace)
+        # What is kept is as long as if all rows counted, which torch.compile can tell without the mask.
+        space = _workspace(head, num_rows if keep else num_computed, workspace)
         logprobs, entropy = (hidden.new_empty(num_computed, dtype=dtype) for _ in range(2))
         normalizers = hidden.new_empty((num_computed, 2), dtype=dtype)
         for part in _chunks(num_computed, space.shape[1] * dtype.itemsize, space.nbytes):
@@ -208,13 +211,8 @@ def forward(
         rows.put(logprobs, num_rows).view(shape),
         rows.put(entropy, num_rows).view(shape) if with_entropy else hidden.new_empty(0, dtype=dtype),
         normalizers if rows.counted is None else rows.put(normalizers, num_rows),
-        space if keeps else hidden.new_empty((0, 0), dtype=dtype),
+        space if keep else hidden.new_empty((0, 0), dtype=dtype),
     )
-
-
-def kept_shape(num_rows: int, num_classes: int, dtype: torch.dtype, workspace: int) -> tuple[int, int]:
-    padded = _padded(num_classes)
-    return (num_rows, padded) if 2 * num_rows * padded * dtype.itemsize <= workspace else (0, 0)
 
 
 def backward(
@@ -226,7 +224,7 @@ def backward(
     mask: Tensor | None,
     normalizers: Tensor,
     entropy: Tensor | None,
-    kept: Tensor,
+    kept: Tensor | None,
     grad_logprobs: Tensor | None,
     grad_entropy: Tensor | None,
     temperature: float,
@@ -241,18 +239,18 @@ def backward(
         flat = (tokens.reshape(-1), normalizers, _flat(entropy), _flat(grad_logprobs), _flat(grad_entropy))
         per_row = [None if x is None else rows.pick(x) for x in flat]
         total = _Gradients(head, picked, wanted)
-        space = None if kept.shape[0] > 0 else _workspace(head, picked.shape[0], workspace)
-        row_bytes = head.padded_classes * dtype.itemsize
-        for part in _chunks(picked.shape[0], row_bytes, workspace if space is None else space.nbytes):
+        space = _workspace(head, picked.shape[0], workspace) if kept is None else kept
+        parts = list(_chunks(picked.shape[0], head.padded_classes * dtype.itemsize, space.nbytes))
+        # The last chunk first, whose logits the forward may have left in the workspace.
+        for part in reversed(parts):
             chunk_tokens, *others = _at(part, *per_row)
             arguments = (chunk_tokens, *_at(part, rows.mask), *others, temperature)
-            if space is None:
-                # Kept logits stay as they are, for a second backward of the same graph.
-                gradient = row.backward(kept[part, : weight.shape[0]], *arguments)
+            if kept is None or part is not parts[-1]:
+                logits = head.logits(picked[part], space)
             else:
-                gradient = head.logits(picked[part], space)
-                row.backward_inplace(gradient, *arguments)
-            total.add(part, picked[part], gradient)
+                logits = space[: picked[part].shape[0], : weight.shape[0]]
+            row.backward_inplace(logits, *arguments)
+            total.add(part, picked[part], logits)
     return tuple(total.results(rows, hidden, weight, bias))
 
 

@@ -320,13 +320,14 @@ def linear_token_logprobs(
 
     hidden: [..., D] floating. weight: [V, D] floating, the language-model head. bias: [V] or None.
     tokens, temperature, mask: as in `token_logprobs`; hidden states are not read where the mask is False.
-    max_workspace_bytes: for the logits of a chunk of tokens; None: 96 MiB on the CPU, 1 GiB elsewhere.
+    max_workspace_bytes: for the logits of a chunk of tokens; None: 96 MiB on the CPU, 1 GiB elsewhere. With gradients
+    a compiled backend holds it until the backward.
     Returns: [...] float32 (float64 for float64 inputs), with gradients for hidden, weight and bias.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
     linear.check_head(hidden, weight, bias)
     tokens = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
-    workspace = linear.workspace_bytes(max_workspace_bytes, weight.shape[0], hidden.device)
+    workspace = linear.workspace_bytes(max_workspace_bytes, weight)
     return dispatch.run(LINEAR_TOKEN_LOGPROBS, hidden, weight, bias, tokens, mask, temperature, workspace)
 
 
@@ -343,5 +344,5 @@ def linear_token_logprobs_and_entropy(
     """`linear_token_logprobs`, and the entropy as in `token_logprobs_and_entropy`, both with gradients."""
     linear.check_head(hidden, weight, bias)
     tokens = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
-    workspace = linear.workspace_bytes(max_workspace_bytes, weight.shape[0], hidden.device)
+    workspace = linear.workspace_bytes(max_workspace_bytes, weight)
     return dispatch.run(LINEAR_TOKEN_LOGPROBS_AND_ENTROPY, hidden, weight, bias, tokens, mask, temperature, workspace)

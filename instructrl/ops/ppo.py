@@ -328,12 +328,12 @@ def linear_ppo_loss(
 ) -> PPOLoss:
     """`ppo_loss` of `linear_token_logprobs(hidden, weight, tokens)`, in token chunks.
 
-    The gradients of hidden, weight, bias and values are made in the forward, so the logits are made once: three
-    matrix products in place of four.
+    Gradients are made in the forward, so the logits are made once: three matrix products in place of four.
 
     hidden: [..., D] floating. weight: [V, D] floating. bias: [V] or None. tokens: [...] int64 or int32.
     old_logprobs, advantages, values, old_values, returns, ref_logprobs: [...] floating. mask: [...] bool.
-    temperature, max_workspace_bytes: as in `logprobs.linear_token_logprobs`. The other numbers: as in `ppo_loss`.
+    temperature: as in `logprobs.linear_token_logprobs`. max_workspace_bytes: for the logits of a chunk of tokens;
+    None: 128 MiB on the CPU, 1 GiB elsewhere. The other numbers: as in `ppo_loss`.
     Returns: `PPOLoss`.
     Raises: ValueError for other shapes, dtypes, devices or values, and for a `kl_coef` without `ref_logprobs`.
     """
@@ -345,6 +345,7 @@ def linear_ppo_loss(
     _check_tokens("old_logprobs", old_logprobs, mask, num_tokens, **others)
     settings = _settings(cliprange, cliprange_value, vf_coef, kl_coef)
     _check_reference("old_logprobs", old_logprobs, ref_logprobs, kl_coef)
+    workspace = linear.workspace_bytes(max_workspace_bytes, weight, linear.CPU_LOSS_WORKSPACE_BYTES)
     return dispatch.run(
         LINEAR_PPO_LOSS,
         hidden,
@@ -361,5 +362,5 @@ def linear_ppo_loss(
         num_tokens,
         settings,
         temperature,
-        linear.workspace_bytes(max_workspace_bytes, weight.shape[0], hidden.device),
+        workspace,
     )

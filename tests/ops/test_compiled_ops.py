@@ -72,13 +72,13 @@ def private_arguments(name, device):
         "clipped_value_loss": (*x[:3], mask, count, 0.2),
         "ppo_loss": (*x[:6], mask, x[6], count, 0.2, 0.2, 0.1, 0.3),
         "sample_tokens": (logits[:, 0], torch.rand(4, generator=g).to(device), 0.7),
-        # A workspace that keeps nothing: kept logits have rows and columns that are never written.
-        "linear_token_logprobs": (*linear, 0.7, 8192, True),
+        # Nothing kept: kept logits have rows and columns that are never written.
+        "linear_token_logprobs": (*linear, 0.7, 8192, True, False),
         "linear_token_logprobs_backward": (
             *linear,
             normalizers.view(-1, 2),
             entropy,
-            x[0].new_empty(0, 0),
+            x[0].new_zeros(24, 64),
             upstream,
             x[0],
             0.7,
@@ -267,11 +267,11 @@ def test_advantages_do_not_depend_on_how_rows_are_packed(place):
 @pytest.mark.parametrize("num_chunks", [1, 3])
 def test_linear_ops_hold_no_more_logits_than_the_workspace(place, num_chunks):
     backend, device = place
-    names = ("token_logprobs", "token_logprobs_backward", "token_logprobs_backward_", "ppo_loss")
+    names = ("token_logprobs", "token_logprobs_backward_", "ppo_loss")
     row = linear_chunks.RowKernels(*(private_ops.get(PREFIXES[backend], name) for name in names))
     num_rows, num_classes = 60, 5000
     workspace = 4 * linear_chunks._padded(num_classes) * num_rows // num_chunks
-    sizes = []
+    sizes, logits = [], []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -279,6 +279,8 @@ def test_linear_ops_hold_no_more_logits_than_the_workspace(place, num_chunks):
             for x in output if isinstance(output, tuple | list) else [output]:
                 if isinstance(x, torch.Tensor):
                     sizes.append(x.untyped_storage().nbytes())
+            if function is torch.ops.aten.mm.out and output.shape == (num_rows // num_chunks, num_classes):
+                logits.append(output)
             return output
 
     hidden, weight = torch.randn(num_rows, 4, device=device), torch.randn(num_classes, 4, device=device)
@@ -286,11 +288,12 @@ def test_linear_ops_hold_no_more_logits_than_the_workspace(place, num_chunks):
     mask, wanted = torch.ones(num_rows, dtype=torch.bool, device=device), [True, True, False]
     with Watch(), torch.no_grad():
         logprob, _, normalizers, kept = linear_chunks.forward(
-            row, hidden, weight, None, tokens, mask, 1.0, workspace, False
+            row, hidden, weight, None, tokens, mask, 1.0, workspace, False, True
         )
         linear_chunks.backward(
             row, hidden, weight, None, tokens, mask, normalizers, None, kept, logprob, None, 1.0, workspace, wanted
         )
+        assert len(logits) == 2 * num_chunks - 1, "the logits of the last chunk are not computed again"
         linear_chunks.ppo_loss(
             row,
             hidden,
