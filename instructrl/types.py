@@ -4,7 +4,7 @@ Shapes use `B` sequences, `P` prompt positions, `T` response positions. A mask i
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -134,6 +134,40 @@ class Sequences(_TensorRecord):
     def num_rows(self) -> int:
         return self.prompt.shape[0]
 
+    def rows_by_length(self, size: int) -> tuple[Tensor, ...]:
+        """Row numbers in parts of `size`, the shortest sequences first, so that each part has little padding."""
+        lengths = self.mask.sum(dim=1)
+        return lengths.argsort(stable=True).split(size)
+
+    def trim(self) -> "Sequences":
+        """Without the columns in which no row has a token, but for one of each side."""
+        prompt, response = (int(mask.sum(dim=1).amax().clamp(min=1)) for mask in (self.prompt_mask, self.response_mask))
+        return Sequences(
+            prompt=self.prompt[:, -prompt:],
+            prompt_mask=self.prompt_mask[:, -prompt:],
+            response=self.response[:, :response],
+            response_mask=self.response_mask[:, :response],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedPrompts(_TensorRecord):
+    """Prompts, each once, with their responses behind them in the same row: `prompt response_1 .. response_K padding`.
+
+    tokens: [B, L] int64. segments: [B, L] int64; 0 in the prompt, 1 .. K in the responses, -1 in the padding.
+    positions: [B, L] int64; of a token in its prompt with its response. last: [B, K] int64; the column of a response's
+    last token, the prompt's last where the response has none or the prompt fewer than K.
+    """
+
+    tokens: Tensor
+    segments: Tensor
+    positions: Tensor
+    last: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        return self.tokens.shape[0]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout(_TensorRecord):
@@ -162,6 +196,13 @@ class Experience(_TensorRecord):
     values: Tensor
     advantages: Tensor
     returns: Tensor
+
+    def trim(self) -> "Experience":
+        """As `Sequences.trim`."""
+        sequences = self.sequences.trim()
+        length = sequences.response.shape[1]
+        names = ("logprobs", "ref_logprobs", "values", "advantages", "returns")
+        return replace(self, sequences=sequences, **{name: getattr(self, name)[:, :length] for name in names})
 
 
 def require_positive(config: object, *names: str) -> None:

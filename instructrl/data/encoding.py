@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from instructrl.data.tokenizers import encode_text
-from instructrl.types import Comparison, Demonstration, Document, Sequences, require_positive
+from instructrl.types import Comparison, Demonstration, Document, Sequences, SharedPrompts, require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,26 +87,35 @@ class Encoder:
         """One row a demonstration."""
         return self.pairs([row.prompt for row in rows], [row.completion for row in rows])
 
-    def comparisons(self, rows: Sequence[Comparison]) -> tuple[Sequences, Tensor, Tensor]:
-        """All completions of all prompts in one batch, each once.
-
-        Returns the sequences (N = total completions), their places `[P, K]` int64 (row of the sequences; 0 where the
-        prompt has fewer than K completions), and `preferred` `[P, K, K]` bool.
-        """
-        width = max(len(row.completions) for row in rows)
-        places = torch.zeros(len(rows), width, dtype=torch.int64)
-        preferred = torch.zeros(len(rows), width, width, dtype=torch.bool)
-        prompts: list[str] = []
-        completions: list[str] = []
-        finished: list[bool] = []
-        for p, row in enumerate(rows):
-            places[p, : len(row.completions)] = torch.arange(len(row.completions)) + len(prompts)
-            for winner, loser in row.preferred:
-                preferred[p, winner, loser] = True
-            prompts += [row.prompt] * len(row.completions)
-            completions += row.completions
-            finished += row.finished or [True] * len(row.completions)
-        return self.pairs(prompts, completions, finished), places, preferred
+    def shared_prompts(self, rows: Sequence[Comparison]) -> SharedPrompts:
+        """Each comparison as one row that reads its prompt once. K is the largest number of completions."""
+        num_responses = max(len(row.completions) for row in rows)
+        tokens: list[list[int]] = []
+        segments: list[list[int]] = []
+        positions: list[list[int]] = []
+        last = torch.zeros(len(rows), num_responses, dtype=torch.int64)
+        for number, row in enumerate(rows):
+            ids = self.prompt(row.prompt)
+            start = len(ids)
+            segment, position = [0] * start, list(range(start))
+            last[number] = start - 1
+            flags = row.finished or [True] * len(row.completions)
+            for k, (text, finished) in enumerate(zip(row.completions, flags, strict=True)):
+                response = self.response(text, finished=finished)
+                ids += response
+                segment += [k + 1] * len(response)
+                position += range(start, start + len(response))
+                if response:
+                    last[number, k] = len(ids) - 1
+            tokens.append(ids)
+            segments.append(segment)
+            positions.append(position)
+        return SharedPrompts(
+            tokens=pad_right(tokens, self.end_of_text)[0],
+            segments=pad_right(segments, -1)[0],
+            positions=pad_right(positions, 0)[0],
+            last=last,
+        )
 
     def decode(self, response: Tensor, response_mask: Tensor) -> list[str]:
         """Texts of responses [B, T], without the end-of-text token."""
@@ -153,3 +162,13 @@ def pad_right(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tens
     """[B, longest] int64 and its mask, real tokens at the left."""
     tokens, mask = pad_left([row[::-1] for row in rows], padding)
     return tokens.flip(1), mask.flip(1)
+
+
+def preferred_pairs(rows: Sequence[Comparison]) -> Tensor:
+    """[P, K, K] bool, True where completion i was preferred to j. K is the largest number of completions."""
+    width = max(len(row.completions) for row in rows)
+    preferred = torch.zeros(len(rows), width, width, dtype=torch.bool)
+    for p, row in enumerate(rows):
+        for winner, loser in row.preferred:
+            preferred[p, winner, loser] = True
+    return preferred

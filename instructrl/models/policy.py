@@ -33,15 +33,19 @@ class Policy(nn.Module):
 
     def forward(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
         """Log-probability of every response token: [B, T] float32 in nats, 0 where masked."""
-        weight, bias = self.output_embedding()
+        hidden, weight, bias = self.head_inputs(sequences)
         return logprobs.linear_token_logprobs(
-            response_states(self.lm, sequences),
+            hidden,
             weight,
             sequences.response,
             bias=bias,
             temperature=temperature,
             mask=sequences.response_mask,
         )
+
+    def head_inputs(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the `linear_*` operations take: states [B, T, D] of the response tokens, weight [V, D], bias [V]."""
+        return response_states(self.lm, sequences), *self.output_embedding()
 
     def output_embedding(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, D] and bias [V] of the projection to logits."""

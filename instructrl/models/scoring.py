@@ -7,9 +7,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from instructrl.models.backbone import hidden_states, load_scalar_model, response_states, scalar_model
+from instructrl.models.backbone import (
+    hidden_states,
+    load_scalar_model,
+    response_states,
+    scalar_model,
+    shared_prompt_states,
+)
 from instructrl.models.policy import Policy
-from instructrl.types import Sequences
+from instructrl.types import Sequences, SharedPrompts
 
 # Where the bias lives in a saved folder: `config.json` is the one file that every loader keeps.
 _BIAS_FIELD = "instructrl_score_bias"
@@ -59,6 +65,12 @@ class RewardModel(_ScalarHead):
         last = sequences.prompt.shape[1] - 1 + sequences.response_mask.sum(dim=1)
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         return self._project(hidden[rows, last])
+
+    def shared_prompt_scores(self, rows: SharedPrompts) -> Tensor:
+        """Scores of all responses, each prompt read once: [B, K] float32, as `forward` gives them one by one."""
+        hidden = shared_prompt_states(self.network, rows)
+        numbers = torch.arange(rows.num_rows, device=hidden.device)[:, None]
+        return self._project(hidden[numbers, rows.last])
 
 
 class ValueFunction(_ScalarHead):

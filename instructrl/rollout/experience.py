@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from instructrl import profiling
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.objectives.rewards import penalize_unfinished
@@ -20,14 +22,14 @@ class Estimation:
     gamma, lam: discount and lambda of generalized advantage estimation.
     temperature: the sampling temperature; scoring with another one would make the KL wrong.
     missing_eos_score: the score of a response that was cut; None keeps the reward model's.
-    batch_size: sequences in one forward pass.
+    batch_size: sequences of similar length in one forward pass.
     """
 
     gamma: float = 1.0
     lam: float = 0.95
     temperature: float = 1.0
     missing_eos_score: float | None = -1.0
-    batch_size: int = 128
+    batch_size: int = 32
 
 
 class RolloutStatistics(NamedTuple):
@@ -61,10 +63,27 @@ def make_experience(
     ratio of the first minibatch is 1.
     """
     sequences, size = rollout.sequences, estimation.batch_size
-    logprobs = in_batches(lambda part: policy(part, estimation.temperature), sequences, size)
-    ref_logprobs = in_batches(lambda part: reference(part, estimation.temperature), sequences, size)
-    values = in_batches(value_function, sequences, size)
-    scores = in_batches(reward_model, sequences, size)
+    with profiling.phase("logprobs"):
+        logprobs = in_batches(lambda part: policy(part, estimation.temperature), sequences, size)
+        ref_logprobs = in_batches(lambda part: reference(part, estimation.temperature), sequences, size)
+    with profiling.phase("values"):
+        values = in_batches(value_function, sequences, size)
+    with profiling.phase("score"):
+        scores = in_batches(reward_model, sequences, size)
+    with profiling.phase("advantages"):
+        return _estimate(rollout, logprobs, ref_logprobs, values, scores, kl_coef, estimation)
+
+
+def _estimate(
+    rollout: Rollout,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    values: Tensor,
+    scores: Tensor,
+    kl_coef: float,
+    estimation: Estimation,
+) -> tuple[Experience, RolloutStatistics]:
+    sequences = rollout.sequences
     shaped = penalize_unfinished(scores, rollout.finished, estimation.missing_eos_score)
     mask = sequences.response_mask
     estimate = ppo_advantages(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from instructrl.data.encoding import Encoder
 from instructrl.models.policy import Policy
@@ -12,10 +13,16 @@ from instructrl.types import Comparison, Sequences, num_tokens
 
 
 @torch.no_grad()
-def in_batches(function: Callable[[Sequences], Tensor], sequences: Sequences, size: int = 128) -> Tensor:
-    """`function` of consecutive rows, `size` at a time, joined. function: Sequences -> [rows, ...]."""
-    rows = torch.arange(sequences.num_rows, device=sequences.prompt.device)
-    return torch.cat([function(sequences.select(part)) for part in rows.split(size)])
+def in_batches(function: Callable[[Sequences], Tensor], sequences: Sequences, size: int = 32) -> Tensor:
+    """`function` of all rows, `size` of similar length at a time, in the order of the rows.
+
+    function: Sequences -> [rows] or [rows, T], 0 where the response mask is False.
+    """
+    width = sequences.response.shape[1]
+    parts = sequences.rows_by_length(size)
+    found = [function(sequences.select(rows).trim()) for rows in parts]
+    padded = [x if x.dim() == 1 else F.pad(x, (0, width - x.shape[1])) for x in found]
+    return torch.cat(padded)[torch.cat(parts).argsort()]
 
 
 @torch.no_grad()
@@ -47,12 +54,21 @@ def score_texts(
     return scores
 
 
+@torch.no_grad()
 def comparison_scores(
-    reward_model: RewardModel, encoder: Encoder, comparisons: Sequence[Comparison]
+    reward_model: RewardModel, encoder: Encoder, comparisons: Sequence[Comparison], batch_size: int = 16
 ) -> list[list[float]]:
-    """Scores of every completion of every comparison, in their order."""
-    prompts = [row.prompt for row in comparisons for _ in row.completions]
-    completions = [text for row in comparisons for text in row.completions]
-    finished = [flag for row in comparisons for flag in row.finished or [True] * len(row.completions)]
-    flat = iter(score_texts(reward_model, encoder, prompts, completions, finished).tolist())
-    return [[next(flat) for _ in row.completions] for row in comparisons]
+    """Scores of every completion of every comparison, in their order; comparisons of similar length share a pass."""
+    device = reward_model.bias.device
+    order = sorted(range(len(comparisons)), key=lambda i: len(comparisons[i].prompt) + _size(comparisons[i]))
+    scores: list[list[float]] = [[] for _ in comparisons]
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        rows = encoder.shared_prompts([comparisons[i] for i in places]).to(device)
+        for place, found in zip(places, reward_model.shared_prompt_scores(rows).tolist(), strict=True):
+            scores[place] = found[: len(comparisons[place].completions)]
+    return scores
+
+
+def _size(row: Comparison) -> int:
+    return sum(map(len, row.completions))

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from instructrl.profiling import PHASES, Profile
+
 
 class Phase:
     """A part of a run that is being timed. `advance` moves its bar."""
@@ -21,10 +23,15 @@ class Phase:
         self._start = time.perf_counter()
         self.units = 0.0
         self.counts: dict[str, float] = {}
+        self.profile = Profile()
 
-    def advance(self, steps: int = 1, *, units: float = 0.0, note: str = "") -> None:
-        """Count steps done. units: what the rate counts (tokens, episodes). note: a few words beside the bar."""
+    def advance(self, steps: int = 1, *, units: float = 0.0, note: str = "", profile: Profile | None = None) -> None:
+        """Count steps done. units: what the rate counts (tokens, episodes). note: a few words beside the bar.
+        profile: of these steps."""
         self.units += units
+        if profile is not None:
+            self.profile.add(profile)
+            note = "  ".join([note, *_largest(self.profile)])
         rate = self.units / max(time.perf_counter() - self._start, 1e-9)
         self._progress.update(self._task, advance=steps, note=note, rate=_readable_rate(rate))
 
@@ -80,6 +87,7 @@ class RunLog:
         if phase.units:
             row[unit] = phase.units
             row[f"{unit}_per_second"] = round(phase.units / seconds, 1)
+        row |= _as_row(phase.profile, seconds)
         row["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._append("profile.jsonl", row)
 
@@ -87,6 +95,26 @@ class RunLog:
         if self._folder is not None:
             with (self._folder / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def _largest(profile: Profile) -> list[str]:
+    """The two phases that take most of the time, with their shares."""
+    total = sum(profile.seconds.values())
+    order = sorted(profile.seconds, key=lambda name: profile.seconds[name], reverse=True)
+    return [f"{name} {profile.seconds[name] / total:.0%}" for name in order[:2] if total > 0]
+
+
+def _as_row(profile: Profile, seconds: float) -> dict[str, object]:
+    """What a profile adds to a row of `profile.jsonl` about so many seconds."""
+    row: dict[str, object] = {}
+    if profile.seconds:
+        row["parts"] = {name: round(profile.seconds[name], 3) for name in PHASES if name in profile.seconds}
+    if profile.computed:
+        tokens = profile.tokens
+        row["network_tokens"] = tokens
+        row["network_tokens_per_second"] = round(tokens / seconds, 1)
+        row["padding"] = round(1 - tokens / profile.computed, 4)
+    return row
 
 
 def _readable_rate(rate: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from instructrl import profiling
 from instructrl.rollout.randomness import keyed_generator
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.optimization import Update
@@ -46,10 +47,11 @@ class Trainer(ABC):
         end = self.num_steps if until is None else min(until, self.num_steps)
         with log.phase(self.phase, end - self.step, self.unit) as progress:
             while self.step < end:
-                metrics, units = self.train_step()
+                with profiling.collect() as profile:
+                    metrics, units = self.train_step()
                 log.metrics(self.phase, self.step, metrics)
                 self.step += 1
-                progress.advance(units=units, note=self.headline(metrics))
+                progress.advance(units=units, note=self.headline(metrics), profile=profile)
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """A few words beside the progress bar."""

@@ -45,6 +45,7 @@ class Update:
             betas=(config.beta1, config.beta2),
             eps=config.eps,
             weight_decay=config.weight_decay,
+            fused=True,  # one pass over weights, gradients and moments
         )
         self.schedule: LRScheduler | None = None
         self._max_grad_norm = config.max_grad_norm

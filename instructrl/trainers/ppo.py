@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from instructrl import profiling
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.objectives.kl_control import adaptive_kl_coef
-from instructrl.ops.ppo import ppo_loss
+from instructrl.ops.ppo import linear_ppo_loss
 from instructrl.rollout.experience import Estimation, RolloutStatistics, make_experience
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
@@ -200,7 +201,8 @@ class PPOTrainer(Trainer):
             temperature=self.config.temperature,
             max_response_tokens=self.config.max_response_tokens or self.encoder.limits.max_response_tokens,
         )
-        rollout = sample_rollout(self.policy, self.encoder, prompts, sampling, first_episode=first)
+        with profiling.phase("generate"):
+            rollout = sample_rollout(self.policy, self.encoder, prompts, sampling, first_episode=first)
         observed = self.observer(prompts, rollout) if self.observer is not None else {}
         experience, statistics = make_experience(
             rollout,
@@ -223,30 +225,38 @@ class PPOTrainer(Trainer):
         buffers. Returns what `_summary` takes."""
         num_tokens = int(minibatch.sequences.response_mask.sum())
         sums = {"num_updates": 1.0}
-        rows = torch.arange(minibatch.sequences.num_rows, device=minibatch.scores.device)
-        for part in rows.split(self.config.microbatch):
-            _merge(sums, self._accumulate(minibatch.select(part), num_tokens))
+        with profiling.phase("update"):
+            for rows in minibatch.sequences.rows_by_length(self.config.microbatch):
+                _merge(sums, self._accumulate(minibatch.select(rows).trim(), num_tokens))
         if self.config.num_ptx_examples and self.blocks is not None:
             order = DataOrder(len(self.blocks), self.config.num_ptx_examples, keyed_seed(self.seed, 3))
             blocks = self.blocks[order.rows(ptx_offset, self.config.num_ptx_examples)]
-            sums["ptx_loss"], _ = accumulate_likelihood_gradient(
-                self.policy, [blocks_as_sequences(blocks)], self.config.microbatch, self.config.ptx_coef
-            )
-        sums["gradient_norm"] = self.policy_update.step()
-        sums["value_gradient_norm"] = self.value_update.step()
-        self.average.update_parameters(self.policy)
+            with profiling.phase("pretraining"):
+                sums["ptx_loss"], _ = accumulate_likelihood_gradient(
+                    self.policy, [blocks_as_sequences(blocks)], self.config.microbatch, self.config.ptx_coef
+                )
+        with profiling.phase("update"):
+            sums["gradient_norm"] = self.policy_update.step()
+            sums["value_gradient_norm"] = self.value_update.step()
+        with profiling.phase("average"):
+            self.average.update_parameters(self.policy)
         return sums
 
     def _accumulate(self, part: Experience, num_tokens: int) -> dict[str, float]:
-        config, mask = self.config, part.sequences.response_mask
-        result = ppo_loss(
-            self.policy(part.sequences, config.temperature),
+        config = self.config
+        hidden, weight, bias = self.policy.head_inputs(part.sequences)
+        result = linear_ppo_loss(
+            hidden,
+            weight,
+            part.sequences.response,
             part.logprobs,
             part.advantages,
             self.value_function(part.sequences),
             part.values,
             part.returns,
-            mask,
+            part.sequences.response_mask,
+            bias=bias,
+            temperature=config.temperature,
             num_tokens=num_tokens,
             cliprange=config.cliprange,
             cliprange_value=config.cliprange_value,

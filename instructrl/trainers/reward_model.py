@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from instructrl.data.encoding import Encoder
+from instructrl.data.encoding import Encoder, preferred_pairs
 from instructrl.models.scoring import RewardModel
 from instructrl.objectives.reward_modeling import comparison_loss
 from instructrl.rollout.scoring import score_texts
@@ -30,7 +30,7 @@ class RewardModelConfig:
 
 
 class RewardModelTrainer(Trainer):
-    """One forward pass for each completion; all preferred pairs of a prompt in one batch element."""
+    """One pass over each prompt and each of its completions; all preferred pairs of a prompt in one batch element."""
 
     def __init__(
         self,
@@ -56,10 +56,12 @@ class RewardModelTrainer(Trainer):
         num_prompts = sum(bool(row.preferred) for row in rows)
         device = self.reward_model.bias.device
         loss, num_pairs, num_correct = 0.0, 0, 0
+        # Rows of similar length share a forward pass.
+        rows.sort(key=lambda row: len(row.prompt) + sum(map(len, row.completions)))
         for start in range(0, len(rows), self.config.microbatch):
-            sequences, places, preferred = self.encoder.comparisons(rows[start : start + self.config.microbatch])
-            scores = self.reward_model(sequences.to(device))[places.to(device)]
-            result = comparison_loss(scores, preferred.to(device), num_prompts)
+            part = rows[start : start + self.config.microbatch]
+            scores = self.reward_model.shared_prompt_scores(self.encoder.shared_prompts(part).to(device))
+            result = comparison_loss(scores, preferred_pairs(part).to(device), num_prompts)
             result.loss.backward()
             loss += float(result.loss.detach())
             num_pairs += int(result.num_pairs)

@@ -105,10 +105,15 @@ def test_advantages_are_the_whitened_return_minus_value(setup):
     assert abs(float(found.square().sum()) / (count - 1) - 1) <= 4 * bound
 
 
+def assert_same_but_for_rounding(found, expected):
+    """Rows are computed in other batches, whose matrix products round differently."""
+    assert float((found - expected).abs().max()) <= 50 * EPS * float(expected.abs().max())
+
+
 @torch.no_grad()
 def test_values_are_those_of_the_value_function(setup):
     experience, _ = setup.experience()
-    assert torch.equal(experience.values, setup.value_function(setup.rollout.sequences))
+    assert_same_but_for_rounding(experience.values, setup.value_function(setup.rollout.sequences))
     assert float(experience.values.std()) > 0
 
 
@@ -126,7 +131,7 @@ def test_unfinished_responses_score_minus_one(setup):
     assert torch.equal(experience.scores[finished], kept.scores[finished])
     assert bool((experience.scores[~finished] == -1).all())
     with torch.no_grad():
-        assert torch.equal(kept.scores, setup.reward_model(setup.rollout.sequences))
+        assert_same_but_for_rounding(kept.scores, setup.reward_model(setup.rollout.sequences))
     # The reported score is the reward model's, the reported reward is what is maximised.
     assert abs(statistics.score - float(kept.scores.mean())) <= EPS * abs(statistics.score)
 

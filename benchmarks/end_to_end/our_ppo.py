@@ -1,0 +1,62 @@
+"""Our PPOTrainer on the task, an iteration a turn.
+
+python our_ppo.py FOLDER
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import task as given
+import torch
+from transformers import AutoTokenizer
+
+from instructrl import profiling
+from instructrl.data.encoding import Encoder, Limits
+from instructrl.models.policy import Policy
+from instructrl.models.scoring import RewardModel
+from instructrl.trainers.optimization import AdamConfig
+from instructrl.trainers.ppo import PPOConfig, PPOTrainer
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    task, prompts = given.read(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
+    limits = Limits(max_prompt_tokens=task.prompt_tokens, max_response_tokens=task.response_tokens)
+    adam = AdamConfig(lr=task.learning_rate, beta2=0.999)
+    config = PPOConfig(
+        num_episodes=10**6,
+        rollout_batch=task.batch,
+        minibatch=task.minibatch,
+        # Changes memory, not the result: rows of similar length go together.
+        microbatch=task.minibatch // 2,
+        num_epochs=task.epochs,
+        policy_adam=adam,
+        value_adam=adam,
+        warmup_iterations=0,
+        kl_coef=task.kl_coef,
+        missing_eos_score=None,
+    )
+    trainer = PPOTrainer(
+        Policy.load(folder / "policy"),
+        RewardModel.load(folder / "reward_model"),
+        prompts,
+        Encoder(tokenizer, limits),
+        config,
+        seed=0,
+    )
+    for _ in given.turns():
+        start = time.perf_counter()
+        with profiling.collect() as profile:
+            metrics, _ = trainer.train_step()
+        trainer.step += 1
+        seconds = dict(profile.seconds)
+        seconds["other"] = time.perf_counter() - start - sum(seconds.values())
+        given.say({"seconds": seconds, **{name: metrics[name] for name in ("score", "kl", "response_tokens")}})
+    given.say({"peak_bytes": given.peak_bytes()})
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()
