@@ -1,12 +1,16 @@
-"""PPO end to end beside TRL: the same models, prompts, batches, epochs and dtype, an iteration of each in turn.
+"""Training end to end beside TRL: the same models, data, batches, epochs and dtype, a turn of each at a time.
 
-    python benchmarks/end_to_end/compare.py --peer PYTHON_WITH_TRL [--rounds 5] [--out FILE.json]
+    python benchmarks/end_to_end/compare.py ppo --peer PYTHON_WITH_TRL_1.12 [--rounds 5] [--out FILE.json]
+    python benchmarks/end_to_end/compare.py sft --peer PYTHON_WITH_TRL
 
-Figures are medians over rounds, after one round that is not counted; ratios are medians of the rounds' own.
+A turn is one PPO iteration, or four SFT steps. Figures are medians over rounds, after one round that is not counted,
+with the middle half of the rounds in brackets; ratios are medians of the rounds' own. Peak memory is that of the whole
+process.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +22,7 @@ import task as given
 HERE = Path(__file__).parent
 TASKS = {"full length": given.Task(), "random length": given.Task(mean_response_tokens=24.0)}
 WORKERS = ("ours", "trl")
+SCRIPTS = {"ours": "our", "trl": "trl"}
 
 
 class Worker:
@@ -36,7 +41,7 @@ class Worker:
         raise RuntimeError(f"{self._process.args}: ended with exit code {self._process.wait()}")
 
     def turn(self) -> dict:
-        """One iteration."""
+        """Let it do its work once; what it says of it."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -51,12 +56,13 @@ class Worker:
         return found
 
 
-def measure(task: given.Task, peer: str, rounds: int) -> dict[str, list[dict]]:
+def measure(step: str, task: given.Task, peer: str, rounds: int) -> dict[str, list[dict]]:
     """What each worker says, by worker: an entry a round, and the last one with its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         given.write(task, Path(folder))
-        scripts = {"ours": [sys.executable, str(HERE / "our_ppo.py")], "trl": [peer, str(HERE / "trl_ppo.py")]}
-        workers = {name: Worker([*command, folder]) for name, command in scripts.items()}
+        pythons = {"ours": sys.executable, "trl": peer}
+        commands = {name: [pythons[name], str(HERE / f"{SCRIPTS[name]}_{step}.py"), folder] for name in WORKERS}
+        workers = {name: Worker(command) for name, command in commands.items()}
         for worker in workers.values():
             worker.turn()
         found: dict[str, list[dict]] = {name: [] for name in workers}
@@ -73,8 +79,8 @@ def middle(values: list[float]) -> str:
     return f"{median:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def report(name: str, task: given.Task, found: dict[str, list[dict]]) -> dict:
-    """Print a task's figures; returns them."""
+def report(name: str, sequences: int, found: dict[str, list[dict]]) -> dict:
+    """Print a task's figures; returns them. sequences: in a turn."""
     print(f"\n{name}")
     rows = {worker: messages[:-1] for worker, messages in found.items()}
     totals = {worker: [sum(row["seconds"].values()) for row in part] for worker, part in rows.items()}
@@ -85,20 +91,23 @@ def report(name: str, task: given.Task, found: dict[str, list[dict]]) -> dict:
         print(f"  {worker:<5} {middle(totals[worker])} s ({spread}), peak {peaks[worker] / 2**20:.0f} MiB")
     ratio = statistics.median(b / a for a, b in zip(totals["ours"], totals["trl"], strict=True))
     memory = peaks["ours"] / peaks["trl"]
-    rate = task.batch / statistics.median(totals["ours"])
-    print(f"  {ratio:.2f} times TRL's episodes/s ({rate:.1f} episodes/s), {memory:.2f} of its peak memory")
+    rate = sequences / statistics.median(totals["ours"])
+    print(f"  {ratio:.2f} times TRL's rate ({rate:.1f} sequences/s), {memory:.2f} of its peak memory", flush=True)
     return {"task": name, "rounds": rows, "peak_bytes": peaks, "ratio": ratio, "memory": memory}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peer", required=True, help="python of an environment with trl 1.12")
+    parser.add_argument("step", choices=("ppo", "sft"))
+    parser.add_argument("--peer", required=True, help="python of an environment with trl")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+    sequences = {"ppo": given.Task().batch, "sft": 4 * given.Task().minibatch}[arguments.step]
     results = [
-        report(name, task, measure(task, arguments.peer, arguments.rounds))
+        report(name, sequences, measure(arguments.step, task, arguments.peer, arguments.rounds))
         for name, task in TASKS.items()
         if arguments.only in name
     ]

@@ -1,8 +1,9 @@
 """Our PPOTrainer on the task, an iteration a turn.
 
-python our_ppo.py FOLDER
+python our_ppo.py FOLDER [SEED]
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from instructrl.trainers.ppo import PPOConfig, PPOTrainer
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, seed = Path(sys.argv[1]), int([*sys.argv, "0"][2])
     task, prompts = given.read(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
     limits = Limits(max_prompt_tokens=task.prompt_tokens, max_response_tokens=task.response_tokens)
@@ -29,8 +30,7 @@ def main() -> None:
         num_episodes=10**6,
         rollout_batch=task.batch,
         minibatch=task.minibatch,
-        # Changes memory, not the result: rows of similar length go together.
-        microbatch=task.minibatch // 2,
+        microbatch=task.minibatch,
         num_epochs=task.epochs,
         policy_adam=adam,
         value_adam=adam,
@@ -44,7 +44,7 @@ def main() -> None:
         prompts,
         Encoder(tokenizer, limits),
         config,
-        seed=0,
+        seed=seed,
     )
     for _ in given.turns():
         start = time.perf_counter()
@@ -58,5 +58,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     main()

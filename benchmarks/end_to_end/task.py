@@ -45,6 +45,8 @@ class Task:
     learning_rate: float = 3e-6
     kl_coef: float = 0.05
     num_prompts: int = 512
+    # standard deviation of the weights of the reward model's head
+    score_scale: float = 0.02
 
 
 def write(task: Task, folder: Path) -> None:
@@ -74,7 +76,9 @@ def write(task: Task, folder: Path) -> None:
     if task.mean_response_tokens is not None:
         _end_at_random(policy, task)
     policy.save_pretrained(folder / "policy")
-    GPT2ForSequenceClassification(config).save_pretrained(folder / "reward_model")
+    reward_model = GPT2ForSequenceClassification(config)
+    torch.nn.init.normal_(reward_model.score.weight, std=task.score_scale)
+    reward_model.save_pretrained(folder / "reward_model")
     rng = random.Random(0)
     prompts = [
         " ".join(f"w{rng.randrange(task.vocabulary - 2)}" for _ in range(task.prompt_tokens))
@@ -88,6 +92,16 @@ def read(folder: Path) -> tuple[Task, list[str]]:
     """The task and its prompts."""
     task = Task(**json.loads((folder / "task.json").read_text(encoding="utf-8")))
     return task, json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+
+
+def completions(task: Task) -> list[str]:
+    """A demonstration for each prompt: all of full length with the end of text, or of lengths drawn evenly."""
+    rng = random.Random(1)
+    longest = task.response_tokens - 1
+    lengths = [
+        longest if task.mean_response_tokens is None else rng.randint(1, longest) for _ in range(task.num_prompts)
+    ]
+    return [" ".join(f"w{rng.randrange(task.vocabulary - 2)}" for _ in range(length)) for length in lengths]
 
 
 @torch.no_grad()

@@ -42,13 +42,14 @@ class Turns(TrainerCallback):
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, seed = Path(sys.argv[1]), int([*sys.argv, "0"][2])
     task, prompts = given.read(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
     reward, value = (GPT2ForSequenceClassification.from_pretrained(folder / "reward_model") for _ in range(2))
     policy, reference = (GPT2LMHeadModel.from_pretrained(folder / "policy") for _ in range(2))
     config = PPOConfig(
         output_dir=str(folder / "trl"),
+        seed=seed,
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
         bf16=False,

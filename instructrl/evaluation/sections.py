@@ -316,7 +316,7 @@ def _run(results: Record, profile: Sequence[Record]) -> Section:
     versions = tuple(
         (Cell(main=str(name)), Cell(main=str(version))) for name, version in (results.get("versions") or {}).items()
     )
-    tables = [_timings(profile), TableView(title="Versions", headings=(), rows=versions, wide=False)]
+    tables = [_timings(profile), _parts(profile), TableView(title="Versions", headings=(), rows=versions, wide=False)]
     return Section(
         id="run",
         title="Run",
@@ -346,6 +346,26 @@ def _timings(profile: Sequence[Record]) -> TableView:
         lines.append((Cell(main="Total"), Cell(main=duration(total)), *(Cell(main="") for _ in range(3))))
     headings = (("Phase", ""), ("Time", ""), ("Share", ""), ("Tokens", ""), ("Tokens/s", ""))
     return TableView(title="Time", headings=headings, rows=tuple(lines), strong=(len(lines) - 1,))
+
+
+def _parts(profile: Sequence[Record]) -> TableView:
+    """Where the time of each phase went, and how much of what its networks computed was padding."""
+    lines = []
+    for row in profile:
+        parts = row.get("parts")
+        if not isinstance(parts, Mapping):
+            continue
+        name = figures.PHASE_MODELS.get(str(row.get("phase"))) or label(str(row.get("phase", "")))
+        total = finite(row.get("seconds")) or 0.0
+        for part, found in parts.items():
+            spent = finite(found) or 0.0
+            share = percent(spent / total, 0) if total else DASH
+            lines.append((Cell(main=name), *(Cell(main=text) for text in (label(str(part)), duration(spent), share))))
+            name = ""
+        if (padding := finite(row.get("padding"))) is not None:
+            lines.append((Cell(main=""), Cell(main="padding"), Cell(main=""), Cell(main=percent(padding, 0))))
+    headings = (("Phase", ""), ("Part", ""), ("Time", ""), ("Share", ""))
+    return TableView(title="Inside a phase", headings=headings, rows=tuple(lines), wide=False)
 
 
 def _flat(config: Record, prefix: str = "") -> Iterable[tuple[str, str]]:

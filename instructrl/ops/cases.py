@@ -6,7 +6,7 @@ for, and stay away from the kinks of clipped losses, so that rounding never deci
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -168,6 +168,18 @@ def _linear_cases(op: str) -> list[Case]:
     large = partial(_linear, num_rows=1024, num_hidden=256, num_classes=50257)
     cases.append(Case(op=op, name="1024x256x50257", make=large, gradients=("hidden", "weight"), large=True))
     return cases
+
+
+def _linear_nll(dtype: torch.dtype, make: Callable[[torch.dtype], Arguments]) -> Arguments:
+    arguments = make(dtype)
+    arguments.pop("temperature", None)
+    return {"mask": torch.ones_like(arguments["tokens"], dtype=torch.bool)} | arguments
+
+
+def _linear_nll_cases() -> list[Case]:
+    return [
+        replace(case, make=partial(_linear_nll, make=case.make)) for case in _linear_cases("likelihood.linear_nll_loss")
+    ]
 
 
 def _rewards(dtype: torch.dtype, num_rows: int, length: int, kind: str = "", fused: bool = False) -> Arguments:
@@ -332,6 +344,7 @@ CASES: tuple[Case, ...] = (
     *_logits_cases("logprobs.token_logprobs_and_entropy"),
     *_linear_cases("logprobs.linear_token_logprobs"),
     *_linear_cases("logprobs.linear_token_logprobs_and_entropy"),
+    *_linear_nll_cases(),
     *_advantage_cases(),
     *_whiten_cases(),
     *_ppo_cases("ppo.clipped_policy_loss", _POLICY, ("logprobs",)),

@@ -27,6 +27,11 @@ SCHEMAS = {
     " Tensor normalizers, Tensor? entropy, Tensor(a!)? kept, Tensor? grad_logprobs, Tensor? grad_entropy,"
     " float temperature, SymInt workspace, bool[] wanted)"
     " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
+    # losses: the loss and 1 / denominator. Gradients are those of the sum, before the denominator. nothing: [0], where
+    # other losses have metrics.
+    "linear_nll_loss": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor mask, Tensor? num_tokens,"
+    " SymInt workspace, bool[] wanted)"
+    " -> (Tensor losses, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, Tensor nothing)",
     # losses: the loss, its two parts, and 1 / denominator. Gradients are those of the sum, before the denominator.
     "linear_ppo_loss": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor old_logprobs,"
     " Tensor advantages, Tensor values, Tensor old_values, Tensor returns, Tensor mask, Tensor? ref_logprobs,"
@@ -70,6 +75,11 @@ def _fake_backward(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others:
     return tuple(_fake_gradients((hidden, weight, bias), others[-1]))
 
 
+def _fake_nll_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
+    losses = hidden.new_empty(2, dtype=checks.accumulation_dtype(hidden, weight))
+    return losses, *_fake_gradients((hidden, weight, bias), others[-1]), hidden.new_empty(0)
+
+
 def _fake_ppo_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
     dtype = checks.accumulation_dtype(hidden, weight, *others[1:6])
     return (
@@ -87,12 +97,14 @@ def define(prefix: str) -> None:
     implementations = {
         "linear_token_logprobs": partial(linear_chunks.forward, row),
         "linear_token_logprobs_backward": partial(linear_chunks.backward, row),
+        "linear_nll_loss": partial(linear_chunks.nll_loss, row),
         "linear_ppo_loss": partial(linear_chunks.ppo_loss, row),
     }
     private_ops.define(prefix, SCHEMAS, implementations, ("CPU", "CUDA"))
     fakes = {
         "linear_token_logprobs": _fake_forward,
         "linear_token_logprobs_backward": _fake_backward,
+        "linear_nll_loss": _fake_nll_loss,
         "linear_ppo_loss": _fake_ppo_loss,
     }
     private_ops.define_fakes(prefix, fakes)
@@ -153,6 +165,22 @@ def _linear_token_logprobs(prefix: str, with_entropy: bool) -> Callable[..., Any
     return linear_token_logprobs
 
 
+def _linear_nll_loss(prefix: str) -> Callable[..., Tensor]:
+    op = private_ops.get(prefix, "linear_nll_loss")
+
+    def linear_nll_loss(*args: Any) -> Tensor:
+        *tensors, num_tokens, workspace = args
+        count = private_ops.as_count(num_tokens, tensors[0].device)
+        wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in tensors[:3]]
+        inputs = (*tensors, count, workspace, wanted)
+        if any(wanted):
+            return LossWithGradients.apply(op, (0, 1, 2), *inputs)[0]  # pyright: ignore
+        with torch.no_grad():
+            return op(*inputs)[0][0]
+
+    return linear_nll_loss
+
+
 _DIFFERENTIABLE = (0, 1, 2, 6)
 """The places of hidden, weight, bias and values among the arguments of `linear_ppo_loss`."""
 
@@ -182,5 +210,6 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
 IMPLEMENTATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "logprobs.linear_token_logprobs": lambda prefix: _linear_token_logprobs(prefix, False),
     "logprobs.linear_token_logprobs_and_entropy": lambda prefix: _linear_token_logprobs(prefix, True),
+    "likelihood.linear_nll_loss": _linear_nll_loss,
     "ppo.linear_ppo_loss": _linear_ppo_loss,
 }

@@ -254,6 +254,39 @@ def backward(
     return tuple(total.results(rows, hidden, weight, bias))
 
 
+def nll_loss(
+    row: RowKernels,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: Tensor,
+    mask: Tensor,
+    num_tokens: Tensor | None,
+    workspace: int,
+    wanted: list[bool],
+) -> tuple[Tensor, ...]:
+    dtype, flat_mask = checks.accumulation_dtype(hidden, weight), mask.reshape(-1)
+    count = flat_mask.sum(dtype=torch.float64) if num_tokens is None else num_tokens
+    with linear.full_precision(hidden.device):
+        head = _head(hidden, weight, bias, dtype)
+        rows = _rows(hidden.reshape(-1, hidden.shape[-1]), flat_mask)
+        picked, chunk_tokens = rows.hidden.to(head.weight.dtype), rows.pick(tokens.reshape(-1))
+        total, space = _Gradients(head, picked, wanted), _workspace(head, picked.shape[0], workspace)
+        by_logprob = hidden.new_full((space.shape[0],), -1.0, dtype=dtype)
+        loss_sum = hidden.new_zeros((), dtype=torch.float64)
+        for part in _chunks(picked.shape[0], head.padded_classes * dtype.itemsize, space.nbytes):
+            logits = head.logits(picked[part], space)
+            selected = (chunk_tokens[part], *_at(part, rows.mask))
+            logprobs, _, normalizers = row.forward(logits, *selected, 1.0, False)
+            loss_sum -= logprobs.sum(dtype=torch.float64)
+            if any(wanted):
+                row.backward_inplace(logits, *selected, normalizers, None, by_logprob[: len(logprobs)], None, 1.0)
+                total.add(part, picked[part], logits)
+    scale = 1.0 / torch.where(count > 0, count, 1.0)
+    losses = torch.stack([loss_sum * scale, scale]).to(dtype)
+    return losses, *total.results(rows, hidden, weight, bias), hidden.new_empty(0)
+
+
 def ppo_loss(
     row: RowKernels,
     hidden: Tensor,

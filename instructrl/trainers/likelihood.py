@@ -2,11 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-import torch
-from torch import Tensor
-
 from instructrl.models.policy import Policy
-from instructrl.objectives.language_modeling import pretraining_term
+from instructrl.ops.likelihood import linear_nll_loss
 from instructrl.types import Sequences, num_tokens
 
 
@@ -14,6 +11,8 @@ def accumulate_likelihood_gradient(
     policy: Policy, parts: Sequence[Sequences], microbatch: int, coefficient: float = 1.0
 ) -> tuple[float, int]:
     """Add the gradient of `coefficient * NLL per token` over all parts to the policy's gradient buffers.
+
+    With `ptx_coef` as the coefficient this is the last term of the paper's equation 2.
 
     microbatch: rows in one forward pass; the result does not depend on it. Returns the NLL per token without the
     coefficient, and the tokens counted.
@@ -23,7 +22,9 @@ def accumulate_likelihood_gradient(
     device = next(policy.parameters()).device
     for part in _split(parts, microbatch):
         part = part.to(device)
-        term = pretraining_term(policy(part), part.response_mask, count, coefficient)
+        hidden, weight, bias = policy.head_inputs(part)
+        loss_part = linear_nll_loss(hidden, weight, part.response, part.response_mask, bias=bias, num_tokens=count)
+        term = coefficient * loss_part
         term.backward()
         loss += float(term.detach())
     return loss / coefficient, count
@@ -31,6 +32,5 @@ def accumulate_likelihood_gradient(
 
 def _split(parts: Iterable[Sequences], size: int) -> Iterable[Sequences]:
     for part in parts:
-        rows: Tensor = torch.arange(part.num_rows, device=part.prompt.device)
-        for chunk in rows.split(size):
-            yield part.select(chunk)
+        for rows in part.rows_by_length(size):
+            yield part.select(rows).trim()

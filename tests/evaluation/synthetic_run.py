@@ -143,7 +143,9 @@ def make_metrics() -> list[dict]:
 def make_profile() -> list[dict]:
     rows = [{"phase": "pretraining", "seconds": 32.0, "tokens": 1_250_000} for _ in range(2)]
     rows += [{"phase": "sft", "seconds": 1.2, "tokens": 48_000}, {"phase": "reward_model", "seconds": 37.4}]
-    return [*rows, {"phase": "ppo", "seconds": 24.1, "tokens": 310_000}, {"phase": "ppo_ptx", "seconds": 4312.0}]
+    parts = {"generate": 9.64, "update": 12.05, "<script>": 0.1}
+    ppo = {"phase": "ppo", "seconds": 24.1, "tokens": 310_000, "parts": parts, "padding": 0.125}
+    return [*rows, ppo, {"phase": "ppo_ptx", "seconds": 4312.0}]
 
 
 def write_run(folder: Path, results: dict, metrics: Sequence[dict] = (), profile: Sequence[dict] = ()) -> Path:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from instructrl.objectives.kl_control import adaptive_kl_coef
-from instructrl.objectives.language_modeling import negative_log_likelihood, pretraining_term
 from instructrl.objectives.reward_modeling import comparison_loss
 from instructrl.objectives.rewards import penalize_unfinished
 
@@ -35,36 +34,6 @@ def brute_force(scores: list[list[float]], pairs: list[set[tuple[int, int]]]) ->
         if wanted
     ]
     return sum(means) / len(means)
-
-
-@pytest.mark.parametrize("count", [4, torch.tensor(4)])
-def test_negative_log_likelihood_by_hand(count):
-    # Powers of two: 1 + 2 + 16 + 32 = 51 names exactly which tokens were counted.
-    assert float(negative_log_likelihood(LOGPROBS, MASK, count)) == 51 / 4
-
-
-def test_the_denominator_is_the_one_passed_in():
-    parts = [negative_log_likelihood(LOGPROBS[i : i + 1], MASK[i : i + 1], 4) for i in range(2)]
-    assert float(sum(parts)) == 51 / 4
-
-
-@pytest.mark.parametrize("count", [0, torch.tensor(0)])
-def test_nothing_counted_is_zero_loss_and_zero_gradient(count):
-    logprobs = torch.full((2, 3), float("nan"), requires_grad=True)
-    loss = negative_log_likelihood(logprobs, torch.zeros(2, 3, dtype=torch.bool), count)
-    loss.backward()
-    assert float(loss.detach()) == 0
-    assert logprobs.grad is not None
-    assert float(logprobs.grad.abs().sum()) == 0
-
-
-def test_pretraining_term_is_the_coefficient_times_the_likelihood():
-    logprobs = LOGPROBS.clone().requires_grad_()
-    term = pretraining_term(logprobs, MASK, 4, 27.5)
-    term.backward()
-    assert float(term.detach()) == 27.5 * 51 / 4
-    assert logprobs.grad is not None
-    assert torch.equal(logprobs.grad, -27.5 / 4 * MASK.float())
 
 
 def test_comparison_loss_has_the_golden_value_and_gradient():

@@ -178,6 +178,10 @@ def ppo_loss(
     return loss, policy / divisor, value / divisor, metrics
 
 
+def linear_nll_loss(hidden, weight, tokens, mask, bias=None, num_tokens=None, max_workspace_bytes=None):
+    return -linear_token_logprobs(hidden, weight, tokens, bias, 1.0, mask).sum() / _divisor(mask, num_tokens)
+
+
 def linear_ppo_loss(
     hidden, weight, tokens, *args, mask=None, bias=None, temperature=1.0, max_workspace_bytes=None, **rest
 ):

@@ -85,6 +85,7 @@ def private_arguments(name, device):
             2**20,
             [True, True, False],
         ),
+        "linear_nll_loss": (*linear, count, 2**20, [True, True, False]),
         "linear_ppo_loss": (
             *linear[:4],
             *x[:5],

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from instructrl import ops
-from instructrl.ops import advantages, dispatch, logprobs, ppo, ranking
+from instructrl.ops import advantages, dispatch, likelihood, logprobs, ppo, ranking
 from instructrl.ops.cases import CASES
 
 D = torch.float64
@@ -30,6 +30,7 @@ GRADCHECKED = [
     ("logprobs.token_logprobs_and_entropy", "temperature"),
     ("logprobs.linear_token_logprobs", "bias and temperature"),
     ("logprobs.linear_token_logprobs_and_entropy", "bias and temperature"),
+    ("likelihood.linear_nll_loss", "bias and temperature"),
     ("ppo.clipped_policy_loss", "denominator"),
     ("ppo.clipped_value_loss", "denominator"),
     ("ppo.ppo_loss", "(4, 5)"),
@@ -61,7 +62,14 @@ def test_gradcheck(op, name):
 
 
 OPS = sorted(dispatch.OPS)
-COMPILED = {"advantages": "gaps", "ppo": "reference", "sampling": "9x2", "logprobs": "masked", "ranking": "cycles"}
+COMPILED = {
+    "advantages": "gaps",
+    "likelihood": "masked",
+    "logprobs": "masked",
+    "ppo": "reference",
+    "ranking": "cycles",
+    "sampling": "9x2",
+}
 
 
 def compiled_case(op):
@@ -159,6 +167,19 @@ def test_no_counted_token_gives_zero_loss_and_zero_gradient(op):
     for gradient in gradients:
         assert torch.equal(gradient, torch.zeros_like(gradient))
     assert all(float(x) == 0 for x in public(op)(**arguments).metrics.values())
+
+
+def test_the_likelihood_of_nothing_is_zero_with_zero_gradient():
+    found = case("likelihood.linear_nll_loss", "all masked")
+    for value in run_with_gradients(likelihood.linear_nll_loss, found.make(torch.float32), found.gradients):
+        assert torch.equal(value, torch.zeros_like(value))
+
+
+@pytest.mark.parametrize("count", [7, torch.tensor(7), torch.tensor(2.5)])
+def test_the_likelihood_is_divided_by_the_count_passed_in(count):
+    arguments = case("likelihood.linear_nll_loss", "masked").make(D)
+    whole = likelihood.linear_nll_loss(**arguments) * arguments["mask"].sum()
+    torch.testing.assert_close(likelihood.linear_nll_loss(**arguments, num_tokens=count) * count, whole)
 
 
 @pytest.mark.parametrize("inplace", [False, True])

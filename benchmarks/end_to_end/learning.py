@@ -1,0 +1,62 @@
+"""Whether both trainers learn the same: a small task, the same number of iterations, the score at the end.
+
+    python benchmarks/end_to_end/learning.py --peer PYTHON_WITH_TRL_1.12 [--iterations 40] [--seeds 3] [--out FILE.json]
+
+A network of 2 layers learns to please a reward model that was drawn at random; seeds differ in what is sampled.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import task as given
+from compare import HERE, Worker
+
+TASK = given.Task(
+    layers=2,
+    width=64,
+    vocabulary=200,
+    prompt_tokens=8,
+    response_tokens=16,
+    learning_rate=3e-4,
+    score_scale=1.0,
+)
+LAST = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peer", required=True, help="python of an environment with trl 1.12")
+    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+    scripts = {"ours": [sys.executable, str(HERE / "our_ppo.py")], "trl": [arguments.peer, str(HERE / "trl_ppo.py")]}
+    results: dict[str, list[list[dict]]] = {name: [] for name in scripts}
+    with tempfile.TemporaryDirectory() as folder:
+        given.write(TASK, Path(folder))
+        for seed in range(arguments.seeds):
+            for name, command in scripts.items():
+                worker = Worker([*command, folder, str(seed)])
+                results[name].append([worker.turn() for _ in range(arguments.iterations)])
+                worker.end()
+    for name, runs in results.items():
+        first = [run[0]["score"] for run in runs]
+        last = [statistics.mean(row["score"] for row in run[-LAST:]) for run in runs]
+        kl = [statistics.mean(row["kl"] for row in run[-LAST:]) for run in runs]
+        spread = statistics.stdev(last) if len(last) > 1 else 0.0
+        print(
+            f"{name:<5} score {statistics.mean(first):+.2f} at the start, {statistics.mean(last):+.2f} +- {spread:.2f}"
+            f" over the last {LAST} iterations (mean and deviation over seeds), kl {statistics.mean(kl):.2f}"
+        )
+    if arguments.out:
+        arguments.out.write_text(json.dumps(results) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

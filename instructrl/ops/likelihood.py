@@ -1,0 +1,70 @@
+"""Negative log-likelihood straight from hidden states: SFT, pretraining, and the pretraining mix of PPO-ptx."""
+
+import torch
+from torch import Tensor
+
+from instructrl.ops import checks, dispatch, linear
+from instructrl.ops.linear import HeadGradients, LinearHead, attach_gradients
+from instructrl.ops.logprobs import hide_invalid, readable_tokens, rows_backward, rows_forward
+from instructrl.ops.ppo_terms import denominator
+
+
+def _reference_linear_nll_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: Tensor,
+    mask: Tensor,
+    num_tokens: int | Tensor | None,
+    workspace: int,
+) -> Tensor:
+    with torch.no_grad(), linear.full_precision(hidden.device):
+        flat_mask, dtype = mask.reshape(-1), checks.accumulation_dtype(hidden, weight)
+        count = denominator(num_tokens, flat_mask, dtype)
+        rows = hidden.detach().reshape(-1, hidden.shape[-1])
+        head = LinearHead(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype), 1.0)
+        wanted = (hidden.requires_grad, weight.requires_grad, bias is not None and bias.requires_grad)
+        total, loss_sum = HeadGradients(head, rows, wanted), torch.zeros((), dtype=dtype, device=hidden.device)
+        safe, in_range = readable_tokens(tokens.reshape(-1), flat_mask, weight.shape[0])
+        by_logprob = -flat_mask.to(dtype)
+        for part in linear.chunks(rows.shape[0], weight.shape[0], dtype, workspace):
+            chunk = torch.where(flat_mask[part].unsqueeze(-1), rows[part].to(dtype), 0.0)
+            logits = head.logits(chunk)
+            logprobs = hide_invalid(rows_forward(logits, safe[part], False)[0], flat_mask[part], in_range[part])
+            loss_sum = loss_sum - logprobs.sum()
+            if total.any_wanted:
+                total.add(part, chunk, rows_backward(logits, safe[part], by_logprob[part], None))
+    found = zip((hidden, weight, bias), (total.hidden, total.weight, total.bias), strict=True)
+    gradients = [(x, (gradient / count).view(x.shape)) for x, gradient in found if x is not None and gradient is not None]
+    return attach_gradients(loss_sum / count, gradients)
+
+
+LINEAR_NLL_LOSS = dispatch.declare("likelihood.linear_nll_loss", _reference_linear_nll_loss)
+
+
+def linear_nll_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    *,
+    bias: Tensor | None = None,
+    num_tokens: int | Tensor | None = None,
+    max_workspace_bytes: int | None = None,
+) -> Tensor:
+    """`-sum(linear_token_logprobs(hidden, weight, tokens) over counted tokens) / num_tokens`, in token chunks.
+
+    Gradients are made in the forward, so the logits are made once: three matrix products in place of four.
+
+    hidden: [..., D] floating. weight: [V, D] floating, the language-model head. bias: [V] or None.
+    tokens: [...] int64 or int32. mask: [...] bool, True where a token counts; elsewhere nothing is read.
+    num_tokens, max_workspace_bytes: as in `ppo.linear_ppo_loss`.
+    Returns: 0-dim float32 (float64 for float64 inputs), nats per token, with gradients for hidden, weight and bias.
+    Raises: ValueError for other shapes, dtypes, devices or values.
+    """
+    linear.check_head(hidden, weight, bias)
+    tokens = linear.check_tokens("hidden", hidden, tokens, 1.0, mask, weight.shape[0])
+    checks.mask_like("mask", mask, "tokens", tuple(tokens.shape), tokens.device)
+    checks.num_tokens(num_tokens, hidden.device)
+    workspace = linear.workspace_bytes(max_workspace_bytes, weight, linear.CPU_LOSS_WORKSPACE_BYTES)
+    return dispatch.run(LINEAR_NLL_LOSS, hidden, weight, bias, tokens, mask, num_tokens, workspace)
