@@ -35,7 +35,7 @@ def _reference_linear_nll_loss(
             if total.any_wanted:
                 total.add(part, chunk, rows_backward(logits, safe[part], by_logprob[part], None))
     found = zip((hidden, weight, bias), (total.hidden, total.weight, total.bias), strict=True)
-    gradients = [(x, (gradient / count).view(x.shape)) for x, gradient in found if x is not None and gradient is not None]
+    gradients = [(x, (by / count).view(x.shape)) for x, by in found if x is not None and by is not None]
     return attach_gradients(loss_sum / count, gradients)
 
 
