@@ -20,7 +20,7 @@ help:
 	@echo "make test           all tests"
 	@echo "make smoke          the miniature cut down to two minutes"
 	@echo "make lint           ruff and pyright"
-	@echo "make bench          speed of the ops"
+	@echo "make bench          the ops beside PyTorch and installed peers, into benchmarks/results/<machine>"
 	@echo "make ahead-of-time  what the CUDA and Triton kernels compile to; needs nvcc, no GPU"
 	@echo "make gpu-check      on a machine with an NVIDIA GPU: build, tests, compute-sanitizer, benchmarks"
 
@@ -50,7 +50,7 @@ lint: $(TOOLS)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(TOOLS)
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python benchmarks/bench.py
 
 ahead-of-time: $(TOOLS)
 	$(BIN)/python benchmarks/ahead_of_time.py --write

@@ -1,0 +1,70 @@
+"""What PPO-ptx at the paper's sizes costs on H100 and H200 machines, by arithmetic alone.
+
+    python benchmarks/arithmetic.py
+
+Nothing here is measured. Assumed: `LENGTH` tokens of prompt and of response, 2 FLOPs a weight and token forward and 4
+backward, `SHARE` of peak in passes over whole sequences, decoding that reads all weights once a token of a batch of
+`ROWS` rows a rank; a 6B reward model and value function as in the paper; Adam in float32 with a master copy (16 bytes a
+trained weight), 4 bytes for the average, 2 for each network that only reads.
+"""
+
+from dataclasses import dataclass
+
+LENGTH, SHARE, ROWS = 256, 0.4, 64
+BLOCK, BLOCKS = 2048, 8
+SCORER = 6e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    name: str
+    flops_per_s: float
+    bytes_per_s: float
+    memory_bytes: float
+
+
+DEVICES = (
+    Device(name="H100 80 GB", flops_per_s=989e12, bytes_per_s=3.35e12, memory_bytes=80e9),
+    Device(name="H200 141 GB", flops_per_s=989e12, bytes_per_s=4.8e12, memory_bytes=141e9),
+)
+POLICIES = {"1.3B": (1.3e9, 8), "6B": (6e9, 16), "175B": (175e9, 256)}
+"""Weights, and the ranks that are looked at."""
+
+
+def seconds_per_episode(weights: float, ranks: int, device: Device) -> dict[str, float]:
+    """Of one episode on all ranks together, by part."""
+    rate = SHARE * device.flops_per_s * ranks
+    tokens = 2 * LENGTH
+    # Every decoding step of a rank's rows reads the weights (gathered, in bf16) once.
+    step = max(2 * weights / device.bytes_per_s, 2 * weights * ROWS / (SHARE * device.flops_per_s))
+    return {
+        "generate": LENGTH * step / (ROWS * ranks),
+        "score": 2 * tokens * (2 * weights + 2 * SCORER) / rate,
+        "update": 6 * tokens * (weights + SCORER) / rate,
+        "pretraining": 6 * BLOCK * BLOCKS * weights / rate,
+    }
+
+
+def bytes_per_rank(weights: float, ranks: int) -> float:
+    """Under FSDP: policy and value function with their optimisers, the average, reference and reward model."""
+    trained, reading = weights + SCORER, weights + SCORER
+    return (16 * trained + 4 * weights + 2 * reading) / ranks
+
+
+def main() -> None:
+    parts = ("generate", "score", "update", "pretraining")
+    print("| policy | machine | ranks | GB a rank | " + " | ".join(parts) + " | episodes/s, PPO | PPO-ptx |")
+    print("| --- " * (6 + len(parts)) + "|")
+    for name, (weights, ranks) in POLICIES.items():
+        for device in DEVICES:
+            found = seconds_per_episode(weights, ranks, device)
+            total = sum(found.values())
+            shares = " | ".join(f"{100 * found[part] / total:.0f}%" for part in parts)
+            memory = bytes_per_rank(weights, ranks) / 1e9
+            fits = "" if memory * 1e9 < device.memory_bytes else " (does not fit)"
+            rates = f"{1 / (total - found['pretraining']):.2g} | {1 / total:.2g}"
+            print(f"| {name} | {device.name} | {ranks} | {memory:.0f}{fits} | {shares} | {rates} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""Every op on every backend that can run it here, beside eager PyTorch, torch.compile of it, and peers.
+
+    python benchmarks/bench.py [--out FOLDER] [--rounds 7] [--only NAME]
+
+The rows are the large cases of the op table, forward and backward. A provider is timed only after its results were
+found as near to float64 as eager float32's are. A round runs each provider in turn, after a call of its own that is not
+timed; figures are medians over rounds with the middle half of the rounds in brackets, ratios are medians of the rounds'
+own. Bytes are those of the inputs and of the gradients, and their share is of the rate at which this run copied memory.
+Peak memory is that of a process of its own, over that of one that only makes the inputs. On a GPU wall time is given,
+and device time from events around the calls.
+
+Writes FOLDER/<machine>/<date>.json, a table beside it as Markdown, and a plot of the ratios.
+"""
+
+import argparse
+import datetime
+import importlib
+import json
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from peers import PEERS
+from torch import Tensor
+
+from instructrl import kernels, ops
+from instructrl.ops.cases import CASES, Case
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ROWS = {f"{case.op} {case.name}": case for case in CASES if case.large}
+Provider = Callable[[], list[Tensor]]
+
+
+def public(case: Case) -> Callable[..., Any]:
+    family, function = case.op.split(".")
+    return getattr(importlib.import_module(f"instructrl.ops.{family}"), function)
+
+
+def inputs(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    made = case.make(torch.float32)
+    for name, x in made.items():
+        if isinstance(x, Tensor):
+            made[name] = x.to(DEVICE, dtype if x.is_floating_point() else x.dtype)
+    return made | {name: made[name].requires_grad_() for name in case.gradients}
+
+
+def with_gradients(case: Case, arguments: dict[str, Any], output: object) -> list[Tensor]:
+    """The tensors of an output, and the gradients of the sum of those that have one."""
+    tensors = [x for x in ([output] if isinstance(output, Tensor) else output) if isinstance(x, Tensor)]  # pyright: ignore
+    differentiable = [x.sum() for x in tensors if x.requires_grad]
+    if differentiable:
+        total = sum(differentiable[1:], differentiable[0])
+        tensors += torch.autograd.grad(total, [arguments[name] for name in case.gradients])
+    return [x.detach() for x in tensors]
+
+
+def on(backend: str, function: Callable[..., Any], case: Case, arguments: dict[str, Any]) -> Provider:
+    def run() -> list[Tensor]:
+        with ops.use_backend(backend):
+            return with_gradients(case, arguments, function(**arguments))
+
+    return run
+
+
+def providers(case: Case, arguments: dict[str, Any]) -> dict[str, Provider]:
+    """By name; "eager" is the reference."""
+    usable = [row.backend for row in ops.usability() if row.usable and row.op == case.op]
+    found = {
+        "eager" if backend == kernels.REFERENCE else backend: on(backend, public(case), case, arguments)
+        for backend in usable
+    }
+    found["compile"] = on(kernels.REFERENCE, torch.compile(public(case)), case, arguments)
+    for name, peer in PEERS.get(case.op, {}).items():
+        if all(arguments["mask"].flatten().tolist()) if "mask" in arguments else True:
+            found[name] = lambda peer=peer: with_gradients(case, arguments, peer(arguments))
+    return found
+
+
+def checked(case: Case, found: dict[str, Provider]) -> dict[str, Provider]:
+    """Those that are here and compute the same; says why another one is left out."""
+    truth = on(kernels.REFERENCE, public(case), case, inputs(case, torch.float64))()
+    plain, kept = found["eager"](), {}
+    for name, provider in found.items():
+        try:
+            results = provider()
+        except ImportError:
+            continue
+        pairs = zip(results, plain, truth, strict=False)
+        sampled = not truth[0].is_floating_point()
+        errors = [(float((a - c).abs().max()), float((b - c).abs().max()), float(c.abs().max())) for a, b, c in pairs]
+        if sampled or all(error <= 2 * near + torch.finfo(torch.float32).eps * top for error, near, top in errors):
+            kept[name] = provider
+        else:
+            print(f"  {name} is left out: its results are further from float64 than eager PyTorch's: {errors}")
+    return kept
+
+
+def seconds(provider: Provider, calls: int) -> tuple[float, float]:
+    """Wall and device seconds of a call; on the CPU they are the same."""
+    if DEVICE.type == "cpu":
+        start = time.perf_counter()
+        for _ in range(calls):
+            provider()
+        wall = (time.perf_counter() - start) / calls
+        return wall, wall
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    first.record()
+    for _ in range(calls):
+        provider()
+    last.record()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls, first.elapsed_time(last) / 1e3 / calls
+
+
+def measure(found: dict[str, Provider], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall and device seconds by provider, a pair a round."""
+    calls = {}
+    for name, provider in found.items():
+        provider()
+        calls[name] = max(1, min(200, int(0.02 / max(seconds(provider, 1)[0], 1e-9))))
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
+    for _ in range(rounds):
+        for name, provider in found.items():
+            provider()
+            times[name].append(seconds(provider, calls[name]))
+    return times
+
+
+def copy_bytes_per_s(rounds: int) -> float:
+    """Read and write counted, of 256 MiB to memory that is there."""
+    source = torch.ones(2**26, device=DEVICE)
+    target = torch.zeros_like(source)
+
+    def copy() -> list[Tensor]:
+        return [target.copy_(source)]
+
+    return 2 * source.nbytes / statistics.median(seconds(copy, 3)[1] for _ in range(rounds))
+
+
+def peak_bytes(row: str, provider: str) -> int:
+    """Of one provider in a process of its own; of no provider: of the inputs alone."""
+    command = [sys.executable, __file__, "--peak", row, provider]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
+
+
+def print_peak(row: str, provider: str) -> None:
+    case = ROWS[row]
+    arguments = inputs(case)
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    if provider:
+        providers(case, arguments)[provider]()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    resident = 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    print(torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else resident)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: a line for each op, shape and provider."""
+    lines = [
+        "| op | provider | ms | device ms | times as fast as eager | as compile | of copy rate | extra memory |",
+        "| --- " * 8 + "|",
+    ]
+    for row in results:
+        name = row["row"]
+        for provider, x in row["providers"].items():
+            low, wall, high = (f"{1e3 * value:.3g}" for value in x["wall_seconds"])
+            device = "" if DEVICE.type == "cpu" else f"{1e3 * x['device_seconds'][1]:.3g}"
+            ratios = " | ".join(f"{x['times_as_fast'].get(other, 1.0):.2f}" for other in ("eager", "compile"))
+            share, extra = f"{100 * x['share_of_copy']:.0f}%", f"{x['extra_bytes'] / 1e6:.0f} MB"
+            lines.append(f"| {name} | {provider} | {wall} [{low}, {high}] | {device} | {ratios} | {share} | {extra} |")
+            name = ""
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """How many times as fast as eager PyTorch, on a log axis."""
+    figure = Figure(figsize=(9, 0.5 + 0.4 * len(results)), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(name for row in results for name in row["providers"] if name != "eager"))
+    for name in names:
+        found = [(y, row["providers"][name]["times_as_fast"]["eager"]) for y, row in enumerate(results)
+                 if name in row["providers"]]  # fmt: skip
+        axes.plot([x for _, x in found], [y for y, _ in found], "o", label=name)
+    axes.axvline(1.0, color="grey", linewidth=0.8)
+    axes.set(xscale="log", xlabel="times as fast as eager PyTorch", yticks=range(len(results)))
+    axes.set_yticklabels([row["row"] for row in results], fontsize=7)
+    axes.invert_yaxis()
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def machine() -> str:
+    """A folder's name for this machine."""
+    name = (
+        torch.cuda.get_device_name()
+        if DEVICE.type == "cuda"
+        else f"{platform.machine()} {torch.get_num_threads()} threads"
+    )
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def run_row(row: str, rounds: int, copy_rate: float) -> dict[str, Any]:
+    """Check and time one row."""
+    case = ROWS[row]
+    arguments = inputs(case)
+    times = measure(checked(case, providers(case, arguments)), rounds)
+    alone, num_bytes = peak_bytes(row, ""), case.bytes_moved(arguments)
+    found = {}
+    for name, pairs in times.items():
+        wall, device = (statistics.quantiles(column, n=4) for column in zip(*pairs, strict=True))
+        ratios = {
+            other: statistics.median(b[1] / a[1] for a, b in zip(pairs, times[other], strict=True))
+            for other in times if other != name
+        }  # fmt: skip
+        found[name] = {
+            "wall_seconds": wall,
+            "device_seconds": device,
+            "times_as_fast": ratios | {name: 1.0},
+            "share_of_copy": num_bytes / device[1] / copy_rate,
+            "extra_bytes": peak_bytes(row, name) - alone,
+        }
+    torch.compiler.reset()
+    return {"row": row, "bytes": num_bytes, "providers": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        print_peak(*arguments.peak)
+        return
+    copy_rate = copy_bytes_per_s(arguments.rounds)
+    print(f"{machine()}, torch {torch.__version__}, copies {copy_rate / 1e9:.1f} GB/s")
+    results = []
+    for row in ROWS:
+        if arguments.only in row:
+            results.append(run_row(row, arguments.rounds, copy_rate))
+            print(table(results[-1:]).split("\n", 2)[2], end="", flush=True)
+    folder = arguments.out / machine()
+    folder.mkdir(parents=True, exist_ok=True)
+    today = datetime.date.today().isoformat()
+    head = {"torch": torch.__version__, "native": kernels.about("native"), "copy_bytes_per_s": copy_rate}
+    (folder / f"{today}.json").write_text(json.dumps({**head, "rows": results}) + "\n", encoding="utf-8")
+    (folder / f"{today}.md").write_text(table(results), encoding="utf-8")
+    plot(results, folder / f"{today}.svg")
+
+
+if __name__ == "__main__":
+    main()
