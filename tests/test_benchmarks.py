@@ -1,7 +1,6 @@
 """The benchmarks' own arithmetic, and that the harness runs."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from instructrl.data.encoding import Encoder, Limits
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.policy import Policy
+from instructrl.ops.cases import CASES
 from instructrl.rollout.generate import Sampling, sample_rollout
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
@@ -55,15 +55,35 @@ def test_the_slope_is_that_of_the_larger_half(benchmarks):
     assert scaling.slope(sizes, [5.0, 5.0, 5.0, *(3e-6 * n**2 for n in sizes[3:])]) == pytest.approx(2.0)
 
 
-def test_the_harness_writes_a_table_and_a_plot(tmp_path):
-    command = [sys.executable, str(FOLDER / "bench.py"), "--only", "masked_whiten", "--rounds", "2", "--out", tmp_path]
-    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+def test_the_harness_checks_times_and_writes(benchmarks, tmp_path, monkeypatch):
+    import bench
+
+    rows = {f"{case.op} {case.name}": case for case in CASES if (case.op, case.name) == ("ppo.ppo_loss", "(4, 5)")}
+    monkeypatch.setattr(bench, "ROWS", rows)
+    # Each of these takes a process or a compiler, half a minute a row.
+    monkeypatch.setattr(bench, "peak_bytes", lambda row, provider: 10_000_000 if provider else 0)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--rounds", "2", "--out", str(tmp_path)])
+    bench.main()
     found = {path.suffix: path for path in tmp_path.glob("*/*")}
     assert set(found) == {".json", ".md", ".svg"}
-    rows = json.loads(found[".json"].read_text())["rows"]
-    assert rows
-    for row in rows:
-        assert {"eager", "compile"} <= set(row["providers"])
-        for provider in row["providers"].values():
-            assert min(provider["wall_seconds"]) > 0
-    assert found[".md"].read_text().count("\n") == 2 + sum(len(row["providers"]) for row in rows)
+    (row,) = json.loads(found[".json"].read_text())["rows"]
+    assert {"eager", "compile"} <= set(row["providers"])
+    for name, provider in row["providers"].items():
+        assert min(provider["wall_seconds"]) > 0
+        assert provider["times_as_fast"][name] == 1.0
+    assert found[".md"].read_text().count("\n") == 2 + len(row["providers"])
+
+
+def test_a_provider_that_computes_something_else_is_left_out(benchmarks, capsys):
+    import bench
+
+    case = next(case for case in CASES if (case.op, case.name) == ("ppo.ppo_loss", "(4, 5)"))
+    right = bench.on("reference", bench.public(case), case, bench.inputs(case))
+
+    def missing():
+        raise ImportError
+
+    found = {"eager": right, "wrong": lambda: [1.001 * x for x in right()], "missing": missing}
+    assert list(bench.checked(case, found)) == ["eager"]
+    assert "wrong is left out" in capsys.readouterr().out
