@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from instructrl import profiling
 from instructrl.models.policy import Policy
@@ -70,32 +69,20 @@ def make_experience(
         values = in_batches(value_function, sequences, size)
     with profiling.phase("score"):
         scores = in_batches(reward_model, sequences, size)
-    with profiling.phase("advantages"):
-        return _estimate(rollout, logprobs, ref_logprobs, values, scores, kl_coef, estimation)
-
-
-def _estimate(
-    rollout: Rollout,
-    logprobs: Tensor,
-    ref_logprobs: Tensor,
-    values: Tensor,
-    scores: Tensor,
-    kl_coef: float,
-    estimation: Estimation,
-) -> tuple[Experience, RolloutStatistics]:
-    sequences = rollout.sequences
     shaped = penalize_unfinished(scores, rollout.finished, estimation.missing_eos_score)
     mask = sequences.response_mask
-    estimate = ppo_advantages(
-        logprobs, ref_logprobs, values, shaped, mask, kl_coef=kl_coef, gamma=estimation.gamma, lam=estimation.lam
-    )
+    with profiling.phase("advantages"):
+        estimate = ppo_advantages(
+            logprobs, ref_logprobs, values, shaped, mask, kl_coef=kl_coef, gamma=estimation.gamma, lam=estimation.lam
+        )
+        advantages = masked_whiten(estimate.advantages, mask, stats=estimate.stats)
     experience = Experience(
         sequences=sequences,
         scores=shaped,
         logprobs=logprobs,
         ref_logprobs=ref_logprobs,
         values=values,
-        advantages=masked_whiten(estimate.advantages, mask, stats=estimate.stats),
+        advantages=advantages,
         returns=estimate.returns,
     )
     kl = (logprobs - ref_logprobs).masked_fill(~mask, 0.0).sum(dim=1)
