@@ -363,7 +363,7 @@ def _parts(profile: Sequence[Record]) -> TableView:
             lines.append((Cell(main=name), *(Cell(main=text) for text in (label(str(part)), duration(spent), share))))
             name = ""
         if (padding := finite(row.get("padding"))) is not None:
-            lines.append((Cell(main=""), Cell(main="padding"), Cell(main=""), Cell(main=percent(padding, 0))))
+            lines.append((Cell(main=""), Cell(main="Padding"), Cell(main=""), Cell(main=percent(padding, 0))))
     headings = (("Phase", ""), ("Part", ""), ("Time", ""), ("Share", ""))
     return TableView(title="Inside a phase", headings=headings, rows=tuple(lines), wide=False)
 
