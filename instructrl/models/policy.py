@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -45,13 +46,19 @@ class Policy(nn.Module):
 
     def head_inputs(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the `linear_*` operations take: states [B, T, D] of the response tokens, weight [V, D], bias [V]."""
-        return response_states(self.lm, sequences), *self.output_embedding()
+        return _as_multiplied(response_states(self.lm, sequences)), *self.output_embedding()
 
     def output_embedding(self) -> tuple[Tensor, Tensor | None]:
-        """Weight [V, D] and bias [V] of the projection to logits."""
+        """Weight [V, D] and bias [V] of the projection to logits, in the dtype of autocast where that is on."""
         head = self.lm.get_output_embeddings()
         assert isinstance(head, nn.Linear)  # checked when the policy was made
-        return head.weight, head.bias
+        return _as_multiplied(head.weight), None if head.bias is None else _as_multiplied(head.bias)
+
+
+def _as_multiplied(x: Tensor) -> Tensor:
+    """What autocast does to the factors of a product, for products that it does not see."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def gpt2_policy(*, vocabulary: int, context: int, layers: int, width: int, heads: int, end_of_text: int) -> Policy:

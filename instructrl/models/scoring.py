@@ -32,7 +32,8 @@ class _ScalarHead(nn.Module):
     def _project(self, hidden: Tensor) -> Tensor:
         head = self.network.score
         assert isinstance(head, nn.Linear)  # checked when the network was made
-        return head(hidden).squeeze(-1).float() + self.bias
+        with torch.autocast(hidden.device.type, enabled=False):  # a score in bfloat16 would have two decimals
+            return head(hidden.to(head.weight.dtype)).squeeze(-1).float() + self.bias
 
     @classmethod
     def load(cls, path: str | Path):

@@ -62,9 +62,8 @@ def generate(
         ended = tokens == end_of_text
         finished[rows[ended]] = True
         if ended.any():
-            left = (~ended).nonzero().squeeze(1)
+            left = decoder.drop(ended)
             rows, tokens = rows[left], tokens[left]
-            decoder.keep(left)
         if len(rows) == 0 or position + 1 == limit:
             break
         decoder.append(tokens)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from instructrl import profiling
+from instructrl.models.passes import PassConfig
 from instructrl.rollout.randomness import keyed_generator
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.optimization import Update
@@ -18,13 +19,21 @@ class Trainer(ABC):
     The state is `step`, the networks, the optimisers, and what `extra_state` names. Everything random is keyed by
     the seed and the step, so there is no generator to save: a trainer at step n does the same whatever came before.
 
-    phase: the name in `metrics.jsonl`. unit: what the progress rate counts.
+    phase: the name in `metrics.jsonl`. unit: what the progress rate counts. passes: how the networks are run.
     """
 
     unit = "tokens"
 
-    def __init__(self, phase: str, num_steps: int, modules: Mapping[str, nn.Module], updates: Mapping[str, Update]):
+    def __init__(
+        self,
+        phase: str,
+        num_steps: int,
+        modules: Mapping[str, nn.Module],
+        updates: Mapping[str, Update],
+        passes: PassConfig,
+    ) -> None:
         self.phase = phase
+        self._passes = passes
         self.num_steps = num_steps
         self.step = 0
         self._modules = dict(modules)
@@ -47,7 +56,7 @@ class Trainer(ABC):
         end = self.num_steps if until is None else min(until, self.num_steps)
         with log.phase(self.phase, end - self.step, self.unit) as progress:
             while self.step < end:
-                with profiling.collect() as profile:
+                with profiling.collect() as profile, self._passes.applied(self._modules.values()):
                     metrics, units = self.train_step()
                 log.metrics(self.phase, self.step, metrics)
                 self.step += 1

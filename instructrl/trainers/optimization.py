@@ -70,8 +70,9 @@ class Update:
 
     def step(self) -> float:
         """Apply the accumulated gradient and clear it. Returns its norm before clipping."""
-        limit = self._max_grad_norm if self._max_grad_norm is not None else float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self._max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self._max_grad_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from instructrl import profiling
 from instructrl.data.encoding import Encoder, blocks_as_sequences
+from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.objectives.kl_control import adaptive_kl_coef
@@ -41,6 +42,8 @@ class PPOConfig:
     num_epochs: int = 1
     # episodes in one forward pass; changes memory, not the result
     microbatch: int = 64
+    # precision and memory of the forward passes
+    passes: PassConfig = PassConfig()
     # of the policy; constant after the warm-up
     policy_adam: AdamConfig = AdamConfig(lr=8.05e-6)
     # of the value function, a network of its own
@@ -168,7 +171,7 @@ class PPOTrainer(Trainer):
         self.value_update = Update(self.value_function, config.value_adam).warmup(config.warmup_iterations)
         modules = {"policy": policy, "value_function": self.value_function, "average": self.average}
         updates = {"policy": self.policy_update, "value_function": self.value_update}
-        super().__init__(phase, config.num_iterations, modules, updates)
+        super().__init__(phase, config.num_iterations, modules, updates, config.passes)
 
     def train_step(self) -> tuple[dict[str, float], float]:
         """One iteration: a rollout batch and its minibatches."""

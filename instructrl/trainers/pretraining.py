@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from instructrl.data.encoding import blocks_as_sequences
+from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient
 from instructrl.trainers.loop import DataOrder, Trainer
@@ -26,6 +27,8 @@ class PretrainingConfig:
     epochs: int = 1
     # blocks in one forward pass; changes memory, not the result
     microbatch: int = 64
+    # precision and memory of the forward passes
+    passes: PassConfig = PassConfig()
 
     def __post_init__(self) -> None:
         require_positive(self, "batch_size", "epochs", "microbatch")
@@ -39,7 +42,7 @@ class PretrainingTrainer(Trainer):
         self.order = DataOrder(len(blocks), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps, warmup_steps=config.warmup_steps)
-        super().__init__("pretraining", num_steps, {"policy": policy}, {"policy": self.update})
+        super().__init__("pretraining", num_steps, {"policy": policy}, {"policy": self.update}, config.passes)
 
     def train_step(self) -> tuple[dict[str, float], float]:
         batch = blocks_as_sequences(self.blocks[self.order.batch(self.step)])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from instructrl.data.encoding import Encoder, preferred_pairs
+from instructrl.models.passes import PassConfig
 from instructrl.models.scoring import RewardModel
 from instructrl.objectives.reward_modeling import comparison_loss
 from instructrl.rollout.scoring import score_texts
@@ -23,7 +24,9 @@ class RewardModelConfig:
     # more than one overfits at once, says the paper
     epochs: int = 1
     # prompts in one forward pass; changes memory, not the result
-    microbatch: int = 16
+    microbatch: int = 8
+    # precision and memory of the forward passes
+    passes: PassConfig = PassConfig()
 
     def __post_init__(self) -> None:
         require_positive(self, "batch_size", "epochs", "microbatch")
@@ -46,7 +49,7 @@ class RewardModelTrainer(Trainer):
         self.order = DataOrder(len(comparisons), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
         self.update = Update(reward_model, config.adam).cosine(num_steps)
-        super().__init__(phase, num_steps, {"reward_model": reward_model}, {"reward_model": self.update})
+        super().__init__(phase, num_steps, {"reward_model": reward_model}, {"reward_model": self.update}, config.passes)
         reward_model.eval()
 
     unit = "comparisons"

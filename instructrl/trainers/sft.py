@@ -8,6 +8,7 @@ from torch import Tensor
 
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.backbone import set_residual_dropout
+from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
 from instructrl.rollout.randomness import keyed_seed
 from instructrl.rollout.scoring import mean_loss
@@ -33,6 +34,8 @@ class SFTConfig:
     pretraining_fraction: float = 0.0
     # examples in one forward pass; changes memory, not the result
     microbatch: int = 32
+    # precision and memory of the forward passes
+    passes: PassConfig = PassConfig()
 
     def __post_init__(self) -> None:
         require_positive(self, "batch_size", "epochs", "microbatch")
@@ -76,7 +79,7 @@ class SFTTrainer(Trainer):
         self.steps_per_epoch = self.order.steps_per_epoch
         num_steps = config.epochs * self.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps)
-        super().__init__(phase, num_steps, {"policy": policy}, {"policy": self.update})
+        super().__init__(phase, num_steps, {"policy": policy}, {"policy": self.update}, config.passes)
         set_residual_dropout(policy.lm, config.residual_dropout)
 
     def train_step(self) -> tuple[dict[str, float], float]:

@@ -1,0 +1,57 @@
+"""How networks are run: precision of their matrix products, and what a forward pass keeps for the backward pass."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassConfig:
+    """Speed and memory of the forward and backward passes."""
+
+    # of the matrix products; bfloat16 is autocast: weights, moments, scores and losses stay float32
+    precision: Literal["float32", "bfloat16"] = "float32"
+    # keep the inputs of each block alone and compute the rest again in the backward pass
+    checkpoint_activations: bool = False
+
+    @contextmanager
+    def applied(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """Inside, these modules are run so, forward and backward.
+
+        Raises ValueError where checkpoints are asked for and transformers marks no block of the network.
+        """
+        modules = list(modules)
+        device = next(parameter.device for module in modules for parameter in module.parameters())
+        low = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with low, _checkpointed(modules) if self.checkpoint_activations else nullcontext():
+            yield
+
+
+@contextmanager
+def _checkpointed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """transformers' own switch needs training mode, in which a network may do more than it should here."""
+    blocks = [
+        block for module in modules for block in module.modules() if isinstance(block, GradientCheckpointingLayer)
+    ]
+    if not blocks:
+        raise ValueError("checkpoint_activations: found a network without marked blocks, accepted is false")
+    for block in blocks:
+        block.forward = partial(_run_block, block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # the class's again
+
+
+def _run_block(forward, *args, **kwargs):
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)

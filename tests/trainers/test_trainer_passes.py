@@ -1,0 +1,56 @@
+"""Every trainer takes its steps with less memory and with less precision."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from probes import quiet_log
+from tiny import comparisons, demonstrations, lively_policy, tiny_encoder, tiny_reward_model, words
+
+from instructrl.models.passes import PassConfig
+from instructrl.trainers.loop import Trainer
+from instructrl.trainers.optimization import AdamConfig
+from instructrl.trainers.ppo import PPOConfig, PPOTrainer
+from instructrl.trainers.reward_model import RewardModelConfig, RewardModelTrainer
+from instructrl.trainers.sft import SFTConfig, SFTTrainer
+
+ENCODER = tiny_encoder()
+PLAIN, SAVING = PassConfig(), PassConfig(checkpoint_activations=True)
+LOW = PassConfig(precision="bfloat16")
+BOTH = PassConfig(precision="bfloat16", checkpoint_activations=True)
+
+
+def trainers(passes: PassConfig) -> Iterator[Trainer]:
+    adam = AdamConfig(lr=1e-3)
+    policy = lively_policy(ENCODER)
+    yield SFTTrainer(
+        policy, demonstrations(8), ENCODER, SFTConfig(adam=adam, batch_size=8, epochs=1, passes=passes), seed=0
+    )
+    policy = lively_policy(ENCODER)
+    config = RewardModelConfig(adam=adam, batch_size=8, passes=passes)
+    yield RewardModelTrainer(tiny_reward_model(policy), comparisons(8), ENCODER, config, seed=0)
+    rng = random.Random(0)
+    config = PPOConfig(
+        num_episodes=8,
+        rollout_batch=8,
+        minibatch=8,
+        policy_adam=adam,
+        value_adam=adam,
+        warmup_iterations=0,
+        passes=passes,
+    )
+    prompts = [words(rng) for _ in range(8)]
+    yield PPOTrainer(policy, tiny_reward_model(policy), prompts, ENCODER, config, seed=0)
+
+
+@pytest.mark.parametrize("passes", [SAVING, LOW, BOTH])
+def test_trainers_take_their_steps_with_either(passes):
+    for plain, other in zip(trainers(PLAIN), trainers(passes), strict=True):
+        for trainer in (plain, other):
+            trainer.run(quiet_log())
+        pairs = list(zip(plain.state_dict()["modules"].items(), other.state_dict()["modules"].items(), strict=True))
+        for (_, first), (_, second) in pairs:
+            assert all(x.dtype == first[name].dtype for name, x in second.items())
+            same = all(torch.equal(first[name], x) for name, x in second.items())
+            assert same == (passes.precision == "float32")
