@@ -13,16 +13,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TOOLS := $(VENV)/.tools
 
-.PHONY: help demo test smoke lint bench ahead-of-time gpu-check clean
+.PHONY: help demo test smoke torture lint bench ahead-of-time gpu-check gpu-targets clean
 
 help:
 	@echo "make demo           the miniature experiment, from nothing to a report: about ten minutes on two cores"
 	@echo "make test           all tests"
 	@echo "make smoke          the miniature cut down to two minutes"
 	@echo "make lint           ruff and pyright"
+	@echo "make torture        a run that is killed sixty times, beside one that is not"
 	@echo "make bench          the ops beside PyTorch and installed peers, into benchmarks/results/<machine>"
 	@echo "make ahead-of-time  what the CUDA and Triton kernels compile to; needs nvcc, no GPU"
 	@echo "make gpu-check      on a machine with an NVIDIA GPU: build, tests, compute-sanitizer, benchmarks"
+	@echo "make gpu-targets    there too: the targets of the GPU ops beside their peers, in eight minutes"
 
 # What the build needs comes first, so that the package can be built against the torch that it will run with.
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
@@ -49,6 +51,9 @@ lint: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+torture: $(TOOLS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py
+
 bench: $(TOOLS)
 	$(BIN)/python benchmarks/bench.py
 
@@ -58,6 +63,9 @@ ahead-of-time: $(TOOLS)
 # With the torch of PYTHON's own environment, which is the one that knows the GPU.
 gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py
+
+gpu-targets:
+	$(PYTHON) benchmarks/gpu_targets.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info instructrl/_C*.so

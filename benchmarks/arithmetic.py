@@ -31,16 +31,26 @@ POLICIES = {"1.3B": (1.3e9, 8), "6B": (6e9, 16), "175B": (175e9, 256)}
 """Weights, and the ranks that are looked at."""
 
 
+def flops_per_episode(policy: float, scorer: float, tokens: int, epochs: int = 1) -> dict[str, float]:
+    """Of one episode of PPO, by part. policy, scorer: weights; policy and reference, value function and reward model
+    are of the same size. tokens: of prompt and response."""
+    return {
+        "generate": 2 * tokens * policy,
+        "score": 2 * tokens * (2 * policy + 2 * scorer),
+        "update": 6 * tokens * (policy + scorer) * epochs,
+    }
+
+
 def seconds_per_episode(weights: float, ranks: int, device: Device) -> dict[str, float]:
     """Of one episode on all ranks together, by part."""
     rate = SHARE * device.flops_per_s * ranks
-    tokens = 2 * LENGTH
+    flops = flops_per_episode(weights, SCORER, 2 * LENGTH)
     # Every decoding step of a rank's rows reads the weights (gathered, in bf16) once.
     step = max(2 * weights / device.bytes_per_s, 2 * weights * ROWS / (SHARE * device.flops_per_s))
     return {
         "generate": LENGTH * step / (ROWS * ranks),
-        "score": 2 * tokens * (2 * weights + 2 * SCORER) / rate,
-        "update": 6 * tokens * (weights + SCORER) / rate,
+        "score": flops["score"] / rate,
+        "update": flops["update"] / rate,
         "pretraining": 6 * BLOCK * BLOCKS * weights / rate,
     }
 

@@ -1,11 +1,16 @@
-"""How the time of the ops grows along each axis.
+"""How the time and the memory of the ops grow along each axis, and how large a shape fits.
 
-    OMP_NUM_THREADS=2 python benchmarks/scaling.py [--out FILE.json] [--rounds 5]
+    OMP_NUM_THREADS=2 python benchmarks/scaling.py [--out FILE.json] [--rounds 3] [--only NAME]
+        [--parts time memory few largest] [--gib 4] [--patience 20]
 
-With --out the table goes beside the file as Markdown, and the times as a plot on log axes.
+With --out the tables go beside the file as Markdown, and times and memory as a plot on log axes.
 
-Forward and backward on the fastest backend that is here. The slope is that of log time over log size, fitted to the
-larger half of the sizes: 1 is linear. Sizes are visited in turn, a round at a time.
+time, memory: forward and backward on the fastest backend that is here. Slopes are those of log time, or log memory,
+over log size, fitted to the larger half of the sizes: 1 is linear. Sizes are visited in turn, a round at a time.
+Memory is the peak of a process of its own over that of one that only makes the inputs.
+few: few rows that are long, beside eager PyTorch, which is timed in turn, and beside many rows.
+largest: the largest size, of those with seven significant bits, whose process, all that is in it counted, stays within
+--gib; it ran, and the next one ran and was over it. No size is run that would take longer than --patience seconds.
 """
 
 import argparse
@@ -13,98 +18,19 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from scaling_memory import NOISE_BYTES, extra_bytes, largest_of
+from scaling_rows import AXES, FEW_ROWS, LARGEST, Axis, FewRows, Step
 
-from instructrl.ops import advantages, likelihood, logprobs, ppo, ranking, sampling
+from instructrl import kernels
 
-Step = Callable[[], object]
-
-
-def draw(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def whole(*shape: int) -> Tensor:
-    return torch.ones(shape, dtype=torch.bool)
-
-
-def tokens(num_rows: int, num_classes: int) -> Tensor:
-    return torch.randint(0, num_classes, (num_rows,), generator=torch.Generator().manual_seed(0))
-
-
-def token_logprobs(num_rows: int, num_classes: int) -> Step:
-    logits, ids = draw(num_rows, num_classes).requires_grad_(), tokens(num_rows, num_classes)
-    return lambda: torch.autograd.grad(logprobs.token_logprobs(logits, ids).sum(), logits)
-
-
-def linear_nll(num_rows: int, width: int, num_classes: int) -> Step:
-    hidden, weight = draw(num_rows, width).requires_grad_(), (0.1 * draw(num_classes, width)).requires_grad_()
-    ids, mask = tokens(num_rows, num_classes), whole(num_rows)
-    return lambda: torch.autograd.grad(likelihood.linear_nll_loss(hidden, weight, ids, mask), (hidden, weight))
-
-
-def ppo_loss(num_tokens: int) -> Step:
-    x = [draw(num_tokens) for _ in range(6)]
-    new, values = x[0].requires_grad_(), x[3].requires_grad_()
-    mask = whole(num_tokens)
-    return lambda: torch.autograd.grad(ppo.ppo_loss(new, x[1], x[2], values, x[4], x[5], mask).loss, (new, values))
-
-
-def ppo_advantages(num_rows: int, length: int) -> Step:
-    x, scores, mask = [draw(num_rows, length) for _ in range(3)], draw(num_rows), whole(num_rows, length)
-    return lambda: advantages.ppo_advantages(*x, scores, mask, kl_coef=0.02)
-
-
-def ranking_loss(num_prompts: int, num_responses: int) -> Step:
-    scores = draw(num_prompts, num_responses).requires_grad_()
-    preferred = draw(num_prompts, num_responses, 1) < draw(num_prompts, 1, num_responses)
-    return lambda: torch.autograd.grad(ranking.pairwise_ranking_loss(scores, preferred).loss_sum.sum(), scores)
-
-
-def sample(num_rows: int, num_classes: int) -> Step:
-    logits, uniforms = draw(num_rows, num_classes), torch.rand(num_rows)
-    return lambda: sampling.sample_tokens(logits, uniforms)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
-    """make: from a size to a step. expected: the slope that the arithmetic says."""
-
-    op: str
-    axis: str
-    sizes: tuple[int, ...]
-    make: Callable[[int], Step]
-    expected: int = 1
-
-
-def powers(first: int, last: int) -> tuple[int, ...]:
-    return tuple(2**i for i in range(first, last + 1))
-
-
-AXES = (
-    Axis(op="token_logprobs", axis="tokens (V = 8192)", sizes=powers(8, 14), make=lambda n: token_logprobs(n, 8192)),
-    Axis(op="token_logprobs", axis="V (512 tokens)", sizes=powers(11, 17), make=lambda v: token_logprobs(512, v)),
-    Axis(op="linear_nll_loss", axis="tokens (D = 128, V = 8192)", sizes=powers(8, 14),
-         make=lambda n: linear_nll(n, 128, 8192)),
-    Axis(op="linear_nll_loss", axis="V (512 tokens, D = 128)", sizes=powers(11, 16),
-         make=lambda v: linear_nll(512, 128, v)),
-    Axis(op="linear_nll_loss", axis="D (512 tokens, V = 8192)", sizes=powers(6, 11),
-         make=lambda d: linear_nll(512, d, 8192)),
-    Axis(op="ppo_loss", axis="tokens", sizes=powers(15, 22), make=ppo_loss),
-    Axis(op="ppo_advantages", axis="T (16 rows)", sizes=powers(11, 17), make=lambda t: ppo_advantages(16, t)),
-    Axis(op="ppo_advantages", axis="rows (T = 256)", sizes=powers(7, 14), make=lambda b: ppo_advantages(b, 256)),
-    Axis(op="pairwise_ranking_loss", axis="prompts (K = 9)", sizes=powers(10, 17), make=lambda p: ranking_loss(p, 9)),
-    Axis(op="pairwise_ranking_loss", axis="K (512 prompts)", sizes=powers(4, 9), expected=2,
-         make=lambda k: ranking_loss(512, k)),
-    Axis(op="sample_tokens", axis="rows (V = 8192)", sizes=powers(7, 13), make=lambda b: sample(b, 8192)),
-    Axis(op="sample_tokens", axis="V (64 rows)", sizes=powers(12, 18), make=lambda v: sample(64, v)),
-)  # fmt: skip
+PARTS = ("time", "memory", "few", "largest")
 
 
 def seconds(step: Step) -> float:
@@ -115,54 +41,174 @@ def seconds(step: Step) -> float:
     return (time.perf_counter() - start) / count
 
 
-def measure(axis: Axis, rounds: int) -> list[float]:
-    """Median seconds of each size."""
-    steps = [axis.make(size) for size in axis.sizes]
+def measure(steps: list[Step], rounds: int) -> list[float]:
+    """Median seconds of each step."""
     for step in steps:
         step()
     times = [[seconds(step) for step in steps] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
-def slope(sizes: tuple[int, ...], times: list[float]) -> float:
-    """Of log time over log size, by least squares over the larger half."""
+def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Of log value over log size, by least squares over the larger half."""
     half = len(sizes) // 2
-    x, y = [math.log(size) for size in sizes[half:]], [math.log(value) for value in times[half:]]
-    return statistics.linear_regression(x, y).slope
+    return fitted(sizes[half:], values[half:])
 
 
-def plot(results: list[dict], path: Path) -> None:
-    """A panel an op, a line an axis."""
-    ops = list(dict.fromkeys(row["op"] for row in results))
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    for panel, op in zip(figure.subplots(2, -(-len(ops) // 2)).flat, ops, strict=False):
-        for row in results:
-            if row["op"] == op:
-                label = f"{row['axis']}: slope {row['slope']:.2f}"
-                panel.loglog(row["sizes"], [1e3 * x for x in row["seconds"]], marker="o", markersize=3, label=label)
-        panel.set(title=op, xlabel="size", ylabel="ms")
-        panel.legend(fontsize=7, frameon=False)
-        panel.grid(alpha=0.3)
-    figure.savefig(path)
+def fitted(sizes: Sequence[int], values: Sequence[float]) -> float:
+    return statistics.linear_regression([math.log(x) for x in sizes], [math.log(y) for y in values]).slope
+
+
+def memory_slope(sizes: Sequence[int], extra: Sequence[int]) -> float | None:
+    """As `slope`, without the sizes whose memory is lost in the noise; None where fewer than three are left."""
+    half = len(sizes) // 2
+    seen = [(x, y) for x, y in zip(sizes[half:], extra[half:], strict=True) if y >= NOISE_BYTES]
+    return fitted(*zip(*seen, strict=True)) if len(seen) >= 3 else None
+
+
+def measure_axis(index: int, axis: Axis, parts: Sequence[str], rounds: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"op": axis.op, "axis": axis.axis, "sizes": axis.sizes}
+    row |= {"expected_time_slope": axis.expected, "expected_memory_slope": axis.memory}
+    if "memory" in parts:
+        extra = [extra_bytes(index, size) for size in axis.sizes]
+        row |= {"extra_bytes": extra, "memory_slope": memory_slope(axis.sizes, extra)}
+    if "time" in parts:
+        times = measure([axis.make(size) for size in axis.sizes], rounds)
+        row |= {"seconds": times, "time_slope": slope(axis.sizes, times)}
+    return row
+
+
+def measure_few(few: FewRows, rounds: int) -> list[dict[str, Any]]:
+    """A row a shape."""
+    found = []
+    for shape in few.shapes:
+        ours, eager = measure([few.pair.ours(*shape), few.pair.eager(*shape)], rounds)
+        found.append({"op": few.pair.op, "length": few.length, "shape": shape, "seconds": ours, "eager": eager})
+    return found
+
+
+def measure_largest(index: int, limit_bytes: int, patience_seconds: float) -> dict[str, Any]:
+    row = LARGEST[index]
+    found = {name: asdict(largest_of(index, name, limit_bytes, patience_seconds)) for name in ("ours", "eager")}
+    return {"op": row.pair.op, "unit": row.unit, "limit_bytes": limit_bytes, **found}
+
+
+def growth_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line an axis, expected slopes in brackets; what was not measured stays empty."""
+    lines = ["| op | along | sizes | slope of time | slope of memory | extra memory at most |", "| --- " * 6 + "|"]
+    for row in rows:
+        times = f"{row['time_slope']:.2f} ({row['expected_time_slope']})" if "seconds" in row else ""
+        memory = extra = ""
+        if "extra_bytes" in row:
+            found = row["memory_slope"]
+            memory = "not fitted" if found is None else f"{found:.2f} ({row['expected_memory_slope']})"
+            most = max(row["extra_bytes"])
+            extra = f"below {NOISE_BYTES / 1e6:.1f} MB" if most < NOISE_BYTES else f"{most / 1e6:.1f} MB"
+        sizes = f"{row['sizes'][0]} to {row['sizes'][-1]}"
+        lines.append(f"| {row['op']} | {row['axis']} | {sizes} | {times} | {memory} | {extra} |")
+    return "\n".join(lines) + "\n"
+
+
+def few_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line a shape."""
+    lines = ["| op | shape | ms | ns per element | times as fast as eager |", "| --- " * 5 + "|"]
+    for row in rows:
+        num_rows, length = row["shape"]
+        each = 1e9 * row["seconds"] / (num_rows * length)
+        shape = f"{num_rows} x {row['length']} = {length}"
+        ratio = row["eager"] / row["seconds"]
+        lines.append(f"| {row['op']} | {shape} | {1e3 * row['seconds']:.3g} | {each:.3g} | {ratio:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def size_text(found: dict[str, Any]) -> str:
+    """The size, and what is known of larger ones."""
+    gib = found["run"]["peak_bytes"] / 2**30
+    if found["too_large"] is None:
+        return f"at least {found['size']} ({gib:.3f} GiB)"
+    return f"{found['size']} ({gib:.3f} GiB; {found['too_large']}: {found['too_large_run']['peak_bytes'] / 2**30:.3f})"
+
+
+def largest_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line an op. A ratio is a bound where one of the two sizes is."""
+    lines = ["| op | counted in | limit | ours | eager | times as many |", "| --- " * 6 + "|"]
+    for row in rows:
+        ours, eager = row["ours"], row["eager"]
+        ratio = f"{ours['size'] / eager['size']:.1f}"
+        if eager["too_large"] is None:
+            # Of a size that may be larger too there is no bound.
+            ratio = "" if ours["too_large"] is None else f"at most {ratio}"
+        elif ours["too_large"] is None:
+            ratio = f"at least {ratio}"
+        limit = f"{row['limit_bytes'] / 2**30:g} GiB"
+        lines.append(f"| {row['op']} | {row['unit']} | {limit} | {size_text(ours)} | {size_text(eager)} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict[str, Any]]) -> Figure:
+    """Panels of time over panels of memory, a column an op, a line an axis.
+
+    Memory below the noise, 0 included, is drawn at the noise.
+    """
+    ops = list(dict.fromkeys(row["op"] for row in rows))
+    kinds = [kind for kind in (("seconds", 1e3, "ms"), ("extra_bytes", 1e-6, "extra MB")) if kind[0] in rows[0]]
+    figure = Figure(figsize=(3.2 * len(ops), 3.4 * len(kinds)), layout="constrained")
+    panels = figure.subplots(len(kinds), len(ops), squeeze=False)
+    for line, (key, scale, unit) in zip(panels, kinds, strict=True):
+        for panel, op in zip(line, ops, strict=True):
+            for row in (row for row in rows if row["op"] == op):
+                found = row["time_slope" if key == "seconds" else "memory_slope"]
+                label = f"{row['axis']}: " + ("not fitted" if found is None else f"slope {found:.2f}")
+                least = 0 if key == "seconds" else NOISE_BYTES
+                drawn = [scale * max(y, least) for y in row[key]]
+                panel.plot(row["sizes"], drawn, marker="o", markersize=3, label=label)
+            panel.set(title=op, xlabel="size", ylabel=unit, xscale="log", yscale="log")
+            panel.legend(fontsize=6, frameon=False)
+            panel.grid(alpha=0.3)
+    return figure
+
+
+def write(found: dict[str, Any], path: Path) -> None:
+    """The figures, their tables and their plot, of the parts that were measured."""
+    path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    tables = (("axes", growth_table), ("few_rows", few_table), ("largest", largest_table))
+    texts = [table(found[name]) for name, table in tables if found[name]]
+    path.with_suffix(".md").write_text("\n".join(texts), encoding="utf-8")
+    if found["axes"]:
+        plot(found["axes"]).savefig(path.with_suffix(".svg"))
+
+
+def last_line(table: str) -> str:
+    return table.splitlines()[-1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", default="", help="ops whose name contains this")
+    parser.add_argument("--gib", type=float, default=4.0, help="the limit of the largest shapes")
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds that one of their runs may take")
     arguments = parser.parse_args()
-    results, lines = [], ["| op | along | sizes | expected slope | slope |", "| --- | --- | --- | --- | --- |"]
-    for axis in AXES:
-        times = measure(axis, arguments.rounds)
-        found = slope(axis.sizes, times)
-        sizes = f"{axis.sizes[0]} to {axis.sizes[-1]}"
-        lines.append(f"| {axis.op} | {axis.axis} | {sizes} | {axis.expected} | {found:.2f} |")
-        print(lines[-1], flush=True)
-        results.append({"op": axis.op, "axis": axis.axis, "sizes": axis.sizes, "seconds": times, "slope": found})
+    parts, only = arguments.parts, arguments.only
+    found: dict[str, Any] = {"about": kernels.about("native"), "threads": torch.get_num_threads()}
+    found |= {"torch": torch.__version__, "rounds": arguments.rounds, "axes": [], "few_rows": [], "largest": []}
+    for index, axis in enumerate(AXES):
+        if only in axis.op and ("time" in parts or "memory" in parts):
+            found["axes"].append(measure_axis(index, axis, parts, arguments.rounds))
+            print(last_line(growth_table(found["axes"])), flush=True)
+    for few in FEW_ROWS:
+        if only in few.pair.op and "few" in parts:
+            rows = measure_few(few, arguments.rounds)
+            found["few_rows"] += rows
+            print(few_table(rows), end="", flush=True)
+    for index, row in enumerate(LARGEST):
+        if only in row.pair.op and "largest" in parts:
+            found["largest"].append(measure_largest(index, int(arguments.gib * 2**30), arguments.patience))
+            print(last_line(largest_table(found["largest"])), flush=True)
     if arguments.out:
-        arguments.out.write_text(json.dumps(results) + "\n", encoding="utf-8")
-        arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        plot(results, arguments.out.with_suffix(".svg"))
+        write(found, arguments.out)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
     python benchmarks/end_to_end/compare.py ppo --peer PYTHON_WITH_TRL_1.12 [--rounds 5] [--out FILE.json]
     python benchmarks/end_to_end/compare.py sft --peer PYTHON_WITH_TRL
+    python benchmarks/end_to_end/compare.py ppo --peer PYTHON_WITH_TRL_1.12 --device cuda [--only small]
 
 A turn is one PPO iteration, or four SFT steps. Figures are medians over rounds, after one round that is not counted,
 with the middle half of the rounds in brackets; ratios are medians of the rounds' own. Peak memory is that of the whole
-process.
+process, on a GPU that of its tensors. On a GPU networks have the shapes of GPT-2 small and of a GPT-3 of 1.3B weights,
+matrix products are in bfloat16 by autocast, and FLOPs, by `arithmetic.py`, are those of tokens without padding.
 """
 
 import argparse
@@ -15,12 +17,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import task as given
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent))
+from arithmetic import DEVICES, flops_per_episode  # noqa: E402
+
 TASKS = {"full length": given.Task(), "random length": given.Task(mean_response_tokens=24.0)}
+ON_GPU = given.Task(prompt_tokens=256, response_tokens=256, device="cuda", bfloat16=True)
+GPU_TASKS = {
+    "small": replace(ON_GPU, layers=12, width=768, heads=12),
+    "1.3B": replace(ON_GPU, layers=24, width=2048, heads=16),
+}
 WORKERS = ("ours", "trl")
 SCRIPTS = {"ours": "our", "trl": "trl"}
 
@@ -96,21 +107,46 @@ def report(name: str, sequences: int, found: dict[str, list[dict]]) -> dict:
     return {"task": name, "rounds": rows, "peak_bytes": peaks, "ratio": ratio, "memory": memory}
 
 
+def task_flops(task: given.Task) -> float:
+    """Of one PPO iteration in which no response ends early; scorers have no language-model head."""
+    scorer = 12 * task.layers * task.width**2
+    policy = scorer + task.vocabulary * task.width
+    tokens = task.prompt_tokens + task.response_tokens
+    return task.batch * sum(flops_per_episode(policy, scorer, tokens, task.epochs).values())
+
+
+def report_rates(task: given.Task, result: dict) -> dict:
+    """Print tokens a second and the share of the GPU's bfloat16 peak, by worker; the result with both."""
+    tokens = task.batch * (task.prompt_tokens + task.response_tokens)
+    rates = {}
+    for worker, rounds in result["rounds"].items():
+        seconds = statistics.median(sum(row["seconds"].values()) for row in rounds)
+        share = task_flops(task) / seconds / DEVICES[0].flops_per_s
+        rates[worker] = {"tokens_per_s": tokens / seconds, "share_of_peak": share}
+        peak = f"{DEVICES[0].flops_per_s / 1e12:.0f} TFLOP/s, an H100's or H200's"
+        print(f"  {worker:<5} {tokens / seconds:.0f} tokens/s, {100 * share:.1f}% of {peak}", flush=True)
+    return {**result, "rates": rates}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("step", choices=("ppo", "sft"))
     parser.add_argument("--peer", required=True, help="python of an environment with trl")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="tasks whose name contains this")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: of ppo alone")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     sequences = {"ppo": given.Task().batch, "sft": 4 * given.Task().minibatch}[arguments.step]
-    results = [
-        report(name, sequences, measure(arguments.step, task, arguments.peer, arguments.rounds))
-        for name, task in TASKS.items()
-        if arguments.only in name
-    ]
+    if arguments.device == "cuda" and arguments.step != "ppo":
+        parser.error("--device: found cuda with sft, accepted is ppo")
+    results = []
+    for name, task in (TASKS if arguments.device == "cpu" else GPU_TASKS).items():
+        if arguments.only in name:
+            results.append(report(name, sequences, measure(arguments.step, task, arguments.peer, arguments.rounds)))
+            if arguments.device == "cuda":
+                results[-1] = report_rates(task, results[-1])
     if arguments.out:
         arguments.out.write_text(json.dumps(results) + "\n", encoding="utf-8")
 

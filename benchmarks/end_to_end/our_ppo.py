@@ -39,8 +39,8 @@ def main() -> None:
         missing_eos_score=None,
     )
     trainer = PPOTrainer(
-        Policy.load(folder / "policy"),
-        RewardModel.load(folder / "reward_model"),
+        Policy.load(folder / "policy").to(task.device),
+        RewardModel.load(folder / "reward_model").to(task.device),
         prompts,
         Encoder(tokenizer, limits),
         config,
@@ -48,7 +48,8 @@ def main() -> None:
     )
     for _ in given.turns():
         start = time.perf_counter()
-        with profiling.collect() as profile:
+        low = torch.autocast(task.device, torch.bfloat16, enabled=task.bfloat16)
+        with profiling.collect() as profile, low:
             metrics, _ = trainer.train_step()
         trainer.step += 1
         seconds = dict(profile.seconds)

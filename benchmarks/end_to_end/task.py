@@ -29,7 +29,7 @@ class Task:
     """What both sides are given. Lengths in tokens; the vocabulary is GPT-2's in size.
 
     mean_response_tokens: None: no response ends before the limit; else the end of text is drawn with the probability
-    that gives this mean.
+    that gives this mean. device: "cpu" or "cuda". bfloat16: matrix products by autocast, weights stay float32.
     """
 
     layers: int = 4
@@ -47,6 +47,8 @@ class Task:
     num_prompts: int = 512
     # standard deviation of the weights of the reward model's head
     score_scale: float = 0.02
+    device: str = "cpu"
+    bfloat16: bool = False
 
 
 def write(task: Task, folder: Path) -> None:
@@ -142,7 +144,9 @@ def say(message: dict) -> None:
 
 
 def peak_bytes() -> int:
-    """High-water mark of this process's resident memory."""
+    """High-water mark of this process's resident memory, or of its tensors on a GPU."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
@@ -155,6 +159,8 @@ class Clock:
         self._name, self._since = "", 0.0
 
     def start(self, name: str) -> None:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         now = time.perf_counter()
         if self._name:
             self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._since

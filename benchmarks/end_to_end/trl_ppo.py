@@ -51,8 +51,8 @@ def main() -> None:
         output_dir=str(folder / "trl"),
         seed=seed,
         report_to=[],
-        use_cpu=not torch.cuda.is_available(),
-        bf16=False,
+        use_cpu=task.device == "cpu",
+        bf16=task.bfloat16,
         gradient_checkpointing=False,
         # A minibatch is one micro-batch and one optimiser step.
         per_device_train_batch_size=task.batch,

@@ -1,0 +1,297 @@
+"""The targets of the GPU ops, each beside eager PyTorch, torch.compile of it and installed peers, in one run.
+
+    make gpu-targets        or        python benchmarks/gpu_targets.py [--out FOLDER] [--only TEXT] [--no-build]
+
+Every provider is held against float64 before it is timed. A round runs each in turn, with a copy of 2 GiB or a bfloat16
+product of 8192^3 among them, whose rate is what shares are of: medians of the rounds' own, with the middle half of the
+rounds in brackets. Wall time is that of a call among many, device time is by CUDA events or, of short steps, by
+replaying a graph. Inputs that fit the cache are taken in turns from several sets, 8 at most. Bytes and FLOPs are the
+least that a step must move and multiply; memory is the allocator's high-water mark, workspace what of it is no result.
+
+It fits in eight minutes, building included: each row has a limit, runs in a process that is ended at it, and is written
+down before the next one begins. Exit code 0 where every target is met, 1 where one is not, 2 where there is no GPU.
+Files: benchmarks/results/MACHINE/gpu-targets.json, .md and .log. `--dry --out FOLDER` goes through all of it with tiny
+shapes on the CPU; its exit code is 0 where every row was measured.
+"""
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gpu_check
+import torch
+
+# The rows are known before the first build, which installs the package.
+if importlib.util.find_spec("instructrl") is None:
+    sys.path.append(str(gpu_check.ROOT))
+
+from gpu_target_losses import linear_ppo_row, linear_row, ppo_row
+from gpu_target_measure import meter_of, run_row
+from gpu_target_rows import AdvantageShape, Row, Setting, Target, advantages_row, logits_row, ranking_row
+
+BUDGET_S = 465
+STARTUP_S = 60
+"""For importing, and for the first use of the device, before the first row of a process."""
+GIB = 1024.0
+
+
+def share(least: float) -> Target:
+    return Target(text=f"at least {least:g}% of the copy rate", measure="share_pct", bound=least, at_least=True)
+
+
+def wall_us(most: float) -> Target:
+    return Target(text=f"at most {most:g} us wall", measure="wall_us", bound=most)
+
+
+def device_us(most: float) -> Target:
+    return Target(text=f"at most {most:g} us device", measure="device_us", bound=most)
+
+
+def device_ms(most: float) -> Target:
+    return Target(text=f"at most {most:g} ms", measure="device_us", bound=1e3 * most)
+
+
+WORKSPACE = Target(text="at most 1 GiB (1024 MiB) beside the results", measure="workspace_mib", bound=GIB)
+ROWS: tuple[Row, ...] = (
+    logits_row(128256, "forward", (share(90),)),
+    logits_row(50257, "forward", (share(80),)),
+    logits_row(128256, "backward", (share(88),)),
+    linear_row("forward", (device_ms(7.8),)),
+    linear_row("forward + backward", (device_ms(29), WORKSPACE)),
+    linear_ppo_row((device_ms(21),)),
+    ppo_row("16M", (16384, 1024), "forward", (share(75),)),
+    ppo_row("16M", (16384, 1024), "forward + backward", (share(75),)),
+    ppo_row("1M", (1024, 1024), "forward + backward", (wall_us(60),)),
+    ranking_row("forward", (device_us(4),)),
+    advantages_row(AdvantageShape(rows=512, length=2048, targets=(wall_us(10),))),
+    advantages_row(AdvantageShape(rows=64, length=1024, targets=(wall_us(10),))),
+    advantages_row(AdvantageShape(rows=8192, length=2048, targets=(share(70),))),
+    advantages_row(AdvantageShape(rows=16, length=131072, targets=(wall_us(30),))),
+    advantages_row(AdvantageShape(rows=512, length=2048, fused=True, targets=(wall_us(10),))),
+    advantages_row(AdvantageShape(rows=8192, length=2048, fused=True, targets=(share(70),))),
+    ranking_row("forward + backward", ()),
+    logits_row(128256, "forward + backward", ()),
+)
+BY_NAME = {row.name: row for row in ROWS}
+
+
+def work(names: list[str], results: Path, dry: bool, rounds: int) -> None:
+    """In a process of its own: a line of results for each row, as it is finished."""
+    torch._functorch.config.donated_buffer = False  # pyright: ignore  (a backward is timed again and again)
+    device = torch.device("cpu" if dry else "cuda")
+    meter = meter_of(device)
+    setting = Setting(device=device, dry=dry, cache_bytes=meter.cache_bytes)
+    for name in names:
+        row = BY_NAME[name]
+        found = run_row(row, setting, meter, rounds, time.monotonic() + 0.6 * row.limit_s)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+        torch.compiler.reset()
+        if device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+class Run:
+    """Rows in processes, under a time budget; files after each row.
+
+    command: starts a process that does what `work` does, given the file for results and then names of rows.
+    head: what the numbers were taken on.
+    """
+
+    def __init__(self, command: list[str], folder: Path, head: dict[str, Any], deadline: float) -> None:
+        self.command, self.folder, self.head, self.deadline = command, folder, head, deadline
+        self.rows: list[dict[str, Any]] = []
+        self._lines, self._log = folder / "gpu-targets.part", folder / "gpu-targets.log"
+
+    def all(self, rows: list[Row]) -> None:
+        waiting = list(rows)
+        while waiting:
+            if time.monotonic() > self.deadline:
+                for row in waiting:
+                    self._add(unmeasured(row, "not run: no time was left"))
+                return
+            done = self._process(waiting)
+            waiting = waiting[done:]
+
+    def _process(self, rows: list[Row]) -> int:
+        """Start a process on these; returns how many of them are written down, the one that it failed in included."""
+        self._lines.write_text("", encoding="utf-8")
+        with self._log.open("a", encoding="utf-8") as log:
+            child = subprocess.Popen(
+                [*self.command, str(self._lines), *(row.name for row in rows)],
+                stdout=log, stderr=subprocess.STDOUT, cwd=gpu_check.ROOT,
+            )  # fmt: skip
+        try:
+            return self._watch(child, rows)
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            self._lines.unlink()
+
+    def _watch(self, child: subprocess.Popen[bytes], rows: list[Row]) -> int:
+        done, since, spare = 0, time.monotonic(), STARTUP_S
+        while True:
+            ended = child.poll()
+            # A line that is being written has no end yet.
+            lines = self._lines.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+            for line in lines[done:]:
+                self._add(json.loads(line))
+                done, since, spare = done + 1, time.monotonic(), 0
+            if done == len(rows):
+                # Its end may take a moment; nothing is lost by not waiting for it.
+                return done
+            limit = min(since + spare + rows[done].limit_s, self.deadline)
+            if ended is not None:
+                self._add(unmeasured(rows[done], f"failed with exit code {ended}: {self._last_line()}"))
+                return done + 1
+            if time.monotonic() > limit:
+                self._add(unmeasured(rows[done], f"cut off after {time.monotonic() - since:.0f} s"))
+                return done + 1
+            time.sleep(0.1)
+
+    def _last_line(self) -> str:
+        lines = [x for x in self._log.read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()]
+        return lines[-1][:300] if lines else ""
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        results = {**self.head, "rows": self.rows}
+        text = json.dumps(results, indent=1) + "\n"
+        (self.folder / "gpu-targets.json").write_text(text, encoding="utf-8")
+        (self.folder / "gpu-targets.md").write_text(report(results), encoding="utf-8")
+        for x in row["targets"]:
+            print(f"{row['row']}: {x['target']}: {x['backend']} {shown(x['found'])} {x['verdict']}", flush=True)
+        if not row["targets"]:
+            print(f"{row['row']}: {row.get('why', 'measured')}", flush=True)
+
+
+def unmeasured(row: Row, why: str) -> dict[str, Any]:
+    targets = [{"backend": "native", "target": x.text, "found": None, "verdict": why} for x in row.targets]
+    return {"row": row.name, "why": why, "providers": {}, "targets": targets}
+
+
+def shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def report(results: dict[str, Any]) -> str:
+    """Markdown: the targets, then everybody's figures."""
+    lines = [f"{results['machine']}, {results['date']}", ""]
+    if results["dry"]:
+        lines += ["Tiny shapes on the CPU, to try the table: the figures mean nothing.", ""]
+    lines += ["| row | target | backend | found | |", "| --- " * 5 + "|"]
+    for row in results["rows"]:
+        for x in row["targets"]:
+            verdict = x["verdict"].replace("|", "/")
+            lines.append(f"| {row['row']} | {x['target']} | {x['backend']} | {shown(x['found'])} | {verdict} |")
+    lines += ["", "| row | provider | wall us | device us | by | share | extra MiB | results MiB | error |",
+              "| --- " * 9 + "|"]  # fmt: skip
+    for row in results["rows"]:
+        name = row["row"]
+        if "yardstick" in row:
+            rate = row["yardstick"]
+            unit = "GB/s" if rate["kind"] == "copy" else "TFLOP/s"
+            scaled = rate["per_second"] / (1e9 if rate["kind"] == "copy" else 1e12)
+            lines.append(f"| {name} | {rate['kind']}: {scaled:.4g} {unit} | | | | | | | |")
+            name = ""
+        for provider, x in row["providers"].items():
+            lines.append(f"| {name} | {provider} {figures_line(x)}")
+            name = ""
+    return "\n".join(lines) + "\n"
+
+
+def figures_line(x: dict[str, Any]) -> str:
+    error = shown(x.get("error"))
+    if "left_out" in x:
+        return f"| left out: {x['left_out'].replace('|', '/')} | | | | | | {error} |"
+    wall, device = (
+        f"{middle:.4g} [{low:.4g}, {high:.4g}]"
+        for low, middle, high in (x["wall_quartiles_us"], x["device_quartiles_us"])
+    )
+    percent = f"{x['share_pct']:.0f}%" if "share_pct" in x else ""
+    memory = f"{shown(x.get('extra_mib'))} | {shown(x.get('result_mib'))}"
+    return f"| {wall} | {device} | {x['device_time_by']} | {percent} | {memory} | {error} |"
+
+
+def is_built() -> bool:
+    """Whether the CUDA library is here and newer than what it is made of."""
+    library = gpu_check.ROOT / "instructrl" / "_C_cuda.so"
+    sources = [path for path in (gpu_check.ROOT / "csrc").rglob("*") if path.is_file()]
+    return library.exists() and all(path.stat().st_mtime < library.stat().st_mtime for path in sources)
+
+
+def why_not_built(machine: dict[str, Any], log: Path) -> str:
+    """Build for this machine's GPU where that is due; why it could not be done, "" where it is there."""
+    if is_built():
+        return ""
+    step = gpu_check.steps(Path(os.devnull), tuple(machine["capability"]))[0]
+    outcome = gpu_check.run(step, log)
+    return "" if outcome.exit_code == 0 else f"the build failed: {outcome.summary}"
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, help="folder for the files (default: benchmarks/results/MACHINE)")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for everything")
+    parser.add_argument("--no-build", action="store_true", help="with the library that is there")
+    parser.add_argument("--dry", action="store_true", help="tiny shapes on the CPU; needs --out")
+    parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.dry and not arguments.work and arguments.out is None:
+        parser.error("--dry needs --out: its figures are not results")
+    return arguments
+
+
+def main() -> int:
+    """Measure and write. Returns the exit code."""
+    start, arguments = time.monotonic(), parsed()
+    if arguments.work:
+        work(arguments.work[1:], Path(arguments.work[0]), arguments.dry, arguments.rounds)
+        return 0
+    why = "" if arguments.dry else gpu_check.why_not()
+    machine: dict[str, Any] = {"gpu": "dry"} if arguments.dry or why else gpu_check.machine()
+    name = re.sub(r"[^a-z0-9]+", "-", str(machine["gpu"]).lower()).strip("-")
+    folder = (arguments.out or gpu_check.ROOT / "benchmarks" / "results" / name).resolve()
+    if not why:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "gpu-targets.log"
+        log.write_text(json.dumps(machine) + "\n", encoding="utf-8")
+        why = "" if arguments.dry or arguments.no_build else why_not_built(machine, log)
+    if why:
+        print(f"gpu-targets: {why}", file=sys.stderr)
+        return 2
+    head = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "dry": arguments.dry}
+    command = [
+        sys.executable,
+        __file__,
+        "--rounds",
+        str(arguments.rounds),
+        *(["--dry"] if arguments.dry else []),
+        "--work",
+    ]
+    run = Run(command, folder, head, start + arguments.budget_s)
+    run.all([row for row in ROWS if arguments.only in row.name])
+    print(f"wrote {folder / 'gpu-targets.json'}, .md and .log")
+    right = "dry" if arguments.dry else "met"
+    verdicts = [x["verdict"] for row in run.rows for x in row["targets"] if x["backend"] == "native"]
+    measured = all("why" not in row for row in run.rows)
+    return 0 if measured and all(x == right for x in verdicts) else 1
+
+
+if __name__ == "__main__":
+    # Ended from outside, it ends the process that measures too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    raise SystemExit(main())

@@ -1,0 +1,146 @@
+"""Peak memory of a step in a process of its own, and the largest size whose process stays within a limit.
+
+A peak is VmHWM, the most that was resident: Python, torch and the inputs are in it. Processes are forked from one that
+has imported torch and computed nothing, which takes hundredths of a second where a new interpreter takes seconds; each
+first runs every op on a few numbers, so that loading code counts for no step. A limit is compared with VmHWM after the
+run, not enforced by the kernel: RLIMIT_AS and RLIMIT_DATA also count what is reserved and never touched.
+"""
+
+import math
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from floors import high_water_bytes
+from scaling_rows import AXES, LARGEST, touch_code
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["matplotlib.figure", "instructrl.ops.cases"])
+
+# What the same process takes more or less from one time to the next; below it nothing is fitted.
+NOISE_BYTES = 2**19
+
+
+def in_process(function: Callable[..., Any], *arguments: object) -> Any:
+    """What a function of a module returns in a new process. Raises RuntimeError where the process ends without."""
+    receive, send = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_answer, args=(send, function, arguments))
+    process.start()
+    send.close()
+    try:
+        result = receive.recv()
+    except EOFError:
+        process.join()
+        call = f"{function.__name__}{arguments}"
+        raise RuntimeError(f"{call}: found a process that ended with {process.exitcode}, accepted is 0") from None
+    process.join()
+    return result
+
+
+def _answer(send: Connection, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    send.send(function(*arguments))
+
+
+def axis_peak(index: int, size: int, with_step: bool) -> int:
+    """VmHWM of this process after the inputs of one size of an axis, and its step if wanted."""
+    touch_code()
+    step = AXES[index].make(size)
+    if with_step:
+        step()
+    return high_water_bytes()
+
+
+def extra_bytes(index: int, size: int) -> int:
+    """Of a step: the peak of a process that runs it over that of one that only makes its inputs."""
+    return in_process(axis_peak, index, size, True) - in_process(axis_peak, index, size, False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One size in a process of its own. seconds: of inputs and step."""
+
+    peak_bytes: int
+    seconds: float
+
+
+def largest_run(index: int, provider: str, size: int) -> Run:
+    touch_code()
+    start = time.perf_counter()
+    getattr(LARGEST[index].pair, provider)(size)()
+    return Run(peak_bytes=high_water_bytes(), seconds=time.perf_counter() - start)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """size: the largest that ran within the limit. too_large: the next size up, which ran and was over it; None where
+    a run twice as large would have outlasted the patience.
+    """
+
+    size: int
+    run: Run
+    too_large: int | None
+    too_large_run: Run | None
+    num_runs: int
+
+
+def next_up(size: int) -> int:
+    """Sizes have seven significant bits: the next one is 0.8 to 1.6% larger."""
+    return size + (1 << max(0, size.bit_length() - 7))
+
+
+def on_grid(size: int) -> int:
+    """The largest size of the grid that is no larger."""
+    dropped = max(0, size.bit_length() - 7)
+    return size >> dropped << dropped
+
+
+def _meeting(runs: dict[int, Run], limit_bytes: int) -> int:
+    """Where the line through the last two runs meets the limit; twice the largest where it does not rise."""
+    if len(runs) < 2:
+        return 2 * max(runs)
+    (a, first), (b, second) = list(runs.items())[-2:]
+    per_size = (second.peak_bytes - first.peak_bytes) / (b - a)
+    return math.floor(b + (limit_bytes - second.peak_bytes) / per_size) if per_size > 0 else 2 * max(runs)
+
+
+def largest(run: Callable[[int], Run], first: int, limit_bytes: int, patience_seconds: float) -> Found:
+    """Of the grid, the largest size whose peak is within the limit, if peaks do not fall with the size.
+
+    Doubles from the first size until the line through the last two runs meets the limit before the next doubling, then
+    follows the line. Every third run halves the gap instead, so that a bend in the curve cannot make it creep.
+    Raises: ValueError where the first size is over the limit.
+    """
+    runs: dict[int, Run] = {}
+    fits, fails, size = 0, None, on_grid(first)
+    while True:
+        runs[size] = run(size)
+        if runs[size].peak_bytes <= limit_bytes:
+            fits = size
+        else:
+            fails = size
+        if not fits:
+            peak = runs[size].peak_bytes
+            raise ValueError(f"first: found size {size} with a peak of {peak} bytes, accepted is up to {limit_bytes}")
+        meeting = _meeting(runs, limit_bytes)
+        if fails is None:
+            size = min(max(on_grid(meeting), next_up(fits)), 2 * fits)
+            done = runs[fits].seconds * size / fits > patience_seconds
+        else:
+            size = on_grid(meeting if len(runs) % 3 else (fits + fails) // 2)
+            size = max(next_up(fits), min(size, on_grid(fails - 1)))
+            done = next_up(fits) >= fails
+        if done:
+            return Found(size=fits, run=runs[fits], too_large=fails, too_large_run=runs[fails] if fails else None,
+                         num_runs=len(runs))  # fmt: skip
+
+
+def largest_of(index: int, provider: str, limit_bytes: int, patience_seconds: float) -> Found:
+    """Of a row of LARGEST, on "ours" or "eager"."""
+
+    def run(size: int) -> Run:
+        return in_process(largest_run, index, provider, size)
+
+    return largest(run, LARGEST[index].first, limit_bytes, patience_seconds)

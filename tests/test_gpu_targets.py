@@ -1,0 +1,270 @@
+"""`make gpu-targets` where there is no GPU: all rows with tiny shapes, rows that fail or hang, the calls of CUDA."""
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks" / "end_to_end"))
+
+import gpu_target_measure as measure  # noqa: E402
+import gpu_targets  # noqa: E402
+import gpu_timing  # noqa: E402
+from gpu_target_rows import Prepared, Provider, Row, Setting, Target  # noqa: E402
+
+DRY = Setting(device=torch.device("cpu"), dry=True, cache_bytes=2**16)
+
+
+def test_every_row_goes_through_on_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpu_targets.py", "--dry", "--out", str(tmp_path), "--rounds", "2"])
+    assert gpu_targets.main() == 0
+    results = json.loads((tmp_path / "gpu-targets.json").read_text(encoding="utf-8"))
+    assert [row["row"] for row in results["rows"]] == [row.name for row in gpu_targets.ROWS]
+    for row in results["rows"]:
+        for name in ("native", "eager", "compile"):
+            assert row["providers"][name]["rounds"] == 2, (row["row"], name, row["providers"][name])
+            assert row["providers"][name]["error"] < 0.02
+        assert row["yardstick"]["per_second"] > 0
+        assert row["bytes"] + row["flops"] > 0
+        assert row["num_sets"] > 1 or "linear" in row["row"]
+    found = {x["verdict"] for row in results["rows"] for x in row["targets"] if x["backend"] == "native"}
+    assert found == {"dry"}
+    table = (tmp_path / "gpu-targets.md").read_text(encoding="utf-8")
+    assert "the figures mean nothing" in table
+    assert all(row.name in table for row in gpu_targets.ROWS)
+
+
+def test_what_is_asked_for_is_in_the_table():
+    asked = {(row.name.split(",")[0], x.measure, x.bound) for row in gpu_targets.ROWS for x in row.targets}
+    assert ("token_logprobs backward", "share_pct", 88) in asked
+    assert ("ranking forward", "device_us", 4) in asked
+    assert ("linear_ppo_loss forward + backward", "device_us", 21000) in asked
+    assert gpu_targets.BUDGET_S <= 480
+    assert len(gpu_targets.BY_NAME) == len(gpu_targets.ROWS)
+
+
+# Does what the worker does, on rows that are told by their names.
+WORKER = """
+import json, sys, time
+for name in sys.argv[2:]:
+    if name == "dies":
+        print("the reason")
+        raise SystemExit(3)
+    if name == "hangs":
+        time.sleep(60)
+    with open(sys.argv[1], "a") as file:
+        file.write(json.dumps({"row": name, "providers": {}, "targets": []}) + "\\n")
+"""
+
+
+def row(name, limit_s=30):
+    target = Target(text="at most 1 us", measure="wall_us", bound=1.0)
+    return Row(name=name, prepare=lambda setting: None, targets=(target,), limit_s=limit_s)  # pyright: ignore
+
+
+def run(tmp_path, rows, seconds=60.0):
+    (tmp_path / "gpu-targets.log").write_text("", encoding="utf-8")
+    head = {"machine": "A GPU", "date": "today", "dry": False}
+    found = gpu_targets.Run([sys.executable, "-c", WORKER], tmp_path, head, time.monotonic() + seconds)
+    found.all(rows)
+    return json.loads((tmp_path / "gpu-targets.json").read_text(encoding="utf-8"))["rows"]
+
+
+def test_a_row_that_dies_or_hangs_costs_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_targets, "STARTUP_S", 2)
+    names = ["a", "dies", "b", "hangs", "c"]
+    rows = run(tmp_path, [row(name, limit_s=2 if name == "hangs" else 30) for name in names])
+    assert [x["row"] for x in rows] == names
+    assert rows[1]["why"] == "failed with exit code 3: the reason"
+    assert rows[3]["why"].startswith("cut off after")
+    assert all("why" not in rows[place] for place in (0, 2, 4))
+    assert rows[3]["targets"][0]["verdict"] == rows[3]["why"]
+    assert not (tmp_path / "gpu-targets.part").exists()
+
+
+def test_what_no_time_is_left_for_is_written_down(tmp_path):
+    rows = run(tmp_path, [row("a"), row("b")], seconds=-1.0)
+    assert [x["why"] for x in rows] == ["not run: no time was left"] * 2
+
+
+def prepared(**providers):
+    truth = torch.linspace(1.0, 2.0, 8, dtype=torch.float64)
+    others = {"eager": Provider(run=lambda x: [truth.float()])}
+    made = {name: Provider(run=function) for name, function in providers.items()}
+    return Prepared(sets=[{"x": torch.ones(8)}], providers={**others, **made}, truth=[truth], gate="")
+
+
+def test_only_what_is_right_is_timed():
+    right = torch.linspace(1.0, 2.0, 8, dtype=torch.float64)
+
+    def missing(x):
+        raise ImportError("no such library")
+
+    found = measure.check(
+        prepared(
+            native=lambda x: [right.float() * (1 + 3e-6)],
+            triton=lambda x: [right.float()],
+            near=lambda x: [right.float() * (1 + 3e-6)],
+            far=lambda x: [right.float() * 1.001],
+            nothing=lambda x: [torch.full((8,), torch.nan)],
+            short=lambda x: [right.float()[:4]],
+            missing=missing,
+        ),
+        gpu_timing.CpuMeter(),
+    )
+    kept = {name for name, x in found.items() if "left_out" not in x}
+    assert kept == {"eager", "triton", "near"}
+    assert found["missing"]["left_out"] == "ImportError: no such library"
+    assert found["far"]["error"] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_what_a_provider_leaves_unwritten_is_seen():
+    kept = torch.linspace(1.0, 2.0, 8)
+    calls = []
+
+    def writes_once(x):
+        if not calls:
+            kept.copy_(torch.linspace(1.0, 2.0, 8))
+        calls.append(1)
+        return [kept]
+
+    assert "left_out" in measure.check(prepared(lazy=writes_once), gpu_timing.CpuMeter())["lazy"]
+
+
+def test_shares_and_verdicts():
+    # A copy of twice the bytes in 30 us: a step that moves half of them in 20 us has three quarters of its rate.
+    memory = gpu_timing.Memory(extra_bytes=3 * 2**20, result_bytes=2**20)
+    found = measure.figures([(25e-6, 20e-6)] * 4, [(1.0, 30e-6)] * 4, 0.5, memory)
+    assert found["share_pct"] == pytest.approx(75.0)
+    assert found["device_us"] == pytest.approx(20.0)
+    assert found["workspace_mib"] == pytest.approx(2.0)
+    least = Target(text="", measure="share_pct", bound=75.1, at_least=True)
+    most = Target(text="", measure="wall_us", bound=25.1)
+    assert measure.verdict(least, found, dry=False)["verdict"] == "missed"
+    assert measure.verdict(most, found, dry=False)["verdict"] == "met"
+    assert measure.verdict(most, {"left_out": "wrong"}, dry=False)["verdict"] == "wrong"
+
+
+def test_rounds_end_with_the_time_but_not_before_three():
+    step = measure.Contender(
+        step=lambda: [], backend="reference", calls=1, timer=gpu_timing.DeviceTimer(seconds=lambda: 1.0, method=""),
+        memory=None,
+    )  # fmt: skip
+    times = measure.take_turns({"a": step}, gpu_timing.CpuMeter(), 9, deadline=0.0)
+    assert len(times["a"]) == measure.LEAST_ROUNDS
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """torch.cuda with a clock of its own: a step takes 3 ms of it and 24 MiB, a replayed graph 24 ms."""
+    state = SimpleNamespace(now=0.0, allocated=2**20, peak=0, captures=0, fails=False, stream="default", open=0)
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = state.now
+
+        def elapsed_time(self, other):
+            return other.at - self.at
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    class Graph:
+        def replay(self):
+            state.now += 24.0
+
+    @contextmanager
+    def graph(captured):
+        assert isinstance(captured, Graph)
+        state.stream = "capture"
+        yield
+        if state.fails:
+            raise RuntimeError("operation not permitted\nwhen stream is capturing")
+        state.captures, state.stream = state.captures + 1, "default"
+
+    @contextmanager
+    def stream(side):
+        state.open += 1
+        yield
+        state.open -= 1
+
+    def reset():
+        state.peak = state.allocated
+
+    fakes = {
+        "Event": Event, "Stream": Stream, "CUDAGraph": Graph, "graph": graph, "stream": stream,
+        "current_device": lambda: 0, "current_stream": Stream, "default_stream": lambda: "default",
+        "get_device_properties": lambda index: SimpleNamespace(L2_cache_size=50 * 2**20), "synchronize": lambda: None,
+        "set_stream": lambda x: setattr(state, "stream", x), "reset_peak_memory_stats": reset,
+        "memory_allocated": lambda: state.allocated, "max_memory_allocated": lambda: state.peak,
+    }  # fmt: skip
+    for name, fake in fakes.items():
+        assert hasattr(torch.cuda, name), name
+        monkeypatch.setattr(torch.cuda, name, fake)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda size, *, dtype, device: empty(8, dtype=dtype))
+
+    def step():
+        state.now += 3.0
+        state.peak = state.allocated + 24 * 2**20
+        return [torch.zeros(2**20, dtype=torch.int8)]
+
+    state.step = step
+    return state
+
+
+def test_events_around_steps(cuda):
+    timer = gpu_timing.GpuMeter().timer(cuda.step, 5, graph=False)
+    assert (timer.method, timer.seconds()) == ("events", pytest.approx(3e-3))
+
+
+def test_replays_of_a_graph(cuda):
+    timer = gpu_timing.GpuMeter().timer(cuda.step, 100, graph=True)
+    assert (timer.method, cuda.captures) == ("graph", 1)
+    assert timer.seconds() == pytest.approx(24e-3 / gpu_timing.GRAPH_STEPS)
+
+
+def test_a_capture_that_fails_is_told_and_events_are_taken(cuda):
+    cuda.fails = True
+    timer = gpu_timing.GpuMeter().timer(cuda.step, 5, graph=True)
+    assert (timer.method, timer.why_no_graph) == ("events", "operation not permitted")
+    assert (cuda.stream, cuda.open) == ("default", 0)
+    assert timer.seconds() == pytest.approx(3e-3)
+
+
+def test_memory_of_a_step(cuda):
+    found = gpu_timing.GpuMeter().memory(cuda.step)
+    assert found == gpu_timing.Memory(extra_bytes=24 * 2**20, result_bytes=2**20)
+
+
+def test_a_machine_without_a_gpu_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_targets.gpu_check, "why_not", lambda: "torch sees no NVIDIA GPU")
+    monkeypatch.setattr(sys, "argv", ["gpu_targets.py"])
+    assert gpu_targets.main() == 2
+    assert capsys.readouterr().err == "gpu-targets: torch sees no NVIDIA GPU\n"
+
+
+def test_rates_of_training_end_to_end(capsys):
+    import compare
+
+    task = compare.GPU_TASKS["1.3B"]
+    weights = 12 * task.layers * task.width**2
+    assert weights + task.vocabulary * task.width == pytest.approx(1.3e9, rel=0.02)
+    # A token of prompt or response: forward once to generate, in four networks to score, and in two, thrice, an epoch.
+    by_hand = 2 * (weights + 50257 * 2048) * (1 + 2 + 3 * 4) + 2 * weights * (2 + 3 * 4)
+    assert compare.task_flops(task) == pytest.approx(by_hand * 64 * 512)
+    found = compare.report_rates(task, {"rounds": {"ours": [{"seconds": {"update": 2.0, "other": 2.0}}]}})
+    assert found["rates"]["ours"]["tokens_per_s"] == pytest.approx(64 * 512 / 4.0)
+    assert found["rates"]["ours"]["share_of_peak"] == pytest.approx(by_hand * 64 * 512 / 4.0 / 989e12)
+    assert "8192 tokens/s" in capsys.readouterr().out

@@ -1,0 +1,143 @@
+"""Peers of the benchmark: each that is installed computes what its op computes, and is given only what it can take."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from instructrl.ops.cases import CASES
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import bench
+import peers
+
+sys.path.pop(0)
+
+SMALL = {
+    "logprobs.token_logprobs": ("5x257",),
+    "logprobs.token_logprobs_and_entropy": ("5x257", "temperature"),
+    "logprobs.linear_token_logprobs": ("5x8x257", "bias and temperature", "masked"),
+    "logprobs.linear_token_logprobs_and_entropy": ("5x8x257", "bias and temperature"),
+    "likelihood.linear_nll_loss": ("5x8x257", "bias and temperature", "masked"),
+    "advantages.generalized_advantages": ("4x5", "3x257", "discounted"),
+    "advantages.masked_whiten": ("(4, 5)", "(3, 257)"),
+    "ppo.clipped_policy_loss": ("(4, 5)", "(257,)"),
+    "ppo.ppo_loss": ("(4, 5)", "(257,)"),
+    "ppo.linear_ppo_loss": ("5x8x257", "masked"),
+}
+"""Cases that between them have each option, mask and gradient that a peer says it can be given."""
+
+PEERS = [(op, name) for op, by_name in peers.PEERS.items() for name in by_name]
+
+
+def case_of(op, name):
+    return next(case for case in CASES if (case.op, case.name) == (op, name))
+
+
+def eager(case):
+    return bench.on("reference", bench.public(case), case, bench.inputs(case))
+
+
+@pytest.mark.parametrize(("op", "name"), PEERS)
+def test_a_peer_computes_what_the_op_computes(op, name, capsys):
+    peer, num_taken = peers.PEERS[op][name], 0
+    for case in (case_of(op, small) for small in SMALL[op]):
+        arguments = bench.inputs(case)
+        if not peer.takes(bench.public(case), arguments):
+            continue
+        num_taken += 1
+        provider = bench.beside(peer, case, arguments)
+        try:
+            provider()
+        except ImportError as reason:
+            pytest.skip(f"{name}: {reason}")
+        assert name in bench.checked(case, {"eager": eager(case), name: provider}), capsys.readouterr().out
+    assert num_taken > 0
+
+
+def test_every_row_of_an_op_with_peers_is_one_they_are_given():
+    for row, case in bench.ROWS.items():
+        arguments = bench.inputs(case) if case.op.startswith(("advantages", "ppo.clipped", "ppo.ppo")) else {}
+        for name, peer in peers.PEERS.get(case.op, {}).items():
+            assert peer.takes(bench.public(case), arguments), (row, name)
+
+
+def test_a_peer_is_not_given_an_option_or_a_mask_that_it_does_not_know():
+    def taken(op, small, **what):
+        case = case_of(op, small)
+        return peers.Peer(adapt=lambda arguments: list, **what).takes(bench.public(case), bench.inputs(case))
+
+    assert taken("logprobs.token_logprobs", "5x257")
+    assert not taken("logprobs.token_logprobs", "temperature")
+    assert taken("logprobs.token_logprobs", "temperature", options=("temperature",))
+    assert not taken("logprobs.token_logprobs", "masked")
+    assert taken("logprobs.token_logprobs", "masked", mask=peers.something_counts)
+    assert not taken("logprobs.token_logprobs", "all masked", mask=peers.something_counts)
+    assert taken("advantages.generalized_advantages", "4x5", mask=peers.right_padded)
+    assert not taken("advantages.generalized_advantages", "gaps", mask=peers.right_padded)
+    assert not taken("advantages.generalized_advantages", "packed", options=("gamma", "lam"), mask=peers.right_padded)
+
+
+def test_what_a_peer_is_given_is_0_where_nothing_counts():
+    arguments = bench.inputs(case_of("ppo.ppo_loss", "(4, 5)"))
+    given = peers.padded_with_zeros(arguments)
+    mask = arguments["mask"]
+    assert not mask.all()
+    for name in ("logprobs", "values", "returns"):
+        assert not arguments[name][~mask].isfinite().all()
+        assert given[name][~mask].eq(0.0).all()
+        assert torch.equal(given[name][mask], arguments[name][mask])
+        assert given[name].requires_grad == arguments[name].requires_grad
+    # Logits of a position and hidden states go, the weights of the head stay.
+    head = bench.inputs(case_of("logprobs.linear_token_logprobs", "masked"))
+    assert peers.padded_with_zeros(head)["hidden"].isfinite().all()
+    assert peers.padded_with_zeros(head)["weight"] is head["weight"]
+
+
+def stand_in(monkeypatch, adapt):
+    """The names that are timed for the policy loss where `adapt` is its only peer."""
+    peer = peers.Peer(adapt=adapt, mask=peers.something_counts)
+    monkeypatch.setattr(bench, "PEERS", {"ppo.clipped_policy_loss": {"stand-in": peer}})
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    case = case_of("ppo.clipped_policy_loss", "(4, 5)")
+    return bench.checked(case, bench.providers(case, bench.inputs(case)))
+
+
+def right(arguments):
+    def call():
+        ratio = (arguments["logprobs"] - arguments["old_logprobs"]).exp()
+        gain = torch.minimum(arguments["advantages"] * ratio, arguments["advantages"] * ratio.clamp(0.8, 1.2))
+        return -(gain * arguments["mask"]).sum() / arguments["mask"].sum()
+
+    return call
+
+
+def test_a_peer_that_is_right_is_timed(monkeypatch):
+    kept = stand_in(monkeypatch, right)
+    assert "stand-in" in kept
+    assert kept["eager"][1] <= 1.0
+
+
+def test_a_peer_that_is_not_installed_is_skipped_without_a_word(monkeypatch, capsys):
+    def missing(arguments):
+        import a_library_that_is_not_installed  # noqa: F401  # pyright: ignore
+
+    assert "stand-in" not in stand_in(monkeypatch, missing)
+    assert "stand-in" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda arguments: lambda: 1.001 * right(arguments)(),
+        lambda arguments: lambda: right(arguments)() * arguments["mask"].sum(),
+        lambda arguments: lambda: right(arguments)().detach(),
+        lambda arguments: lambda: (right(arguments)(), right(arguments)()),
+        lambda arguments: lambda: right(arguments)() + arguments["logprobs"].sum() * float("nan"),
+    ],
+    ids=["a thousandth off", "a sum for a mean", "no gradient", "one result too many", "NaN"],
+)
+def test_a_peer_that_computes_something_else_is_left_out(monkeypatch, capsys, wrong):
+    assert "stand-in" not in stand_in(monkeypatch, wrong)
+    assert "stand-in is left out" in capsys.readouterr().out
