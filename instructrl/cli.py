@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from instructrl import __version__
+from instructrl import __version__, interruption
 
 # Command -> (what it does, where it is carried out). Imported when asked for, so that --help needs no torch.
 COMMANDS = {
@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out a command line. Returns the exit code: 0, or 2 for input that cannot be used."""
+    """Carry out a command line. Returns the exit code: 0, 2 for unusable input, 130 or 143 after a signal."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     if debug:
@@ -39,13 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"found the command {arguments[0]!r}{_suggestion(arguments[0])}")
     try:
         # A variable of the environment may be wrong, which shows when backends are loaded.
-        return importlib.import_module(COMMANDS[arguments[0]][1]).main(arguments[1:])
+        with interruption.heeded():
+            return importlib.import_module(COMMANDS[arguments[0]][1]).main(arguments[1:])
+    except interruption.Interrupted as signal:
+        print(f"instructrl: stopped by {signal}; the same command goes on from here", file=sys.stderr)
+        return signal.exit_code
     except BrokenPipeError:  # somebody reads our output with `head`
         return 0
     except (ValueError, RuntimeError, OSError) as error:
         if debug:
             raise
-        return _fail(f"{error} (--debug shows where)")
+        return _fail(f"{_described(error)} (--debug shows where)")
 
 
 def _help() -> str:
@@ -70,8 +74,16 @@ def _suggestion(name: str) -> str:
     return f", did you mean {close[0]!r}?" if close else f", accepted are {', '.join(COMMANDS)}"
 
 
+def _described(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        found = error.strerror[0].lower() + error.strerror[1:]
+        return f"{error.filename}: found {found}, accepted is a path that can be used"
+    return str(error)
+
+
 def _fail(message: str) -> int:
-    print(f"instructrl: error: {message}", file=sys.stderr)
+    for line in message.splitlines():  # `data check` names several rows
+        print(f"instructrl: error: {line}", file=sys.stderr)
     return 2
 
 

@@ -28,13 +28,15 @@ PHASES = (
 
 class Profile:
     """seconds: by phase; a phase inside another counts for itself alone. tokens: read by the networks that train or
-    score, with gradient or without; computed: the same with padding.
+    score, with gradient or without; computed: the same with padding. failed_in: the innermost phase out of which an
+    exception came.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.computed = 0
         self._tokens: list[Tensor | int] = []
+        self.failed_in = ""
         self._open: list[str] = []
         self._since = 0.0
 
@@ -84,9 +86,13 @@ def phase(name: str) -> Iterator[None]:
         return
     profile._switch()
     profile._open.append(name)
+    finished = False
     try:
         yield
+        finished = True
     finally:
+        if not finished:
+            profile.failed_in = profile.failed_in or name
         profile._switch()
         profile._open.pop()
 

@@ -3,6 +3,7 @@
 Shapes use `B` sequences, `P` prompt positions, `T` response positions. A mask is True where an element counts.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -206,10 +207,10 @@ class Experience(_TensorRecord):
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Raise ValueError for a field of a config that is not above 0; None counts as not set."""
+    """Raise ValueError for a field of a config that is not above 0 and finite; None counts as not set."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name}: found {value}, accepted are positive numbers")
 
 

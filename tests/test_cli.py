@@ -215,12 +215,17 @@ def test_a_folder_that_is_no_run_is_refused_and_left_alone(call, tmp_path):
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"metrics.jsonl": "mine\n"}
 
 
-def test_a_run_may_go_to_an_empty_folder_or_over_an_earlier_run(tmp_path):
+def test_a_run_may_go_to_an_empty_folder_or_when_asked_over_an_earlier_run(tmp_path):
     config = RUNS["smoke"].config
     folder = tmp_path / "new" / "run"
     assert open_folder(folder, config) == folder
-    (folder / "metrics.jsonl").write_text("")
-    assert open_folder(folder, replace(config, seed=7)).is_dir()
+    (folder / "metrics.jsonl").write_text("kept")
+    assert open_folder(folder, config) == folder
+    assert (folder / "metrics.jsonl").read_text() == "kept"
+    with pytest.raises(ValueError, match=r"found a run with other settings \(seed was 0, is 7\)"):
+        open_folder(folder, replace(config, seed=7))
+    assert open_folder(folder, replace(config, seed=7), fresh=True).is_dir()
+    assert not (folder / "metrics.jsonl").exists()
     assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 7
 
 

@@ -1,6 +1,5 @@
 """`instructrl data`: the paper's hygiene, and a look at every row of a file."""
 
-import argparse
 from collections.abc import Sequence
 
 from instructrl.commands import options
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         print(prepare(config).markdown())
         return 0
     if arguments[0] == "check":
-        parser = argparse.ArgumentParser(prog="instructrl data check", description="Read every row of a file.")
+        parser = options.Parser(prog="instructrl data check", description="Read every row of a file.")
         parser.add_argument("kind", choices=_READERS)
         parser.add_argument("file")
         chosen = parser.parse_args(arguments[1:])

@@ -1,6 +1,5 @@
 """`instructrl doctor`: what this machine can run."""
 
-import argparse
 import platform
 from collections.abc import Sequence
 
@@ -8,13 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 from instructrl import kernels
+from instructrl.commands import options
 from instructrl.evaluation.results import versions
 from instructrl.ops import dispatch, selftest
 
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out `instructrl doctor`. Returns the exit code: 1 where a backend that is here computes wrongly."""
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         prog="instructrl doctor",
         description="Versions; every op and backend: usable here or not, and why not; how each was built; a self-test "
         "of each.",

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,11 +14,10 @@ from instructrl.evaluation.results import versions
 from instructrl.evaluation.statistics import outcomes_from_scores, win_rate
 from instructrl.evaluation.table import results_table
 from instructrl.models.policy import Policy
-from instructrl.models.scoring import RewardModel
 from instructrl.rollout.generate import Samples, Sampling, sample_texts
 from instructrl.rollout.scoring import score_texts
 from instructrl.runs.recipe import Recipe
-from instructrl.runs.standalone import check_tokenizer, open_workspace
+from instructrl.runs.standalone import check_rows, load_judge, load_other_policy, load_start, open_workspace
 from instructrl.types import Prompt, require_positive
 
 
@@ -37,6 +35,8 @@ class EvalCommand:
     data: str
     # folder for results.json, which holds the responses too; `instructrl report` makes a page of it
     out: str
+    # start over where `out` holds an earlier run
+    fresh: bool = False
     # of everything sampled
     seed: int = 0
     # of the sampled responses
@@ -55,13 +55,15 @@ def main(arguments: Sequence[str]) -> int:
     """Carry out `instructrl eval`. Returns the exit code."""
     config = options.parse(EvalCommand, arguments, program="instructrl eval", description="Compare models on prompts.")
     recipe = Recipe(limits=config.limits)
-    work, baseline = open_workspace(Path(config.out), config.baseline, recipe, config)
-    judge = RewardModel.load(config.reward_model).eval()
-    for path in (config.reward_model, *config.models):
-        check_tokenizer(path, work.encoder)
-    prompts = list(read_prompts(config.data))
+    encoder, baseline = load_start(config.baseline, recipe, config)
+    judge = load_judge(config.reward_model, encoder).eval()
+    for path in config.models:
+        load_other_policy(path, encoder)  # one at a time in memory, so that all are known to be good before any is used
+    records = read_prompts(config.data)
+    check_rows(records, encoder)
+    prompts = list(records)
     texts = [prompt.text for prompt in prompts]
-    work.encoder.check_prompts(config.data, texts)
+    work = open_workspace(encoder, recipe, config)
     sampling = Sampling(
         seed=config.seed, temperature=config.temperature, max_response_tokens=config.limits.max_response_tokens
     )

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from instructrl.commands import options
-from instructrl.data.encoding import Limits, pack_documents
-from instructrl.data.readers import read_corpus, read_demonstrations
+from instructrl.data.encoding import Limits
+from instructrl.data.readers import read_demonstrations
+from instructrl.models.backbone import set_residual_dropout
 from instructrl.runs.recipe import Recipe
-from instructrl.runs.standalone import open_workspace
+from instructrl.runs.standalone import check_rows, load_start, open_workspace, read_blocks
 from instructrl.runs.steps import finetune
+from instructrl.trainers.checkpoints import CheckpointConfig
 from instructrl.trainers.sft import SFTConfig
 
 
@@ -27,6 +28,8 @@ class SFTCommand:
     out: str
     # plain text, where sft.pretraining_fraction asks for it
     corpus: str | None = None
+    # start over where `out` holds an earlier run; without it the same command goes on where it was left
+    fresh: bool = False
     # of everything random
     seed: int = 0
     # length of a block of plain text
@@ -35,6 +38,8 @@ class SFTCommand:
     limits: Limits = Limits()
     # of the training
     sft: SFTConfig = SFTConfig()
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,13 +48,15 @@ def main(arguments: Sequence[str]) -> int:
         SFTCommand, arguments, program="instructrl sft", description="Step 1: supervised fine-tuning."
     )
     recipe = Recipe(limits=config.limits, block_tokens=config.block_tokens, sft=config.sft)
-    work, policy = open_workspace(
-        Path(config.out), config.model, recipe, config, 0 if config.corpus is None else config.block_tokens
-    )
-    blocks = None
-    if config.corpus is not None:
-        blocks = pack_documents(read_corpus(config.corpus), work.encoder.tokenizer, config.block_tokens)
+    block_tokens = 0 if config.corpus is None else config.block_tokens
+    encoder, policy = load_start(config.model, recipe, config, block_tokens)
+    set_residual_dropout(policy.lm, config.sft.residual_dropout)  # the trainer does it too: here it can refuse in time
     train, valid = read_demonstrations(config.data), read_demonstrations(config.validation)
+    check_rows(train, encoder)
+    check_rows(valid, encoder)
+    mixed = "sft.pretraining_fraction" if config.sft.num_pretraining else None
+    blocks = read_blocks(config.corpus, encoder, block_tokens, mixed)
+    work = open_workspace(encoder, recipe, config, config.checkpoints)
     _, epochs = finetune(work, policy, train, valid, phase="sft", blocks=blocks)
     for epoch in epochs:
         print(f"epoch {epoch.epoch:2}  validation loss {epoch.validation_loss:.4f}  {epoch.policy_folder}")

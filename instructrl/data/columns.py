@@ -119,7 +119,7 @@ def _ranks(values: Any, num_completions: int, column: str) -> list[float]:
     if len(values) != num_completions:
         raise ColumnError(column, f"{len(values)} ranks", accepted)
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
             raise ColumnError(column, _shown(value), accepted)
     return values
 
@@ -258,7 +258,8 @@ def _missing(column: str, row: Row, accepted: str) -> ColumnError:
 
 
 def _names(row: Row) -> str:
-    return f"the columns {', '.join(map(str, row)) or '(none)'}"
+    names = ", ".join(map(str, row)) or "(none)"
+    return f"the columns {' '.join((names if len(names) <= 200 else f'{names[:200]}...').split())}"
 
 
 def _shown(value: Any) -> str:

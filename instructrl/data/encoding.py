@@ -1,6 +1,6 @@
 """Texts to tensors: prompts with responses, comparisons, and blocks of plain text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,13 +53,15 @@ class Encoder:
         """Whether `prompt` takes this text."""
         return len(encode_text(self.tokenizer, text)) <= self.limits.max_prompt_tokens
 
-    def check_prompts(self, name: str, texts: Iterable[str]) -> None:
-        """Raise ValueError for the first prompt over the limit, before anything is trained. name: of the data."""
-        for number, text in enumerate(texts, start=1):
+    def check_prompts(self, where: Callable[[int], str], texts: Iterable[str]) -> None:
+        """Raise ValueError for the first prompt over the limit, before anything is trained.
+
+        where: (number from 0) -> the row's name, such as its file and line."""
+        limit = self.limits.max_prompt_tokens
+        for number, text in enumerate(texts):
             if not self.fits(text):
-                limit = self.limits.max_prompt_tokens
                 raise ValueError(
-                    f"{name}, row {number}: found a prompt of more than {limit} tokens; "
+                    f"{where(number)}: found a prompt of more than {limit} tokens, accepted are up to {limit}; "
                     f"`instructrl data prepare --max-prompt-tokens {limit}` drops such rows"
                 )
 

@@ -46,6 +46,15 @@ def find_personal_data(text: str, *, phone_regions: Sequence[str] = ("US",)) -> 
     return sorted(found, key=lambda data: data.start)
 
 
+def check_regions(phone_regions: Sequence[str]) -> None:
+    """Raise ValueError for a country that is not known: none of its numbers would be found."""
+    import phonenumbers
+
+    for region in phone_regions:
+        if region not in phonenumbers.SUPPORTED_REGIONS:
+            raise ValueError(f"phone_regions: found {region!r}, accepted are countries by two letters (ISO 3166)")
+
+
 def _kinds(text: str, phone_regions: Sequence[str]) -> Iterator[tuple[str, Iterator[tuple[int, int]]]]:
     """Each kind with its spans; what is checked more strictly comes first and wins an overlap."""
     if "@" in text:

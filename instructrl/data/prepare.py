@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from instructrl.data import hygiene, tables
 from instructrl.data.hygiene import Kept, Record
+from instructrl.data.personal_data import check_regions
 from instructrl.data.readers import DataError, read_comparisons, read_demonstrations, read_prompts, write_jsonl
 from instructrl.data.tokenizers import load_tokenizer
 
@@ -77,7 +78,7 @@ class PrepareConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, accepted are positive numbers")
         shares = self.valid_fraction, self.test_fraction
-        if min(shares) < 0 or sum(shares) >= 1:
+        if not (min(shares) >= 0 and sum(shares) < 1):
             raise ValueError(
                 f"valid_fraction, test_fraction: found {shares}, accepted are shares that leave some train"
             )
@@ -136,6 +137,11 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     """Clean and split, and write `<out>/{demonstrations,comparisons,prompts}.{train,valid,test}.jsonl`, `report.json`
     and `report.md`. An empty split gives an empty file. Raises DataError for rows that cannot be read, and where
     nothing is left to train on."""
+    check_regions(config.phone_regions)
+    out = Path(config.out)
+    solid = next((path for path in (out, *out.parents) if path.exists()), out)
+    if solid.exists() and not solid.is_dir():
+        raise ValueError(f"out: found the file {solid}, accepted is a folder")
     tokenizer = load_tokenizer(config.tokenizer)
     cleaning = _Cleaning()
     sources = {"SFT": config.demonstrations, "RM": config.comparisons, "PPO": config.prompts}
@@ -210,6 +216,7 @@ def _written(
         files=files,
     )
     written = json.dumps({**asdict(report), "config": asdict(config)}, indent=2, ensure_ascii=False)
-    (out / "report.json").write_text(written + "\n", encoding="utf-8")
-    (out / "report.md").write_text(report.markdown(), encoding="utf-8")
+    for name, text in (("report.json", written + "\n"), ("report.md", report.markdown())):
+        (out / name).unlink(missing_ok=True)  # a link there is not followed
+        (out / name).write_text(text, encoding="utf-8")
     return report

@@ -41,6 +41,10 @@ class Records(Sequence[RecordT], Generic[RecordT]):
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def where(self, index: int) -> str:
+        """File and line of a record, for messages."""
+        return self._rows.where(self._numbers[index])
+
     @overload
     def __getitem__(self, index: int) -> RecordT: ...
 
@@ -108,6 +112,7 @@ def write_jsonl(path: str | Path, records: Iterable[Prompt | Demonstration | Com
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)  # a link there is not followed
     count = 0
     with partial.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:

@@ -156,7 +156,7 @@ class ParquetRows:
         first = self._ends[group - 1] if group else 0
         try:
             return self._group(group).slice(number - first, 1).to_pylist()[0]
-        except (*self._errors, UnicodeDecodeError) as error:
+        except (*self._errors, ValueError, OverflowError) as error:  # such as a date that Python does not have
             raise DataError(f"{self.where(number)}: found {_first_line(error)}, accepted is a readable row") from None
 
 

@@ -1,5 +1,6 @@
 """Counts and lengths of data sets as rows of plain values, and those rows as markdown (paper, tables 6, 9, 11)."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -115,5 +116,5 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
-    # A source is text from the data: it must not end the cell or the line.
-    return " ".join(str(value).split()).replace("|", "\\|")
+    # A source is text from the data: it must neither end the cell or the line nor begin a tag or a link.
+    return re.sub(r"([\\|<\[])", r"\\\1", " ".join(str(value).split()))

@@ -7,11 +7,17 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
+# What transformers raises for the files of a tokenizer, by the ways in which they can be wrong.
+_OF_A_TOKENIZER = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError),
+    StrictDataclassError,
+)
 
 
 def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -20,11 +26,19 @@ def gpt2_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     folder: holds `encoder.json` and `vocab.bpe`, as OpenAI published them. Raises ValueError where one is missing or
     `encoder.json` has no end of text.
     """
-    vocabulary = json.loads(_published(folder, "encoder.json"))
-    if END_OF_TEXT not in vocabulary:
+    try:
+        vocabulary = json.loads(_published(folder, "encoder.json"))
+    except ValueError as error:
+        raise ValueError(f"{folder}/encoder.json: found {error}, accepted is the GPT-2 vocabulary as JSON") from None
+    if not isinstance(vocabulary, dict) or END_OF_TEXT not in vocabulary:
         raise ValueError(f"encoder.json: found no {END_OF_TEXT} in {folder}, accepted is the GPT-2 vocabulary")
     lines = _published(folder, "vocab.bpe").split("\n")[1:]  # the first line is the version
     merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines) if right]
+    for number, (left, right) in enumerate(merges, start=2):
+        if not {left, right, left + right} <= vocabulary.keys():
+            raise ValueError(
+                f"{folder}/vocab.bpe:{number}: found {left!r} {right!r}, accepted are merges of encoder.json"
+            )
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -63,9 +77,15 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
         return gpt2_tokenizer(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
-    except OSError as error:
+    except _OF_A_TOKENIZER as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"tokenizer: found none at {path} ({reason}), accepted is a model folder or name") from error
+        raise ValueError(
+            f"tokenizer: found none at {path} ({reason}), accepted is a model folder or name; code that comes with it "
+            "is not run"
+        ) from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # What transformers makes of a folder that has a config.json and no tokenizer.
+        raise ValueError(f"tokenizer: found no vocabulary in {path}, accepted is a folder with a tokenizer.json")
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"tokenizer: found no eos token in {path}, accepted is one with eos_token set (it ends every response)"

@@ -21,6 +21,8 @@ Record = dict[str, Any]
 # Of a plot that stands alone, in pixels: around it, and how much of a caption a line of its width holds.
 _MARGIN = 20
 _CAPTION_CHARACTERS = 62
+# What comes of JSON whose parts are missing or of other types than a run writes.
+_OF_OTHER_JSON = (TypeError, KeyError, AttributeError, IndexError, ValueError, ArithmeticError, jinja2.TemplateError)
 
 
 def write_report(run_folder: Path | str) -> Path:
@@ -31,8 +33,17 @@ def write_report(run_folder: Path | str) -> Path:
     """
     folder = Path(run_folder)
     results = _results(folder)
-    html = render(results, _rows(folder / "metrics.jsonl"), _rows(folder / "profile.jsonl"))
-    return _written(folder / "report.html", html)
+    metrics, profile = _rows(folder / "metrics.jsonl"), _rows(folder / "profile.jsonl")
+    try:
+        html = render(results, metrics, profile)
+    except _OF_OTHER_JSON as error:
+        found = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(
+            f"{folder}: found results or metrics that no run writes ({found}), accepted are the files of a finished run"
+        ) from error
+    path = folder / "report.html"
+    path.unlink(missing_ok=True)  # in a folder from elsewhere a link may stand there: it is not followed
+    return _written(path, html)
 
 
 def write_figure(run_folder: Path | str, path: Path | str) -> Path:
@@ -41,12 +52,29 @@ def write_figure(run_folder: Path | str, path: Path | str) -> Path:
     Raises FileNotFoundError without `results.json`, ValueError for another ending than `.svg`, for results without
     win rates, and where a file does not hold what it should.
     """
+    plot = _figure_plot(run_folder, path)
+    return _written(Path(path), standalone(plot))
+
+
+def check_figure(run_folder: Path | str, path: Path | str) -> None:
+    """Raise as `write_figure` does, and where the folder of the file is not there; write nothing."""
+    _figure_plot(run_folder, path)
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"figure: found no folder {Path(path).parent}, accepted is a file in a folder that is there")
+
+
+def _figure_plot(run_folder: Path | str, path: Path | str) -> Plot:
     if Path(path).suffix != ".svg":
         raise ValueError(f"figure: found {str(path)!r}, accepted is a path that ends in .svg")
-    plot = win_rate_plot(_results(Path(run_folder)))
+    results = _results(Path(run_folder))
+    try:
+        plot = win_rate_plot(results)
+    except _OF_OTHER_JSON as error:
+        found = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{run_folder}: found {found}, accepted are the results of a finished run") from error
     if plot is None:
         raise ValueError(f"run_folder: found no win rates in {run_folder}, accepted is the folder of a finished run")
-    return _written(Path(path), standalone(plot))
+    return plot
 
 
 def standalone(plot: Plot) -> str:
@@ -100,13 +128,18 @@ def _environment() -> jinja2.Environment:
 
 
 def visible(text: Any) -> str:
-    """Control characters as their pictures (U+2400 and up), so that they show and do nothing; tab and newline stay."""
+    """Control characters as their pictures (U+2400 and up), so that they show and do nothing; tab and newline stay.
+
+    What reorders the text around it (embeddings and overrides, U+202A to U+202E) shows as a replacement character.
+    """
     characters = str(text).replace("\r\n", "\n")
     return "".join(_picture(character) for character in characters)
 
 
 def _picture(character: str) -> str:
     code = ord(character)
+    if 0x202A <= code <= 0x202E:
+        return "\ufffd"
     if character in "\n\t" or 0x20 <= code < 0x7F or code > 0x9F:
         return character
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
@@ -128,7 +161,15 @@ def _results(folder: Path) -> Record:
     path = folder / "results.json"
     if not path.is_file():
         raise FileNotFoundError(f"run_folder: found no results.json in {folder}, accepted is the folder of a run")
-    return _record(path.read_text(encoding="utf-8"), str(path))
+    return _record(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        found = f"the byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"
+        raise ValueError(f"{path}: found {found}, accepted is UTF-8") from error
 
 
 def _record(text: str, where: str) -> Record:
@@ -145,6 +186,6 @@ def _record(text: str, where: str) -> Record:
 def _rows(path: Path) -> list[Record]:
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = _text(path).split("\n")
     # What follows the last newline is a row that a run in progress has not finished writing.
     return [_record(line, f"{path}, line {number}") for number, line in enumerate(lines[:-1], 1) if line.strip()]

@@ -112,7 +112,7 @@ def draw(
     # Matplotlib's own defaults with ours on top, so that a user's matplotlibrc does not change a report.
     defaults: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
     look = {key: value for key, value in defaults.items() if key.split(".")[0] in _GROUPS_OF_LOOK}
-    look |= _SETTINGS | {"svg.hashsalt": name}
+    look |= _SETTINGS | {"svg.hashsalt": _encodable(name)}
     with matplotlib.rc_context(look), warnings.catch_warnings():
         # The browser draws the text: what matplotlib's own font lacks is of no consequence.
         warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from", category=UserWarning)
@@ -127,7 +127,12 @@ def draw(
 
 def shorten(text: str, limit: int = 24) -> str:
     """A label that leaves room for the plot."""
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    return _encodable(text if len(text) <= limit else text[: limit - 1].rstrip() + "…")
+
+
+def _encodable(text: str) -> str:
+    """Matplotlib writes UTF-8, in which a lone surrogate, as the name of a file can have one, is no character."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def _for_html(svg: str, description: str, width: int, height: int) -> str:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from instructrl import profiling
+from instructrl.models.folders import read_config, read_network
 from instructrl.types import Sequences, SharedPrompts
 
 # Every dropout probability that a transformers configuration is known to carry. Zero in all of them is the only state
@@ -30,22 +31,21 @@ _UNSUPPORTED_LOGIT_FIELDS = ("final_logit_softcapping", "logit_scale", "logits_s
 
 
 def hide_loading_bars() -> None:
-    """Turn transformers' own progress bars off, for programs that show theirs."""
+    """Turn transformers' own progress bars and warnings off, for programs that show theirs."""
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def load_causal_lm(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """A causal language model in float32 with every dropout off.
 
     path: a transformers folder or name. Weights are read from safetensors only: nothing is unpickled.
-    Raises ValueError for a model whose logits are capped or scaled after the output embedding, and OSError (from
-    transformers) where there is no such model.
+    Raises ValueError for a model whose logits are capped or scaled after the output embedding, and as `read_config` and
+    `read_network` do, OSError among them where there is no such model.
     """
-    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    config = read_config(path, trust_remote_code=trust_remote_code)
     _without_dropout(config)
-    model = AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
-    )
+    model = read_network(AutoModelForCausalLM, path, config, trust_remote_code=trust_remote_code)
     check_output_embedding(model)
     _check_projection(model)
     return _with_fused_activations(model)
@@ -76,9 +76,20 @@ def _check_projection(lm: PreTrainedModel) -> None:
     assert isinstance(head, nn.Linear)
     tokens = torch.arange(1, 4)[None, :] % head.out_features
     own = lm.eval()(input_ids=tokens, use_cache=False).logits
+    _check_finite(lm, own)
+    other = lm(input_ids=torch.cat([tokens[:, :2], tokens[:, :1]], dim=1), use_cache=False).logits
+    if not torch.allclose(own[:, :2], other[:, :2], rtol=1e-3, atol=1e-3):
+        raise ValueError(f"model: found {type(lm).__name__}, whose tokens see later ones; accepted are causal models")
     made = head(lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state)
     if not torch.allclose(own, made, rtol=1e-3, atol=1e-3):
         raise ValueError(f"model: found {type(lm).__name__}, accepted are models whose logits are a plain projection")
+
+
+def _check_finite(model: PreTrainedModel, outputs: Tensor) -> None:
+    """Raise ValueError where a network computes NaN or infinity from ordinary tokens."""
+    if not bool(outputs.isfinite().all()):
+        path = model.config.name_or_path
+        raise ValueError(f"model {path}: found weights that give NaN or infinity, accepted are finite ones")
 
 
 def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedModel:
@@ -90,7 +101,8 @@ def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedM
     config = copy.deepcopy(lm.config)
     config.num_labels = 1
     config.tie_word_embeddings = False
-    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    # Said in words: transformers' default is to ask whoever sits at the terminal.
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise ValueError(f"model: found {type(model).__name__}, accepted are architectures with a linear `score` head")
     model.base_model.load_state_dict(lm.base_model.state_dict())
@@ -105,15 +117,17 @@ def load_scalar_model(path: str | Path) -> PreTrainedModel:
     """A network with a scalar head from a transformers folder, in float32, dropout off, safetensors only."""
     if not (Path(path) / "config.json").is_file():
         raise ValueError(f"reward model {path}: found no config.json, accepted is a folder that `instructrl rm` wrote")
-    config = AutoConfig.from_pretrained(path)
+    config = read_config(path)
     if getattr(config, "num_labels", None) != 1:
-        raise ValueError(f"{path}: found a head of {config.num_labels} outputs, a reward model has 1")
+        raise ValueError(f"{path}: found a head of {config.num_labels} outputs, accepted is a reward model's of 1")
     _without_dropout(config)
-    return _with_fused_activations(
-        AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, dtype=torch.float32, use_safetensors=True
-        )
-    )
+    model = read_network(AutoModelForSequenceClassification, path, config)
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"model {path}: found {type(model).__name__}, accepted are those with a linear `score` head")
+    with torch.no_grad():
+        _check_finite(model, head(model.base_model(input_ids=torch.tensor([[1, 2, 3]])).last_hidden_state))
+    return _with_fused_activations(model)
 
 
 def _with_fused_activations(model: PreTrainedModel) -> PreTrainedModel:
@@ -185,13 +199,23 @@ def position_ids(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def check_context(model: PreTrainedModel, needed: int) -> None:
-    """Raise ValueError where the model has fewer positions than a prompt with its response needs."""
+def check_context(model: PreTrainedModel, needed: int, name: str = "limits") -> None:
+    """Raise ValueError where the model has fewer positions than a sequence needs. name: of the setting that says so."""
     found = getattr(model.config, "max_position_embeddings", None)
     if found is not None and needed > found:
         raise ValueError(
-            f"limits: found {needed} tokens for a prompt with its response, accepted are up to the {found} positions "
-            "of the model"
+            f"{name}: found {needed} tokens in a sequence, accepted are up to the {found} positions of the model"
+        )
+
+
+def check_vocabulary(model: PreTrainedModel, name: str | Path, num_tokens: int) -> None:
+    """Raise ValueError where the tokenizer has ids that the model has no embedding for. name: of the model."""
+    embeddings = model.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
+    if num_tokens > embeddings.num_embeddings:
+        raise ValueError(
+            f"model {name}: found a tokenizer of {num_tokens} tokens for {embeddings.num_embeddings} embeddings, "
+            "accepted is one whose ids all have an embedding"
         )
 
 

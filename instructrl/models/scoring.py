@@ -1,6 +1,7 @@
 """The reward model and the value function: the same network with a scalar head, read at different positions."""
 
 import copy
+import math
 from pathlib import Path
 
 import torch
@@ -39,7 +40,10 @@ class _ScalarHead(nn.Module):
     def load(cls, path: str | Path):
         """From a transformers sequence-classification folder with one output."""
         network = load_scalar_model(path)
-        return cls(network, getattr(network.config, _BIAS_FIELD, 0.0))
+        bias = getattr(network.config, _BIAS_FIELD, 0.0)
+        if not isinstance(bias, int | float) or not math.isfinite(bias):
+            raise ValueError(f"{path}/config.json: {_BIAS_FIELD}: found {bias!r}, accepted is a finite number")
+        return cls(network, bias)
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads.

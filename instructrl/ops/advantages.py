@@ -233,6 +233,8 @@ def masked_whiten(x: Tensor, mask: Tensor, *, stats: Tensor | None = None) -> Te
     """
     checks.floating("x", x)
     checks.mask_like("mask", mask, "x", tuple(x.shape), x.device)
+    if stats is not None:
+        checks.is_tensor("stats", stats)
     if stats is not None and (stats.dim() != 1 or stats.shape[0] not in (3, 4) or not stats.dtype.is_floating_point):
         found = f"shape {tuple(stats.shape)}, dtype {stats.dtype}"
         raise ValueError(f"stats: found {found}, accepted is [3] or [4] floating (sum, sum of squares, count, ...)")

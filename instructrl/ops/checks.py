@@ -8,6 +8,8 @@ from torch import Tensor
 from instructrl.ops import dispatch
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# What C++ has no whole number for.
+_TOO_MANY = 2**63
 _FLOATING_TEXT = "float32, bfloat16, float16, float64"
 
 
@@ -19,20 +21,29 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float32
 
 
+def is_tensor(name: str, found: object) -> None:
+    """A tensor, and not what could be made into one: that would be a copy at each call."""
+    if not isinstance(found, Tensor):
+        raise TypeError(f"{name}: found {type(found).__name__}, accepted is a tensor")
+
+
 def floating(name: str, tensor: Tensor) -> None:
     """A floating-point tensor of a dtype that the operations compute with."""
+    is_tensor(name, tensor)
     if tensor.dtype not in FLOATING:
         raise ValueError(f"{name}: found dtype {tensor.dtype}, accepted are {_FLOATING_TEXT}")
 
 
 def dims(name: str, tensor: Tensor, num_dims: int, meaning: str) -> None:
     """A tensor of so many dimensions."""
+    is_tensor(name, tensor)
     if tensor.dim() != num_dims:
         raise ValueError(f"{name}: found shape {tuple(tensor.shape)}, accepted is {meaning}")
 
 
 def like(name: str, tensor: Tensor, model_name: str, shape: tuple[int, ...], device: torch.device) -> None:
     """The shape and the device of another argument; nothing is broadcast."""
+    is_tensor(name, tensor)
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name}: found shape {tuple(tensor.shape)}, accepted is {shape}, as {model_name} has it")
     if tensor.device != device:
@@ -47,6 +58,7 @@ def floating_like(name: str, tensor: Tensor, model_name: str, model: Tensor) -> 
 
 def mask_like(name: str, mask: Tensor, model_name: str, shape: tuple[int, ...], device: torch.device) -> None:
     """A bool tensor, True where an element counts."""
+    is_tensor(name, mask)
     if mask.dtype != torch.bool:
         raise ValueError(f"{name}: found dtype {mask.dtype}, accepted is bool (True where an element counts)")
     like(name, mask, model_name, shape, device)
@@ -63,14 +75,38 @@ def not_overlapping(name: str, tensor: Tensor) -> None:
             reach += (size - 1) * stride
 
 
+def flag(name: str, value: object) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: found {type(value).__name__}, accepted is True or False")
+
+
+def num_bytes(name: str, value: object) -> None:
+    """An int that C++ has, or a symbol for one."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name}: found {type(value).__name__}, accepted is an int")
+    if not value < _TOO_MANY:
+        raise ValueError(f"{name}: found {value}, accepted are numbers below 2**63")
+
+
+def _is_number(name: str, value: object) -> None:
+    # By what it is not: under torch.compile numbers are symbols, and NumPy has its own.
+    if value is None or isinstance(value, (str, bytes, list, tuple, dict)):
+        raise TypeError(f"{name}: found {value!r}, accepted is a number")
+    if isinstance(value, Tensor):  # to read it would wait for the device
+        raise TypeError(f"{name}: found a tensor of shape {tuple(value.shape)}, accepted is a number")
+
+
 def within(name: str, value: float, low: float, high: float) -> None:
     """A number in a closed interval; NaN is in none."""
+    _is_number(name, value)
     if not low <= value <= high:
         raise ValueError(f"{name}: found {value}, accepted is a number from {low:g} to {high:g}")
 
 
 def finite(name: str, value: float) -> None:
     """A finite number."""
+    _is_number(name, value)
     # Not math.isfinite: torch.compile cannot trace it where numbers are symbols.
     if not -math.inf < value < math.inf:
         raise ValueError(f"{name}: found {value}, accepted is a finite number")
@@ -78,6 +114,7 @@ def finite(name: str, value: float) -> None:
 
 def temperature(value: float) -> None:
     """A finite number above 0."""
+    _is_number("temperature", value)
     if not 0.0 < value < math.inf:
         raise ValueError(f"temperature: found {value}, accepted is a finite number above 0")
 
@@ -93,7 +130,7 @@ def num_tokens(value: int | Tensor | None, device: torch.device) -> None:
             raise ValueError(f"num_tokens: found a tensor of {found}; {accepted}")
     elif isinstance(value, bool | float) or not isinstance(value, int | torch.SymInt):
         raise ValueError(f"num_tokens: found {value!r} of type {type(value).__name__}; {accepted}")
-    elif value < 0:
+    elif not 0 <= value < _TOO_MANY:
         raise ValueError(f"num_tokens: found {value}; {accepted}")
 
 
@@ -126,6 +163,7 @@ def values_within(name: str, x: Tensor, low: float, high: float, found: str, acc
 
 def token_ids(tokens: Tensor, mask: Tensor | None, num_classes: int) -> None:
     """Integer token ids; those that count are in range wherever values are read."""
+    is_tensor("tokens", tokens)
     if tokens.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"tokens: found dtype {tokens.dtype}, accepted are int64, int32")
     if not dispatch.checks_values(tokens.device.type):
@@ -137,6 +175,7 @@ def token_ids(tokens: Tensor, mask: Tensor | None, num_classes: int) -> None:
 
 def sequence_offsets(cu_seqlens: Tensor, num_elements: int, device: torch.device) -> None:
     """[B + 1] int32 or int64 offsets that start at 0, never fall and end at the number of packed elements."""
+    is_tensor("cu_seqlens", cu_seqlens)
     if cu_seqlens.dtype not in (torch.int64, torch.int32) or cu_seqlens.dim() != 1 or cu_seqlens.shape[0] == 0:
         found = f"shape {tuple(cu_seqlens.shape)}, dtype {cu_seqlens.dtype}"
         raise ValueError(f"cu_seqlens: found {found}, accepted is [B + 1] of int32 or int64")

@@ -87,6 +87,7 @@ def workspace_bytes(max_workspace_bytes: int | None, weight: Tensor, cpu_default
     num_classes = weight.shape[0]
     if max_workspace_bytes is None:
         return cpu_default if weight.device.type == "cpu" else ACCELERATOR_WORKSPACE_BYTES
+    checks.num_bytes("max_workspace_bytes", max_workspace_bytes)
     needed = 16 * num_classes
     if max_workspace_bytes < needed:
         raise ValueError(

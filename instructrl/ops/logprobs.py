@@ -259,6 +259,7 @@ def _check_logits(
     logits: Tensor, tokens: Tensor, temperature: float, mask: Tensor | None, inplace_backward: bool
 ) -> Tensor:
     checks.floating("logits", logits)
+    checks.flag("inplace_backward", inplace_backward)
     if inplace_backward:
         checks.not_overlapping("logits", logits)
     if logits.dim() == 0 or logits.shape[-1] == 0:

@@ -40,6 +40,7 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, *, temperature: float = 1.0)
     checks.temperature(temperature)
     if logits.shape[1] == 0:
         raise ValueError("logits: found a vocabulary of 0 tokens, accepted is at least 1")
+    checks.is_tensor("uniforms", uniforms)
     if uniforms.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"uniforms: found dtype {uniforms.dtype}, accepted are float32, float64")
     checks.like("uniforms", uniforms, "logits", (logits.shape[0],), logits.device)

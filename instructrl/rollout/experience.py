@@ -34,15 +34,18 @@ class Estimation:
 class RolloutStatistics(NamedTuple):
     """Means over the rollout's episodes, as floats.
 
-    score: the reward model's, before the rule for unfinished responses. reward: what PPO maximises, the KL penalty
-    included. kl: `sum over tokens of log pi - log pi_ref`, nats per episode.
+    score: the reward model's, before the rule for unfinished responses, with its standard deviation. reward: what PPO
+    maximises, the KL penalty included. kl: `sum over tokens of log pi - log pi_ref`, nats per episode. advantage_std:
+    of all tokens, before they are whitened.
     """
 
     score: float
+    score_std: float
     reward: float
     kl: float
     finished: float
     response_tokens: float
+    advantage_std: float
 
 
 @torch.no_grad()
@@ -88,9 +91,11 @@ def make_experience(
     kl = (logprobs - ref_logprobs).masked_fill(~mask, 0.0).sum(dim=1)
     statistics = RolloutStatistics(
         score=float(scores.mean()),
+        score_std=float(scores.std(correction=0)),
         reward=float((shaped - kl_coef * kl).mean()),
         kl=float(kl.mean()),
         finished=float(rollout.finished.float().mean()),
         response_tokens=float(mask.sum(dim=1).float().mean()),
+        advantage_std=float(estimate.advantages[mask].std(correction=0)),
     )
     return experience, statistics

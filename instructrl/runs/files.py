@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 
-from instructrl.data import hygiene, tables
+from instructrl.data import tables
 from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.readers import read_comparisons, read_corpus, read_demonstrations, read_prompts
 from instructrl.data.tokenizers import load_tokenizer
-from instructrl.models.backbone import check_context
+from instructrl.models.backbone import check_context, check_vocabulary, set_residual_dropout
 from instructrl.models.policy import Policy
 from instructrl.runs.experiment import Material, run_experiment
+from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import Recipe
-from instructrl.runs.standalone import check_tokenizer
+from instructrl.runs.standalone import check_preferences, check_rows, load_other_policy
 from instructrl.runs.steps import Workspace
+from instructrl.trainers.checkpoints import CheckpointConfig
 from instructrl.trainers.log import RunLog
 from instructrl.types import require_positive
 
@@ -42,6 +44,8 @@ class FilesConfig:
     test_prompts: int = 1_000
     # what each step does
     recipe: Recipe = Recipe()
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
 
     def __post_init__(self) -> None:
         require_positive(self, "test_prompts")
@@ -54,46 +58,65 @@ def check_paths(config: FilesConfig) -> None:
         raise ValueError(f"{', '.join(missing)}: found nothing, this run needs --data, --corpus and --model")
 
 
-def run_files(config: FilesConfig, folder: Path, log: RunLog) -> dict[str, Any]:
-    """All steps. Writes models and `results.json` into `folder`; returns the results.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesInput:
+    """What a run on files works with, read and found good."""
 
-    Raises ValueError where a path is missing.
-    """
+    config: FilesConfig
+    encoder: Encoder
+    material: Material
+    gpt: Policy
+    reward_base: Policy | None
+
+
+def read_files(config: FilesConfig) -> FilesInput:
+    """Read the models and every row. Raises ValueError for input that cannot be used; writes nothing."""
     check_paths(config)
     assert config.data is not None
     assert config.corpus is not None
     assert config.model is not None
-    tokenizer = load_tokenizer(config.model)
     recipe = config.recipe
+    encoder = Encoder(load_tokenizer(config.model), recipe.limits)
+    material = _material(config, Path(config.data), config.corpus, encoder)
+    gpt = Policy.load(config.model)
+    check_context(gpt.lm, recipe.limits.total)
+    check_context(gpt.lm, recipe.block_tokens, "recipe.block_tokens")
+    check_vocabulary(gpt.lm, config.model, len(encoder.tokenizer))
+    set_residual_dropout(gpt.lm, max(recipe.sft.residual_dropout, recipe.ppo_start.residual_dropout))
+    set_residual_dropout(gpt.lm, 0.0)
+    reward_base = None if config.reward_base is None else load_other_policy(config.reward_base, encoder)
+    return FilesInput(config=config, encoder=encoder, material=material, gpt=gpt, reward_base=reward_base)
+
+
+def run_files(given: FilesInput, folder: Path, log: RunLog) -> dict[str, Any]:
+    """All steps. Writes models and `results.json` into `folder`; returns the results."""
+    config = given.config
     work = Workspace(
         folder=folder,
         log=log,
-        encoder=Encoder(tokenizer, recipe.limits),
-        recipe=recipe,
+        encoder=given.encoder,
+        recipe=config.recipe,
         seed=config.seed,
         config=asdict(config),
+        journal=Journal(folder, log, config.checkpoints),
     )
-    material = _material(config, Path(config.data), config.corpus, work)
-    gpt = Policy.load(config.model)
-    check_context(gpt.lm, max(recipe.limits.total, recipe.block_tokens))
-    reward_base = None if config.reward_base is None else Policy.load(config.reward_base)
-    if config.reward_base is not None:
-        check_tokenizer(config.reward_base, work.encoder)
     run = {"name": "files", "seed": config.seed, "description": f"all steps on {config.data}"}
-    return run_experiment(work, material, gpt, run, reward_base)
+    return run_experiment(work, given.material, given.gpt, run, given.reward_base)
 
 
-def _material(config: FilesConfig, data: Path, corpus: str, work: Workspace) -> Material:
+def _material(config: FilesConfig, data: Path, corpus: str, encoder: Encoder) -> Material:
     demonstrations = {
         split: read_demonstrations(data / f"demonstrations.{split}.jsonl") for split in ("train", "valid")
     }
     comparisons = {split: read_comparisons(data / f"comparisons.{split}.jsonl") for split in ("train", "valid")}
     prompts = {split: read_prompts(data / f"prompts.{split}.jsonl") for split in ("train", "test")}
     splits = {"SFT": demonstrations, "RM": comparisons, "PPO": prompts}
-    for name, by_split in splits.items():
-        for split, records in by_split.items():
-            work.encoder.check_prompts(f"{name} {split}", map(hygiene.prompt_text, records))
-    tokenizer, length = work.encoder.tokenizer, work.recipe.block_tokens
+    for by_split in splits.values():
+        for records in by_split.values():
+            check_rows(records, encoder)
+    for split, records in comparisons.items():
+        check_preferences(str(data / f"comparisons.{split}.jsonl"), records)
+    tokenizer, length = encoder.tokenizer, config.recipe.block_tokens
     blocks = pack_documents(read_corpus(corpus), tokenizer, length)
     held_out = torch.zeros(len(blocks), dtype=torch.bool)
     held_out[:: min(_HELD_OUT_EVERY, len(blocks))] = True

@@ -1,33 +1,115 @@
 """The folder of a run: what may be written into, and the configuration that is kept there."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from instructrl.runs.journal import STATE
+
 # Marks a folder as a run's.
 CONFIG_FILE = "config.yaml"
+_ASIDE = "config.yaml.writing"
+_FOLDERS = ("models", STATE)
+_FILES = ("results.json", "report.html", "metrics.jsonl", "profile.jsonl", CONFIG_FILE)  # the last that goes
+# Settings that change no result: a run may go on with others, and may have been moved.
+_NO_RESULT = ("checkpoints", "out")
 
 
-def open_folder(folder: Path, config: Any) -> Path:
-    """A new folder for a run, or that of an earlier run, whose files are removed; the configuration is written first.
+def open_folder(folder: Path, config: Any, *, fresh: bool = False) -> Path:
+    """A new folder for a run, or that of an earlier run with the same configuration, which is continued.
 
-    config: a dataclass; `instructrl ... --config FILE` takes the file back. Raises ValueError for a folder that holds
-    other things.
+    config: a dataclass; `instructrl ... --config FILE` takes the file back. fresh: remove the files of an earlier run
+    first; what stands there as a link is removed, never followed. Raises ValueError for a folder that holds other
+    things, and without `fresh` for a run with another configuration, naming what differs.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
-        raise ValueError(f"{folder}: found a folder that is no run, accepted is a new one or one of an earlier run")
+    check_folder(folder, config, fresh=fresh)
+    if not fresh and (folder / CONFIG_FILE).exists():
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("results.json", "report.html", "metrics.jsonl", "profile.jsonl"):
-        (folder / name).unlink(missing_ok=True)
-    if (folder / "models").is_dir():
-        shutil.rmtree(folder / "models")
-    text = yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    for name in _FOLDERS:
+        if (folder / name).is_symlink():
+            (folder / name).unlink()
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+    for path in [*folder.glob("failed-*.json"), *(folder / name for name in _FILES)]:
+        path.unlink(missing_ok=True)
+    aside = folder / _ASIDE
+    aside.unlink(missing_ok=True)  # a link there is not followed
+    aside.write_text(yaml.safe_dump(_kept(config), sort_keys=False), encoding="utf-8")
+    aside.replace(folder / CONFIG_FILE)
     return folder
+
+
+def check_folder(folder: Path, config: Any, *, fresh: bool = False) -> None:
+    """Raise ValueError where `open_folder` may not write, or would remove a model that `config` names."""
+    solid = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if solid.exists() and not solid.is_dir():
+        raise ValueError(f"{folder}: found the file {solid}, accepted is a folder")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if there - {_ASIDE} and not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{folder}: found a folder that is no run, accepted is a new one or one of an earlier run")
+    removed = (folder / "models").resolve()
+    for text in _texts(asdict(config)):
+        if Path(text).exists() and removed in (Path(text).resolve(), *Path(text).resolve().parents):
+            raise ValueError(f"{folder}: found {text} among the models that are removed from it, accepted is another")
+    if not fresh and (folder / CONFIG_FILE).is_file():
+        _require_no_links(folder)
+        _require_same(folder, config)
+
+
+def _require_no_links(folder: Path) -> None:
+    """A run that goes on writes into what is there: through a link it would write elsewhere."""
+    link = next((path for path in folder.rglob("*") if path.is_symlink()), None)
+    if link is not None:
+        raise ValueError(f"{link}: found a link, accepted are files and folders; the folder of the run may be one")
+
+
+def _require_same(folder: Path, config: Any) -> None:
+    path = folder / CONFIG_FILE
+    try:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{path}: found no settings ({type(error).__name__}), accepted is the file as written"
+        ) from None
+    old, new = (_flat(x if isinstance(x, Mapping) else {}) for x in (before, _kept(config)))
+    absent = "absent"
+    changed = [
+        f"{name} was {old.get(name, absent)}, is {new.get(name, absent)}"
+        for name in {**new, **old}
+        if old.get(name, absent) != new.get(name, absent) and name.split(".")[0] not in _NO_RESULT
+    ]
+    if changed:
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise ValueError(
+            f"{folder}: found a run with other settings ({'; '.join(changed[:5])}{more}); accepted are the same ones, "
+            "another --out, or --fresh to remove that run and start over"
+        )
+
+
+def _flat(value: Mapping, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted name."""
+    found = {}
+    for name, item in value.items():
+        found |= _flat(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {f"{prefix}{name}": item}
+    return found
+
+
+def _kept(config: Any) -> dict[str, Any]:
+    """What stands in the file. `fresh` was a wish for one time."""
+    return {name: value for name, value in _plain(asdict(config)).items() if name != "fresh"}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def _plain(value: Any) -> Any:

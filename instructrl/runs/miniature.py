@@ -14,8 +14,10 @@ from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.rollout.randomness import keyed_seed
 from instructrl.runs import steps
+from instructrl.runs.journal import Journal
 from instructrl.runs.labeling import Labeling
 from instructrl.runs.recipe import ModelShape, Recipe
+from instructrl.trainers.checkpoints import CheckpointConfig
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.optimization import AdamConfig
 from instructrl.trainers.ppo import PPOConfig
@@ -118,6 +120,18 @@ class MiniatureConfig:
     sizes: MiniatureSizes = MiniatureSizes()
     # what each step does
     recipe: Recipe = MINIATURE_RECIPE
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
+
+    def __post_init__(self) -> None:
+        needed = max(self.recipe.limits.total, self.recipe.block_tokens)
+        if self.model.context < needed:
+            raise ValueError(
+                f"model.context: found {self.model.context}, accepted is at least {needed}, which recipe.limits and "
+                "recipe.block_tokens take"
+            )
+        if self.recipe.pretraining is None:
+            raise ValueError("recipe.pretraining: found null, accepted are settings: the model is made here")
 
 
 MINIATURE = MiniatureConfig()
@@ -175,6 +189,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
         recipe=config.recipe,
         seed=config.seed,
         config=asdict(config),
+        journal=Journal(folder, log, config.checkpoints),
     )
     sets, data = _collect_prompts(world, work, config.sizes)
     blocks = pack_documents(world.documents(config.sizes.documents, seed=0), tokenizer, config.recipe.block_tokens)
@@ -183,7 +198,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
 
     gpt = steps.new_policy(work, config.model)
     check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
-    steps.pretrain(work, gpt, blocks)
+    gpt = steps.pretrain(work, gpt, blocks)
     last_sft, epochs = steps.finetune(work, gpt, demonstrations, validation, phase="sft")
     start, _ = steps.finetune(work, gpt, demonstrations, validation, phase="ppo_start", blocks=blocks)
 

@@ -13,14 +13,15 @@ from instructrl.trainers.log import RunLog
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedRun:
-    """config: the run's own configuration with its defaults. carry_out: (config, folder, log) -> results.
-    counts: what is known of the data before they are read. check: raises ValueError for a config that cannot run."""
+    """config: the run's own configuration with its defaults. read: (config) -> the input of carry_out; raises
+    ValueError for input that cannot be used, before anything is written. carry_out: (input, folder, log) -> results.
+    counts: what is known of the data before they are read."""
 
     description: str
     config: Any
     carry_out: Callable[[Any, Path, RunLog], dict[str, Any]]
     counts: Callable[[Any], Mapping[str, int | None]]
-    check: Callable[[Any], None] = lambda config: None
+    read: Callable[[Any], Any] = lambda config: config
 
     def plan(self, config: Any) -> list[PlanRow]:
         """The steps that `config` asks for."""
@@ -33,7 +34,7 @@ def _from_files(description: str, config: files.FilesConfig) -> NamedRun:
         config=config,
         carry_out=files.run_files,
         counts=lambda config: {"test": None},
-        check=files.check_paths,
+        read=files.read_files,
     )
 
 

@@ -21,7 +21,9 @@ from instructrl.models.policy import Policy
 from instructrl.rollout.randomness import keyed_seed
 from instructrl.runs import steps
 from instructrl.runs.experiment import Material, run_experiment
+from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import ModelShape, Recipe
+from instructrl.trainers.checkpoints import CheckpointConfig
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.optimization import AdamConfig
 from instructrl.trainers.ppo import PPOConfig
@@ -85,6 +87,8 @@ class PublicConfig:
         ppo=_ppo(0.0),
         ppo_ptx=_ppo(1.0),
     )
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
 
 
 PUBLIC = PublicConfig()
@@ -111,11 +115,12 @@ def run_public(config: PublicConfig, folder: Path, log: RunLog) -> dict[str, Any
         recipe=config.recipe,
         seed=config.seed,
         config=asdict(config),
+        journal=Journal(folder, log, config.checkpoints),
     )
     material = _material(config, data, work)
     if config.model is None:
         gpt = steps.new_policy(work, config.shape)
-        steps.pretrain(work, gpt, material.blocks)
+        gpt = steps.pretrain(work, gpt, material.blocks)
     else:
         gpt = Policy.load(config.model)
     check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))

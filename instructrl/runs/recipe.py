@@ -24,6 +24,11 @@ class ModelShape:
     # positions
     context: int = 128
 
+    def __post_init__(self) -> None:
+        require_positive(self, "layers", "width", "heads", "context")
+        if self.width % self.heads:
+            raise ValueError(f"heads: found {self.heads}, accepted are divisors of width {self.width}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -47,7 +52,8 @@ class Recipe:
     ppo_ptx: PPOConfig = PPOConfig(ptx_coef=27.8)
 
     def __post_init__(self) -> None:
-        require_positive(self, "block_tokens")
+        if self.block_tokens < 2:
+            raise ValueError(f"block_tokens: found {self.block_tokens}, accepted is at least 2: one predicts the next")
         for name in ("ppo", "ppo_ptx"):
             found = getattr(self, name).max_response_tokens
             if found is not None and found > self.limits.max_response_tokens:

@@ -1,37 +1,115 @@
-"""What a single step needs when it is run by itself."""
+"""What a single step needs when it is run by itself.
 
+Everything that can be wrong with the input is found before `open_workspace`, the first that writes and removes files.
+"""
+
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from instructrl.data.encoding import Encoder
+from torch import Tensor
+
+from instructrl.data.encoding import Encoder, pack_documents
+from instructrl.data.hygiene import prompt_text
+from instructrl.data.readers import Records, read_corpus
 from instructrl.data.tokenizers import load_tokenizer
-from instructrl.models.backbone import check_context, hide_loading_bars
+from instructrl.models.backbone import check_context, check_vocabulary, hide_loading_bars
 from instructrl.models.policy import Policy
-from instructrl.runs.folder import open_folder
+from instructrl.models.scoring import RewardModel
+from instructrl.runs.folder import check_folder, open_folder
+from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.steps import Workspace
+from instructrl.trainers.checkpoints import CheckpointConfig
 from instructrl.trainers.log import RunLog
+from instructrl.types import Comparison
+
+_CHECKPOINTS = CheckpointConfig()
+
+
+def load_start(model: str, recipe: Recipe, config: Any, block_tokens: int = 0) -> tuple[Encoder, Policy]:
+    """The model that a step starts from, with its own tokenizer.
+
+    config: the command's options, a dataclass with `out` and `fresh`. block_tokens: length of the blocks of plain text,
+    where the step uses any. Raises ValueError where `out` cannot be written to, or the model does not fit tokenizer or
+    lengths.
+    """
+    hide_loading_bars()
+    check_folder(Path(config.out), config, fresh=config.fresh)
+    encoder = Encoder(load_tokenizer(model), recipe.limits)
+    policy = Policy.load(model)
+    check_context(policy.lm, recipe.limits.total)
+    check_context(policy.lm, block_tokens, "block_tokens")
+    check_vocabulary(policy.lm, model, len(encoder.tokenizer))
+    return encoder, policy
+
+
+def load_other_policy(path: str, encoder: Encoder) -> Policy:
+    """A policy that reads and writes the tokens of the first. Raises ValueError where it cannot."""
+    check_tokenizer(path, encoder)
+    policy = Policy.load(path)
+    check_context(policy.lm, encoder.limits.total)
+    check_vocabulary(policy.lm, path, len(encoder.tokenizer))
+    return policy
+
+
+def load_judge(path: str, encoder: Encoder) -> RewardModel:
+    """A reward model that reads the tokens of the policy. Raises ValueError where it cannot."""
+    check_tokenizer(path, encoder)
+    reward_model = RewardModel.load(path)
+    check_context(reward_model.network, encoder.limits.total)
+    check_vocabulary(reward_model.network, path, len(encoder.tokenizer))
+    return reward_model
+
+
+def read_blocks(corpus: str | None, encoder: Encoder, block_tokens: int, needed_by: str | None) -> Tensor | None:
+    """Plain text in blocks [N, block_tokens]; None without a corpus.
+
+    needed_by: the option that asks for plain text, where one does. Raises ValueError where there is none for it.
+    """
+    if corpus is not None:
+        return pack_documents(read_corpus(corpus), encoder.tokenizer, block_tokens)
+    if needed_by is not None:
+        raise ValueError(f"corpus: found nothing, {needed_by} needs plain text: accepted is a file or hub:NAME")
+    return None
 
 
 def open_workspace(
-    folder: Path, model: str, recipe: Recipe, config: Any, block_tokens: int = 0
-) -> tuple[Workspace, Policy]:
-    """A workspace with the model's own tokenizer, and the model.
+    encoder: Encoder, recipe: Recipe, config: Any, checkpoints: CheckpointConfig = _CHECKPOINTS
+) -> Workspace:
+    """The folder `config.out`, new or of the same command before, for a step whose input is read and found good.
 
-    config: the command's options, a dataclass with a `seed`; kept in the folder. block_tokens: length of the blocks of
-    plain text, where the step uses any. Raises ValueError where the model's context is too short.
+    config: the command's options, a dataclass with an `out`, a `seed` and `fresh`; kept in the folder.
     """
-    hide_loading_bars()
-    encoder = Encoder(load_tokenizer(model), recipe.limits)
-    policy = Policy.load(model)
-    check_context(policy.lm, max(recipe.limits.total, block_tokens))
-    log = RunLog(open_folder(folder, config))
-    work = Workspace(folder=folder, log=log, encoder=encoder, recipe=recipe, seed=config.seed, config=asdict(config))
-    return work, policy
+    folder = Path(config.out)
+    log = RunLog(open_folder(folder, config, fresh=config.fresh), continued=True)
+    return Workspace(
+        folder=folder,
+        log=log,
+        encoder=encoder,
+        recipe=recipe,
+        seed=config.seed,
+        config=asdict(config),
+        journal=Journal(folder, log, checkpoints),
+    )
 
 
 def check_tokenizer(path: str, encoder: Encoder) -> None:
     """Raise ValueError where a model that is to read the same tokens has another tokenizer."""
-    if load_tokenizer(path).get_vocab() != encoder.tokenizer.get_vocab():
+    tokenizer = load_tokenizer(path)
+    if tokenizer.get_vocab() != encoder.tokenizer.get_vocab() or tokenizer.eos_token_id != encoder.end_of_text:
         raise ValueError(f"{path}: found another tokenizer than the model's, accepted is a model with the same one")
+
+
+def check_rows(records: Records, encoder: Encoder) -> None:
+    """Read every row. Raises DataError for the first that is wrong or whose prompt is too long."""
+    encoder.check_prompts(records.where, map(prompt_text, records))
+
+
+def check_preferences(name: str, comparisons: Sequence[Comparison]) -> None:
+    """Raise ValueError where no comparison prefers anything: there is nothing to learn from. name: of the data."""
+    if not any(row.preferred for row in comparisons):
+        raise ValueError(
+            f"{name}: found ties alone in {len(comparisons)} comparisons, accepted is at least one preferred completion"
+        )

@@ -2,8 +2,9 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.scoring import RewardModel
-from instructrl.rollout.generate import Samples, Sampling, sample_texts
+from instructrl.rollout.engines import RolloutEngine
+from instructrl.rollout.generate import Samples, Sampling, sample_rollout, sample_texts
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
 from instructrl.rollout.scoring import mean_loss, score_texts
+from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import ModelShape, Recipe
+from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, sync
 from instructrl.trainers.log import RunLog
+from instructrl.trainers.loop import Trainer
 from instructrl.trainers.ppo import PPOConfig, PPOTrainer, RolloutObserver
 from instructrl.trainers.pretraining import PretrainingTrainer
 from instructrl.trainers.reward_model import RewardModelTrainer, normalize_on_demonstrations
@@ -35,7 +40,7 @@ class Workspace:
     """Where a run writes, and what all of its steps share.
 
     folder: models go to `folder/models/NAME`, in transformers' format. seed: of everything random. config: the
-    resolved configuration of the run, for the results.
+    resolved configuration of the run, for the results. journal: of the steps that are done.
     """
 
     folder: Path
@@ -44,16 +49,28 @@ class Workspace:
     recipe: Recipe
     seed: int
     config: Mapping[str, Any]
+    journal: Journal
 
     def seed_for(self, step: str) -> int:
         """The seed of one named step, so that adding a step changes no other."""
         return keyed_seed(self.seed, *step.encode())
 
+    def model(self, name: str) -> Path:
+        """Where `save` puts it."""
+        return self.folder / "models" / name
+
     def save(self, model: Policy | RewardModel, name: str) -> Path:
-        """Write a model as `models/NAME`."""
-        folder = self.folder / "models" / name
-        model.save(folder, self.encoder.tokenizer)
-        return folder
+        """Write a model as `models/NAME`: whole and on the disk when this returns."""
+        final = self.model(name)
+        aside = final.with_name(f"writing-{name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        model.save(aside, self.encoder.tokenizer)
+        for path in (*aside.iterdir(), aside):
+            sync(path)
+        shutil.rmtree(final, ignore_errors=True)  # of a step that is done over
+        aside.rename(final)
+        sync(final.parent)
+        return final
 
     def sampling(self, step: str, temperature: float = 1.0) -> Sampling:
         return Sampling(
@@ -86,13 +103,35 @@ def new_policy(work: Workspace, shape: ModelShape) -> Policy:
         )
 
 
-def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> None:
-    """Step 0, in place. blocks: [N, L] int64 of plain text. Raises ValueError where the recipe has no pretraining."""
+def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> Policy:
+    """Step 0. blocks: [N, L] int64 of plain text. Raises ValueError where the recipe has no pretraining."""
     config = work.recipe.pretraining
     if config is None:
         raise ValueError("pretraining: found null in the recipe, accepted are its settings for a model made here")
-    PretrainingTrainer(policy, blocks, config, work.seed_for("pretraining")).run(work.log)
-    work.save(policy, "gpt")
+
+    def train(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
+        trainer = PretrainingTrainer(policy, blocks, config, work.seed_for("pretraining"))
+        return _train(work, trainer, checkpoints, found, lambda: work.save(policy, "gpt"))
+
+    work.journal.once("pretraining", train)
+    return Policy.load(work.model("gpt"))
+
+
+def _train(
+    work: Workspace,
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    found: Checkpoint | None,
+    finish: Callable[[], object],
+) -> dict[str, Any]:
+    """A trainer to its end, from where it was left, and what is made of it. Returns what the journal keeps."""
+    if found is not None:
+        trainer.resume(found)
+    trainer.run(work.log, checkpoints=checkpoints)
+    # What comes next may fail, on a full disk for one: then it is done again from here.
+    trainer.save(checkpoints, work.log)
+    finish()
+    return {"steps": trainer.step, "state": trainer.digest()}
 
 
 def finetune(
@@ -109,17 +148,30 @@ def finetune(
     Returns the last epoch's policy and all epochs, each saved.
     """
     config: SFTConfig = getattr(work.recipe, phase)
-    trainer = SFTTrainer(
-        copy.deepcopy(base), train, work.encoder, config, seed=work.seed_for(phase), blocks=blocks, phase=phase
-    )
-    epochs = []
-    for epoch in range(1, config.epochs + 1):
-        trainer.run(work.log, until=epoch * trainer.steps_per_epoch)
-        loss = demonstration_loss(trainer.policy, valid, work.encoder)
-        work.log.metrics(phase, trainer.step - 1, {"validation_loss": loss, "epoch": epoch})
-        folder = work.save(trainer.policy, f"{phase}_epoch_{epoch:02d}")
-        epochs.append(SFTEpoch(epoch=epoch, policy_folder=folder, validation_loss=loss))
-    return trainer.policy, epochs
+
+    def name(epoch: int) -> str:
+        return f"{phase}_epoch_{epoch:02d}"
+
+    def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
+        policy = copy.deepcopy(base)
+        trainer = SFTTrainer(policy, train, work.encoder, config, seed=work.seed_for(phase), blocks=blocks, phase=phase)
+        if found is not None:
+            trainer.resume(found)
+        for epoch in range(len(trainer.validation_losses) + 1, config.epochs + 1):
+            trainer.run(work.log, until=epoch * trainer.steps_per_epoch, checkpoints=checkpoints)
+            loss = demonstration_loss(policy, valid, work.encoder)
+            work.log.metrics(phase, trainer.step - 1, {"validation_loss": loss, "epoch": epoch})
+            work.save(policy, name(epoch))
+            trainer.validation_losses.append(loss)
+            trainer.save(checkpoints, work.log)
+        return {"steps": trainer.step, "state": trainer.digest(), "validation_losses": trainer.validation_losses}
+
+    losses = work.journal.once(phase, step)["validation_losses"]
+    epochs = [
+        SFTEpoch(epoch=epoch, policy_folder=work.model(name(epoch)), validation_loss=loss)
+        for epoch, loss in enumerate(losses, start=1)
+    ]
+    return Policy.load(epochs[-1].policy_folder), epochs
 
 
 def fit_reward_model(
@@ -133,14 +185,21 @@ def fit_reward_model(
 
     phase: the name under which it is logged and saved.
     """
-    reward_model = RewardModel.from_policy(start, keyed_generator(work.seed_for(f"{phase} head")))
-    trainer = RewardModelTrainer(
-        reward_model, comparisons, work.encoder, work.recipe.reward_model, seed=work.seed_for(phase), phase=phase
-    )
-    trainer.run(work.log)
-    normalize_on_demonstrations(reward_model, work.encoder, demonstrations)
-    work.save(reward_model, phase)
-    return reward_model
+
+    def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
+        reward_model = RewardModel.from_policy(start, keyed_generator(work.seed_for(f"{phase} head")))
+        trainer = RewardModelTrainer(
+            reward_model, comparisons, work.encoder, work.recipe.reward_model, seed=work.seed_for(phase), phase=phase
+        )
+
+        def finish() -> None:
+            normalize_on_demonstrations(reward_model, work.encoder, demonstrations)
+            work.save(reward_model, phase)
+
+        return _train(work, trainer, checkpoints, found, finish)
+
+    work.journal.once(phase, step)
+    return RewardModel.load(work.model(phase)).eval()
 
 
 def select_sft(
@@ -150,20 +209,25 @@ def select_sft(
 
     Returns it and a row for each epoch, as in `results.json`.
     """
-    rows = []
-    with work.log.phase("sft selection", len(epochs), "responses") as progress:
-        for epoch in epochs:
-            policy = Policy.load(epoch.policy_folder)
-            samples = sample_texts(policy, work.encoder, prompts, work.sampling("selection"))
-            scores = score_texts(reward_model, work.encoder, prompts, samples.texts, samples.finished)
-            rows.append({"epoch": epoch.epoch, "score": float(scores.mean()), "validation_loss": epoch.validation_loss})
-            progress.advance(units=len(prompts))
-    best = max(range(len(rows)), key=lambda i: rows[i]["score"])
-    for i, row in enumerate(rows):
-        row["selected"] = i == best
-    policy = Policy.load(epochs[best].policy_folder)
-    work.save(policy, "sft")
-    return policy, rows
+
+    def step(*_: object) -> list[dict]:
+        rows = []
+        with work.log.phase("sft selection", len(epochs), "responses") as progress:
+            for epoch in epochs:
+                policy = Policy.load(epoch.policy_folder)
+                samples = sample_texts(policy, work.encoder, prompts, work.sampling("selection"))
+                scores = score_texts(reward_model, work.encoder, prompts, samples.texts, samples.finished)
+                score = float(scores.mean())
+                rows.append({"epoch": epoch.epoch, "score": score, "validation_loss": epoch.validation_loss})
+                progress.advance(units=len(prompts))
+        best = max(range(len(rows)), key=lambda i: rows[i]["score"])
+        for i, row in enumerate(rows):
+            row["selected"] = i == best
+        work.save(Policy.load(epochs[best].policy_folder), "sft")
+        return rows
+
+    rows = work.journal.once("selection", step)
+    return Policy.load(work.model("sft")), rows
 
 
 def optimize_policy(
@@ -175,6 +239,7 @@ def optimize_policy(
     phase: str,
     blocks: Tensor | None = None,
     observer: RolloutObserver | None = None,
+    engine: RolloutEngine = sample_rollout,
 ) -> Policy:
     """Step 3 on a copy of `start`, with the recipe's settings for `phase` ("ppo" or "ppo_ptx").
 
@@ -183,21 +248,24 @@ def optimize_policy(
     PPO and PPO-ptx share the seed: they see the same prompts, and differ by the mix alone.
     """
     config: PPOConfig = getattr(work.recipe, phase)
-    trainer = PPOTrainer(
-        copy.deepcopy(start),
-        reward_model,
-        prompts,
-        work.encoder,
-        config,
-        seed=work.seed_for("ppo"),
-        blocks=blocks,
-        phase=phase,
-        observer=observer,
-    )
-    trainer.run(work.log)
-    policy = trainer.averaged_policy()
-    work.save(policy, phase)
-    return policy
+
+    def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
+        trainer = PPOTrainer(
+            copy.deepcopy(start),
+            reward_model,
+            prompts,
+            work.encoder,
+            config,
+            seed=work.seed_for("ppo"),
+            blocks=blocks,
+            phase=phase,
+            observer=observer,
+            engine=engine,
+        )
+        return _train(work, trainer, checkpoints, found, lambda: work.save(trainer.averaged_policy(), phase))
+
+    work.journal.once(phase, step)
+    return Policy.load(work.model(phase))
 
 
 def sample_completions(
@@ -208,6 +276,16 @@ def sample_completions(
     Completion k of prompt i comes from sampler `(i + k) % len(samplers)`, so that each contributes its share whatever
     K is. counts: K of each prompt. name: distinguishes this collection's random numbers from another's.
     """
+
+    def step(*_: object) -> list[dict]:
+        return [asdict(row) for row in _completions(work, samplers, prompts, counts, name)]
+
+    return [Samples(**row) for row in work.journal.once(f"completions_{name}", step)]
+
+
+def _completions(
+    work: Workspace, samplers: Sequence[Contender], prompts: Sequence[str], counts: Sequence[int], name: str
+) -> list[Samples]:
     texts = [[""] * count for count in counts]
     finished = [[False] * count for count in counts]
     with work.log.phase(f"completions ({name})", len(samplers), "responses") as progress:

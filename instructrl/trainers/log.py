@@ -1,17 +1,20 @@
 """What a run writes while it runs: `metrics.jsonl`, `profile.jsonl`, and progress bars."""
 
 import json
+import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from instructrl import interruption
 from instructrl.profiling import PHASES, Profile
+from instructrl.trainers.checkpoints import sync
 
 
 class Phase:
@@ -27,28 +30,31 @@ class Phase:
 
     def advance(self, steps: int = 1, *, units: float = 0.0, note: str = "", profile: Profile | None = None) -> None:
         """Count steps done. units: what the rate counts (tokens, episodes). note: a few words beside the bar.
-        profile: of these steps."""
+        profile: of these steps. Raises `Interrupted` where a signal has come: what was counted is done and saved."""
         self.units += units
         if profile is not None:
             self.profile.add(profile)
             note = "  ".join([note, *_largest(self.profile)])
         rate = self.units / max(time.perf_counter() - self._start, 1e-9)
         self._progress.update(self._task, advance=steps, note=note, rate=_readable_rate(rate))
+        interruption.leave_if_wished()
 
 
 class RunLog:
     """Metrics that the run determines go to `metrics.jsonl`; times and memory, which it does not, to `profile.jsonl`.
 
-    folder: where both are written; None writes nothing. Files that are there are replaced.
+    folder: where both are written; None writes nothing. continued: files that are there are added to, not replaced.
     """
 
-    def __init__(self, folder: Path | None, console: Console | None = None) -> None:
+    def __init__(self, folder: Path | None, console: Console | None = None, *, continued: bool = False) -> None:
         self._console = console or Console(stderr=True)
         self._folder = folder
+        self._warned: set[str] = set()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("metrics.jsonl", "profile.jsonl"):
-                (folder / name).write_text("")
+                with (folder / name).open("a" if continued else "w", encoding="utf-8"):
+                    pass
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         """One row of `metrics.jsonl`. Raises RuntimeError for a number that is not finite."""
@@ -56,6 +62,40 @@ class RunLog:
             if value != value or value in (float("inf"), float("-inf")):
                 raise RuntimeError(f"{phase}, step {step}: {name} is {value}; lower the learning rate of this phase")
         self._append("metrics.jsonl", {"phase": phase, "step": step, **values})
+
+    def synced_bytes(self) -> int:
+        """The length of `metrics.jsonl`, all of which is on the disk."""
+        if self._folder is None:
+            return 0
+        path = self._folder / "metrics.jsonl"
+        sync(path)
+        return path.stat().st_size
+
+    def rewind(self, metrics_bytes: int) -> None:
+        """Forget the metrics behind a length that `synced_bytes` gave. Raises ValueError where they are shorter."""
+        if self._folder is None:
+            return
+        path = self._folder / "metrics.jsonl"
+        if (size := path.stat().st_size) < metrics_bytes:
+            raise ValueError(
+                f"{path}: found {size} bytes, the run had written {metrics_bytes}; accepted is the file as it was, or "
+                "--fresh to start over"
+            )
+        os.truncate(path, metrics_bytes)
+
+    def keep(self, name: str, content: object) -> Path | None:
+        """Write something for a person to look at. Returns where."""
+        if self._folder is None:
+            return None
+        path = self._folder / name
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+    def warn(self, text: str) -> None:
+        """Say something once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self._console.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All rows of `metrics.jsonl` so far."""
@@ -81,8 +121,15 @@ class RunLog:
         start = time.perf_counter()
         with Progress(*columns, console=self._console) as progress:
             phase = Phase(progress, progress.add_task(name, total=total, note="", rate="-"))
-            yield phase
-        seconds = time.perf_counter() - start
+            finished = False
+            try:
+                yield phase
+                finished = True
+            finally:  # the time of what is broken off was spent too; why it was is not to be hidden by a full disk
+                with nullcontext() if finished else suppress(OSError):
+                    self._profile(name, unit, phase, time.perf_counter() - start)
+
+    def _profile(self, name: str, unit: str, phase: Phase, seconds: float) -> None:
         row = {"phase": name, "seconds": round(seconds, 3), **phase.counts}
         if phase.units:
             row[unit] = phase.units
@@ -93,8 +140,12 @@ class RunLog:
 
     def _append(self, name: str, row: Mapping[str, object]) -> None:
         if self._folder is not None:
-            with (self._folder / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            path = self._folder / name
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:
+                raise OSError(f"{path}: found {error.strerror}, accepted is a file that can be written to") from error
 
 
 def _largest(profile: Profile) -> list[str]:

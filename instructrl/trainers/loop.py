@@ -1,16 +1,19 @@
 """The loop that every step shares, and the order in which data are visited."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from instructrl import profiling
+from instructrl import interruption, profiling
 from instructrl.models.passes import PassConfig
 from instructrl.rollout.randomness import keyed_generator
-from instructrl.trainers.log import RunLog
-from instructrl.trainers.optimization import Update
+from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, fingerprint
+from instructrl.trainers.log import Phase, RunLog
+from instructrl.trainers.optimization import NotFiniteError, Update
+from instructrl.trainers.state_files import differences
 
 
 class Trainer(ABC):
@@ -20,6 +23,7 @@ class Trainer(ABC):
     the seed and the step, so there is no generator to save: a trainer at step n does the same whatever came before.
 
     phase: the name in `metrics.jsonl`. unit: what the progress rate counts. passes: how the networks are run.
+    inputs: the data and what else is fixed but no setting; a checkpoint is continued with the same ones only.
     """
 
     unit = "tokens"
@@ -31,9 +35,10 @@ class Trainer(ABC):
         modules: Mapping[str, nn.Module],
         updates: Mapping[str, Update],
         passes: PassConfig,
+        inputs: Sequence[Any],
     ) -> None:
         self.phase = phase
-        self._passes = passes
+        self._passes, self._inputs, self._fingerprint = passes, inputs, ""
         self.num_steps = num_steps
         self.step = 0
         self._modules = dict(modules)
@@ -43,24 +48,91 @@ class Trainer(ABC):
     def train_step(self) -> tuple[dict[str, float], float]:
         """Do step number `self.step`. Returns metrics and the units done."""
 
-    def extra_state(self) -> dict[str, float]:
-        """Scalars that belong to the state beside networks and optimisers."""
+    @abstractmethod
+    def batch(self) -> dict[str, Any]:
+        """What step number `self.step` learns from, as JSON has it: for inspection."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """Numbers that belong to the state beside networks and optimisers, nested as `state_files` takes them."""
         return {}
 
-    def load_extra_state(self, state: Mapping[str, float]) -> None:
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `extra_state` gave."""
         assert not state, state
 
-    def run(self, log: RunLog, until: int | None = None) -> None:
-        """Train up to step `until` (None: to the end), writing the metrics of every step."""
+    def warnings(self, metrics: Mapping[str, float]) -> list[str]:
+        """What in a step's metrics a person should know, and what to do about it."""
+        return []
+
+    def run(self, log: RunLog, until: int | None = None, checkpoints: Checkpoints | None = None) -> None:
+        """Train up to step `until` (None: to the end), writing the metrics of every step.
+
+        checkpoints: where the state is saved when it is time, and when a signal asks to leave. Raises RuntimeError
+        where a number is not finite or memory does not suffice, `Interrupted` after a signal.
+        """
         end = self.num_steps if until is None else min(until, self.num_steps)
         with log.phase(self.phase, end - self.step, self.unit) as progress:
             while self.step < end:
-                with profiling.collect() as profile, self._passes.applied(self._modules.values()):
-                    metrics, units = self.train_step()
-                log.metrics(self.phase, self.step, metrics)
-                self.step += 1
+                with profiling.collect() as profile:
+                    metrics, units = self._step_or_reason(log, profile)
+                    log.metrics(self.phase, self.step, metrics)
+                    self.step += 1
+                    if checkpoints is not None and (checkpoints.due() or interruption.wished()):
+                        self.save(checkpoints, log, progress)
+                for text in self.warnings(metrics):
+                    log.warn(f"{self.phase}: {text}")
                 progress.advance(units=units, note=self.headline(metrics), profile=profile)
+
+    def save(self, checkpoints: Checkpoints, log: RunLog, progress: Phase | None = None) -> None:
+        """Write a checkpoint of the state as it is."""
+        with profiling.phase("checkpoint"):
+            metrics_bytes = log.synced_bytes()
+            size = checkpoints.save(
+                self.state_dict(), step=self.step, metrics_bytes=metrics_bytes, inputs=self.fingerprint()
+            )
+        if progress is not None:
+            progress.counts["checkpoints"] = progress.counts.get("checkpoints", 0) + 1
+            progress.counts["checkpoint_bytes"] = size
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint. Raises ValueError for one of other data or of another model."""
+        if checkpoint.inputs != self.fingerprint():
+            raise ValueError(
+                f"{checkpoint.folder}: found a checkpoint of other data, accepted is one of the same data; --fresh "
+                "starts over"
+            )
+        state, own = checkpoint.state, self.state_dict()
+        if other := differences(state.get("modules"), own["modules"]):
+            raise ValueError(f"{checkpoint.folder}: found a checkpoint of another model ({other.lstrip('/')})")
+        self.load_state_dict(state)
+
+    def digest(self) -> str:
+        """Of the state: where two runs agree on it, they agree on every bit."""
+        return fingerprint(self.state_dict())
+
+    def fingerprint(self) -> str:
+        """Of the inputs."""
+        self._fingerprint = self._fingerprint or fingerprint(self.phase, self.num_steps, *self._inputs)
+        return self._fingerprint
+
+    def _step_or_reason(self, log: RunLog, profile: profiling.Profile) -> tuple[dict[str, float], float]:
+        where = f"{self.phase}, step {self.step}"
+        try:
+            with self._passes.applied(self._modules.values()):
+                return self.train_step()
+        except NotFiniteError as error:
+            kept = log.keep(f"failed-{self.phase}-{self.step:08d}.json", self.batch())
+            raise RuntimeError(
+                f"{where}: {error}; nothing of this step is saved. The batch is in {kept}; look at it, or lower the "
+                "learning rate of this phase"
+            ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise RuntimeError(
+                f"{where}: found no more memory in {profile.failed_in or 'the update'} ({str(error).splitlines()[0]}); "
+                "lower microbatch or the limits of the lengths, or set passes.checkpoint_activations"
+            ) from error
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """A few words beside the progress bar."""
@@ -81,6 +153,10 @@ class Trainer(ABC):
         for name, update in self._updates.items():
             update.load_state_dict(state["updates"][name])
         self.load_extra_state(state["extra"])
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 class DataOrder:

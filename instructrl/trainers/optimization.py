@@ -1,5 +1,6 @@
 """Adam and its schedules, one object for each network that learns."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,10 @@ class AdamConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers in [0, 1)")
+
+
+class NotFiniteError(RuntimeError):
+    """A loss or a gradient is NaN or infinite."""
 
 
 class Update:
@@ -68,9 +73,16 @@ class Update:
         """The learning rate in force."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def step(self) -> float:
-        """Apply the accumulated gradient and clear it. Returns its norm before clipping."""
+    def step(self, loss: float) -> float:
+        """Apply the accumulated gradient and clear it. Returns its norm before clipping.
+
+        loss: that it is the gradient of. Raises NotFiniteError where loss or gradient is not finite, before any weight
+        is changed.
+        """
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if not math.isfinite(loss) or not bool(norm.isfinite()):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NotFiniteError(f"the loss is {loss:.4g} and the gradient's norm {float(norm):.4g}")
         if self._max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self._max_grad_norm, norm)
         self.optimizer.step()

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.objectives.kl_control import adaptive_kl_coef
 from instructrl.ops.ppo import linear_ppo_loss
+from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.experience import Estimation, RolloutStatistics, make_experience
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
@@ -139,6 +141,7 @@ class PPOTrainer(Trainer):
 
     policy: trained in place; its start is kept as the reference of the KL. reward_model: fixed; the value function
     starts as its copy. prompts: texts. blocks: [N, L] int64 of plain text, needed where `ptx_coef` is positive.
+    engine: samples the responses.
     The averaged weights are in `average`: they are what is evaluated and saved, the raw weights train and roll out.
     """
 
@@ -156,12 +159,14 @@ class PPOTrainer(Trainer):
         blocks: Tensor | None = None,
         phase: str = "ppo",
         observer: RolloutObserver | None = None,
+        engine: RolloutEngine = sample_rollout,
     ) -> None:
         if config.ptx_coef > 0 and blocks is None:
             raise ValueError(f"blocks: found None, ptx_coef {config.ptx_coef} needs plain text")
         self.policy, self.reward_model, self.encoder = policy.eval(), reward_model.eval(), encoder
         self.prompts, self.blocks, self.config, self.seed = prompts, blocks, config, seed
-        self.observer = observer
+        self.observer, self.engine = observer, engine
+        self._rollout: Rollout | None = None
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.value_function = ValueFunction.from_reward_model(reward_model)
         self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
@@ -171,7 +176,7 @@ class PPOTrainer(Trainer):
         self.value_update = Update(self.value_function, config.value_adam).warmup(config.warmup_iterations)
         modules = {"policy": policy, "value_function": self.value_function, "average": self.average}
         updates = {"policy": self.policy_update, "value_function": self.value_update}
-        super().__init__(phase, config.num_iterations, modules, updates, config.passes)
+        super().__init__(phase, config.num_iterations, modules, updates, config.passes, (prompts, blocks, seed))
 
     def train_step(self) -> tuple[dict[str, float], float]:
         """One iteration: a rollout batch and its minibatches."""
@@ -205,7 +210,8 @@ class PPOTrainer(Trainer):
             max_response_tokens=self.config.max_response_tokens or self.encoder.limits.max_response_tokens,
         )
         with profiling.phase("generate"):
-            rollout = sample_rollout(self.policy, self.encoder, prompts, sampling, first_episode=first)
+            rollout = self.engine(self.policy, self.encoder, prompts, sampling, first_episode=first)
+        self._rollout = rollout
         observed = self.observer(prompts, rollout) if self.observer is not None else {}
         experience, statistics = make_experience(
             rollout,
@@ -239,8 +245,8 @@ class PPOTrainer(Trainer):
                     self.policy, [blocks_as_sequences(blocks)], self.config.microbatch, self.config.ptx_coef
                 )
         with profiling.phase("update"):
-            sums["gradient_norm"] = self.policy_update.step()
-            sums["value_gradient_norm"] = self.value_update.step()
+            sums["gradient_norm"] = self.policy_update.step(sums["policy_loss"] + sums.get("ptx_loss", 0.0))
+            sums["value_gradient_norm"] = self.value_update.step(sums["value_loss"])
         with profiling.phase("average"):
             self.average.update_parameters(self.policy)
         return sums
@@ -287,12 +293,45 @@ class PPOTrainer(Trainer):
     def headline(self, metrics: Mapping[str, float]) -> str:
         return f"score {metrics['score']:+.2f}  kl {metrics['kl']:.2f}"
 
-    def extra_state(self) -> dict[str, float]:
+    def batch(self) -> dict[str, Any]:
+        rows = self.prompt_order.rows(self.step * self.config.rollout_batch, self.config.rollout_batch)
+        found: dict[str, Any] = {"rows": rows, "prompts": [self.prompts[i] for i in rows]}
+        if self._rollout is not None:
+            sequences = self._rollout.sequences
+            found["responses"] = self.encoder.decode(sequences.response, sequences.response_mask)
+            found["finished"] = self._rollout.finished.tolist()
+        return found
+
+    def warnings(self, metrics: Mapping[str, float]) -> list[str]:
+        return [text for applies, text in _WARNINGS if applies(metrics)]
+
+    def extra_state(self) -> dict[str, Any]:
         return {"kl_coef": self.kl_coef}
 
-    def load_extra_state(self, state: Mapping[str, float]) -> None:
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
         self.kl_coef = state["kl_coef"]
 
+
+# What an iteration's metrics can say, and what helps.
+_WARNINGS: tuple[tuple[Callable[[Mapping[str, float]], bool], str], ...] = (
+    (
+        lambda found: found["kl"] > found["response_tokens"],
+        "the policy is more than a nat a token away from where it started; raise kl_coef, set kl_target, or lower the "
+        "learning rate",
+    ),
+    (
+        lambda found: found["finished"] == 0.0,
+        "no response ended by itself; raise max_response_tokens, or start from a policy that has learned to end",
+    ),
+    (
+        lambda found: found["score_std"] == 0.0,
+        "all responses have the same score: there is nothing to learn from; look at the reward model and the prompts",
+    ),
+    (
+        lambda found: found["advantage_std"] < 1e-6,
+        "the advantages do not vary; look at the reward model, at kl_coef and at missing_eos_score",
+    ),
+)
 
 # Metric -> the sum over tokens that it is the mean of.
 _TOKEN_MEANS = {

@@ -1,6 +1,7 @@
 """Step 0: a language model from plain text. Only for models small enough to be made here."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -42,12 +43,18 @@ class PretrainingTrainer(Trainer):
         self.order = DataOrder(len(blocks), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps, warmup_steps=config.warmup_steps)
-        super().__init__("pretraining", num_steps, {"policy": policy}, {"policy": self.update}, config.passes)
+        super().__init__(
+            "pretraining", num_steps, {"policy": policy}, {"policy": self.update}, config.passes, (blocks, seed)
+        )
+
+    def batch(self) -> dict[str, Any]:
+        rows = self.order.batch(self.step)
+        return {"rows": rows, "tokens": self.blocks[rows].tolist()}
 
     def train_step(self) -> tuple[dict[str, float], float]:
         batch = blocks_as_sequences(self.blocks[self.order.batch(self.step)])
         loss, count = accumulate_likelihood_gradient(self.policy, [batch], self.config.microbatch)
         lr = self.update.lr
-        norm = self.update.step()
+        norm = self.update.step(loss)
         self.update.advance_schedule()
         return {"loss": loss, "lr": lr, "gradient_norm": norm}, count

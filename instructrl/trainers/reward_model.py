@@ -1,7 +1,8 @@
 """Step 2: the reward model on comparisons (paper, 3.5 and C.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from instructrl.data.encoding import Encoder, preferred_pairs
 from instructrl.models.passes import PassConfig
@@ -49,10 +50,22 @@ class RewardModelTrainer(Trainer):
         self.order = DataOrder(len(comparisons), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
         self.update = Update(reward_model, config.adam).cosine(num_steps)
-        super().__init__(phase, num_steps, {"reward_model": reward_model}, {"reward_model": self.update}, config.passes)
+        super().__init__(
+            phase,
+            num_steps,
+            {"reward_model": reward_model},
+            {"reward_model": self.update},
+            config.passes,
+            (comparisons, seed),
+        )
         reward_model.eval()
 
     unit = "comparisons"
+
+    def batch(self) -> dict[str, Any]:
+        rows = self.order.batch(self.step)
+        found = [self.comparisons[i] for i in rows]
+        return {"rows": rows, "comparisons": [{**asdict(row), "preferred": sorted(row.preferred)} for row in found]}
 
     def train_step(self) -> tuple[dict[str, float], float]:
         rows = [self.comparisons[i] for i in self.order.batch(self.step)]
@@ -70,7 +83,7 @@ class RewardModelTrainer(Trainer):
             num_pairs += int(result.num_pairs)
             num_correct += int(result.num_correct)
         lr = self.update.lr
-        norm = self.update.step()
+        norm = self.update.step(loss)
         self.update.advance_schedule()
         accuracy = num_correct / max(num_pairs, 1)
         return {"loss": loss, "accuracy": accuracy, "lr": lr, "gradient_norm": norm}, num_pairs

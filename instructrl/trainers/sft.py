@@ -1,7 +1,8 @@
 """Step 1: supervised fine-tuning on demonstrations (paper, 3.5, C.1 and C.3)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,8 @@ class SFTConfig:
 class SFTTrainer(Trainer):
     """Negative log-likelihood of the response tokens, and of plain text where the mix asks for it.
 
-    blocks: [N, L] int64 of plain text; None where `pretraining_fraction` is 0.
+    blocks: [N, L] int64 of plain text; None where `pretraining_fraction` is 0. validation_losses: of the epochs so far,
+    filled in by whoever measures them.
     Dropout is on inside a step only.
     """
 
@@ -75,12 +77,25 @@ class SFTTrainer(Trainer):
             raise ValueError(f"blocks: found None, pretraining_fraction {config.pretraining_fraction} needs plain text")
         self.policy, self.demonstrations, self.encoder = policy, demonstrations, encoder
         self.config, self.blocks, self.seed = config, blocks, seed
+        self.validation_losses: list[float] = []
         self.order = DataOrder(len(demonstrations), config.batch_size - config.num_pretraining, seed)
         self.steps_per_epoch = self.order.steps_per_epoch
         num_steps = config.epochs * self.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps)
-        super().__init__(phase, num_steps, {"policy": policy}, {"policy": self.update}, config.passes)
+        super().__init__(
+            phase, num_steps, {"policy": policy}, {"policy": self.update}, config.passes, (demonstrations, blocks, seed)
+        )
         set_residual_dropout(policy.lm, config.residual_dropout)
+
+    def batch(self) -> dict[str, Any]:
+        rows = self.order.batch(self.step)
+        return {"rows": rows, "demonstrations": [asdict(self.demonstrations[i]) for i in rows]}
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"validation_losses": self.validation_losses}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.validation_losses = list(state["validation_losses"])
 
     def train_step(self) -> tuple[dict[str, float], float]:
         self.policy.train()
@@ -90,7 +105,7 @@ class SFTTrainer(Trainer):
             loss, count = accumulate_likelihood_gradient(self.policy, self._batch(), self.config.microbatch)
         self.policy.eval()
         lr = self.update.lr
-        norm = self.update.step()
+        norm = self.update.step(loss)
         self.update.advance_schedule()
         return {"loss": loss, "lr": lr, "gradient_norm": norm}, count
 

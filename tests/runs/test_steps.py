@@ -7,8 +7,10 @@ from tiny import demonstrations, tiny_encoder
 
 from instructrl.data.encoding import Limits
 from instructrl.runs.experiment import few_shot_form
+from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.steps import Workspace, take_disjoint
+from instructrl.trainers.checkpoints import CheckpointConfig
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.ppo import PPOConfig
 from instructrl.types import Demonstration
@@ -81,8 +83,15 @@ def test_a_recipes_ppo_has_no_mix():
 
 def test_every_step_has_its_own_seed(tmp_path):
     def seeds(seed: int) -> list[int]:
+        log = RunLog(None)
         work = Workspace(
-            folder=tmp_path, log=RunLog(None), encoder=tiny_encoder(), recipe=Recipe(), seed=seed, config={}
+            folder=tmp_path,
+            log=log,
+            encoder=tiny_encoder(),
+            recipe=Recipe(),
+            seed=seed,
+            config={},
+            journal=Journal(tmp_path, log, CheckpointConfig()),
         )
         return [work.seed_for(step) for step in ("sft", "ppo_start", "ppo", "pp", "opp", "reward_model")]
 

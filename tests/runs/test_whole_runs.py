@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import NUM_WORDS, comparisons, demonstrations, tiny_encoder, tiny_policy, words
+from tiny_runs import MINIATURE, small
 
 from instructrl import cli, kernels, ops
 from instructrl.commands import options
@@ -19,10 +20,10 @@ from instructrl.data.readers import write_jsonl
 from instructrl.evaluation.report import write_report
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
-from instructrl.runs.files import FilesConfig, run_files
+from instructrl.runs.files import FilesConfig, read_files, run_files
 from instructrl.runs.folder import open_folder
-from instructrl.runs.miniature import MINIATURE_RECIPE, MiniatureConfig, MiniatureSizes
-from instructrl.runs.recipe import ModelShape, Recipe
+from instructrl.runs.miniature import MiniatureConfig
+from instructrl.runs.recipe import Recipe
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.optimization import AdamConfig
 from instructrl.trainers.ppo import PPOConfig
@@ -31,35 +32,6 @@ from instructrl.trainers.sft import SFTConfig
 from instructrl.types import Document, Prompt
 
 NAMES = ["GPT", "GPT (prompted)", "SFT", "PPO", "PPO-ptx"]
-
-
-def small(ppo: PPOConfig) -> PPOConfig:
-    return replace(ppo, num_episodes=16, rollout_batch=8, minibatch=4, policy_adam=AdamConfig(lr=1e-3))
-
-
-MINIATURE = MiniatureConfig(
-    seed=3,
-    model=ModelShape(layers=1, width=16, heads=2, context=136),
-    sizes=MiniatureSizes(
-        documents=60,
-        held_out_documents=20,
-        demonstrations=8,
-        comparisons=8,
-        min_completions=2,
-        max_completions=3,
-        ppo_prompts=8,
-        validation=4,
-        held_out_comparisons=6,
-        test=12,
-    ),
-    recipe=replace(
-        MINIATURE_RECIPE,
-        sft=replace(MINIATURE_RECIPE.sft, epochs=2),
-        ppo_start=replace(MINIATURE_RECIPE.ppo_start, epochs=1),
-        ppo=small(MINIATURE_RECIPE.ppo),
-        ppo_ptx=small(MINIATURE_RECIPE.ppo_ptx),
-    ),
-)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +143,7 @@ def files(tmp_path_factory) -> FilesConfig:
 
 
 def test_all_steps_on_files(files, tmp_path):
-    results = run_files(files, tmp_path, RunLog(tmp_path))
+    results = run_files(read_files(files), tmp_path, RunLog(tmp_path))
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert [row["name"] for row in results["models"]] == NAMES
     assert {row["win_rate"]["num_prompts"] for row in results["models"]} == {7}
@@ -223,7 +195,7 @@ def test_the_steps_one_by_one(files, tmp_path, capsys):
 @pytest.mark.parametrize("missing", ["data", "corpus", "model"])
 def test_a_missing_path_is_named(files, tmp_path, missing):
     with pytest.raises(ValueError, match=rf"^{missing}: found nothing, this run needs --data, --corpus and --model"):
-        run_files(replace(files, **{missing: None}), tmp_path, RunLog(None))
+        read_files(replace(files, **{missing: None}))
 
 
 def curve(folder: Path) -> dict[tuple[str, int, str], float]:

@@ -27,9 +27,9 @@ class SpentGradients:
         self.rows: list[torch.Tensor] = []
         take = update.step
 
-        def step() -> float:
+        def step(loss: float) -> float:
             self.rows.append(flat_gradient(update.parameters))
-            return take()
+            return take(loss)
 
         monkeypatch.setattr(update, "step", step)
 

@@ -57,7 +57,7 @@ def test_cosine_starts_at_the_peak_and_ends_at_a_tenth():
     rates = []
     for _ in range(steps + 1):
         rates.append(update.lr)
-        update.step()
+        update.step(0.0)
         update.advance_schedule()
     expected = [peak * (0.1 + 0.9 * (1 + math.cos(math.pi * step / steps)) / 2) for step in range(steps + 1)]
     assert all(math.isclose(rate, value, rel_tol=1e-12) for rate, value in zip(rates, expected, strict=True))
@@ -73,7 +73,7 @@ def test_warmup_rises_from_a_tenth_and_stays_at_the_peak(iterations):
     rates = []
     for _ in range(iterations + 5):
         rates.append(update.lr)
-        update.step()
+        update.step(0.0)
         update.advance_schedule()
     expected = [peak * min(1.0, 0.1 + 0.9 * i / iterations) for i in range(iterations + 5)]
     assert all(math.isclose(rate, value, rel_tol=1e-12) for rate, value in zip(rates, expected, strict=True))
@@ -89,7 +89,7 @@ def test_a_step_is_adams_and_spends_the_gradient():
     """The first step of Adam moves every weight by the rate, against the sign of its gradient."""
     module, update = linear(AdamConfig(lr=0.25))
     module.weight.grad = torch.tensor([[3.0, -4.0, 0.0]])
-    assert update.step() == 5.0
+    assert update.step(0.0) == 5.0
     expected = torch.tensor([[0.75, 1.25, 1.0]])
     assert float((module.weight.detach() - expected).abs().max()) <= 0.25 * 1e-8 + EPS
     assert module.weight.grad is None
@@ -100,7 +100,7 @@ def test_the_second_moment_decays_by_beta2():
     module, update = linear(AdamConfig(lr=0.25))
     for gradient in (1.0, 0.0):
         module.weight.grad = torch.full((1, 3), gradient)
-        update.step()
+        update.step(0.0)
     m, v = 0.09 / (1 - 0.81), 0.0475 / (1 - 0.9025)
     assert abs(float(module.weight[0, 0].detach()) - (1 - 0.25 - 0.25 * m / math.sqrt(v))) <= 4 * EPS
 
@@ -111,7 +111,7 @@ def test_clipping_bounds_the_norm_and_reports_the_norm_before():
     norms = []
     for factor in (2.0, 6.0):
         clipped.weight.grad = torch.tensor([[3.0, -4.0, 0.0]]) * factor
-        norms.append(update.step())
+        norms.append(update.step(0.0))
     assert norms == [10.0, 30.0]
     expected = torch.tensor([[0.5, 1.5, 1.0]])
     # clip_grad_norm_ adds 1e-6 to the norm, and eps 1e-8 stands beside gradients of 0.6.

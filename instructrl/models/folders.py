@@ -1,0 +1,147 @@
+"""From a transformers folder or name to a network, without running anything that lies in the folder.
+
+Weights come from safetensors alone. transformers' own switch for that does not cover a file that the configuration or
+an index of shards names: what does not end in `.safetensors` goes through the unpickler.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
+from transformers.utils.hub import cached_file
+
+INDEX = "model.safetensors.index.json"
+_OF_AN_INDEX = ".safetensors.index.json"
+_ACCEPTED = "accepted are safetensors: nothing is unpickled"
+# What transformers raises for a configuration that it cannot use, by the ways in which it can be wrong.
+_OF_A_CONFIG = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, StrictDataclassError)
+
+
+def read_config(path: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of a model. Raises ValueError for an architecture that transformers does not have, and where
+    there is no configuration."""
+    if Path(path).is_file():
+        raise ValueError(f"model {path}: found a file, accepted is a transformers folder or name")
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(
+            f"model {path}: found {_one_line(error)}, accepted is a transformers folder or name"
+        ) from error
+    except _OF_A_CONFIG as error:
+        raise ValueError(
+            f"model {path}: found {_one_line(error)}, accepted are architectures that transformers has: code that "
+            "comes with a model is not run"
+        ) from error
+
+
+def read_network(
+    kind: Any, path: str | Path, config: PretrainedConfig, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The network with its weights in float32. kind: a transformers Auto class.
+
+    Raises OSError where there are no safetensors, ValueError for other weights under that name, where the configuration
+    or the index names other files, and where the weights are not those of the configuration.
+    """
+    _check_names(path, config)
+    try:
+        with _without_report():
+            network, found = kind.from_pretrained(
+                path,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported, and refused below in one line
+            )
+    except SafetensorError as error:
+        raise ValueError(f"model {path}: found weights that cannot be read ({error}), {_ACCEPTED}") from error
+    except OSError as error:
+        raise OSError(f"model {path}: found no such weights ({_one_line(error)}), {_ACCEPTED}") from error
+    except _OF_A_CONFIG as error:
+        raise ValueError(
+            f"model {path}: found {_one_line(error)}, accepted are configurations and weights that transformers loads"
+        ) from error
+    _check_loaded(path, network, found)
+    return network
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """transformers logs a table of weights that are missing or left over; what matters of it is said here."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_loaded(path: str | Path, network: PreTrainedModel, found: dict[str, Any]) -> None:
+    """Raise ValueError where weights are missing or have other shapes: transformers draws them at random."""
+    kind = type(network).__name__
+    for name, *shapes in found["mismatched_keys"]:
+        there, wanted = map(tuple, shapes)
+        raise ValueError(f"model {path}: found {name} of shape {there}, accepted is {wanted}, as config.json has it")
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"model {path}: found no {missing[0]} among the weights, of {len(missing)} that are missing; accepted are "
+            f"all weights of a {kind}"
+        )
+    unused = sorted(found["unexpected_keys"])
+    if unused:
+        warnings.warn(
+            f"model {path}: {len(unused)} weights have no place in a {kind}, such as {unused[0]}", stacklevel=2
+        )
+
+
+def _check_names(path: str | Path, config: PretrainedConfig) -> None:
+    """Raise ValueError where a file of weights has another ending, or lies outside of the folder."""
+    named = getattr(config, "transformers_weights", None)
+    files, indices = [], [INDEX]
+    if named is not None:
+        (indices if str(named).endswith(_OF_AN_INDEX) else files).append(named)
+    for index in indices:
+        _check_name(path, index, _OF_AN_INDEX)
+        files += _shards(path, index)
+    for name in files:
+        _check_name(path, name, ".safetensors")
+
+
+def _check_name(path: str | Path, name: Any, ending: str) -> None:
+    if not isinstance(name, str) or Path(name).name != name or not name.endswith(ending):
+        raise ValueError(f"model {path}: found the file {name!r} for weights, {_ACCEPTED}")
+
+
+def _shards(path: str | Path, index: str) -> list[Any]:
+    """The files that an index names; none where there is no index."""
+    try:
+        found = cached_file(path, index)
+    except OSError:
+        return []
+    assert found is not None  # it raises instead
+    try:
+        return list(json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"model {path}: found a damaged {index} ({error!r}), accepted is one of transformers"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    """Its first sentences: transformers goes on with advice, on other lines or with a list of all that it has."""
+    text, _, rest = str(error).partition("\n")
+    if text.rstrip().endswith(":"):  # the sentence goes on
+        text = f"{text.rstrip()} {rest.strip().partition(chr(10))[0]}"
+    text = text or type(error).__name__
+    return f"{text if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: {text}'}".rstrip(" .:")

@@ -1,0 +1,37 @@
+"""The engines that sample the responses of a rollout, and what they have in common."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from instructrl.data.encoding import Encoder, Limits
+from instructrl.models.policy import Policy
+from instructrl.rollout.generate import Sampling, sample_rollout
+from instructrl.rollout.vllm_engine import VLLMEngine
+from instructrl.types import Rollout
+
+EngineName = Literal["builtin", "vllm"]
+
+
+class RolloutEngine(Protocol):
+    """One response to each prompt, in the order of the prompts, from the policy's weights as they are at the call.
+
+    Row i is episode `first_episode + i`. Responses end with `encoder.end_of_text` or at the limit of `sampling`, which
+    also has the only settings that shape the distribution.
+    """
+
+    def __call__(
+        self, policy: Policy, encoder: Encoder, prompts: Sequence[str], sampling: Sampling, *, first_episode: int = 0
+    ) -> Rollout: ...
+
+
+def open_engine(name: EngineName, model: str | Path, limits: Limits, *, precision: str = "float32") -> RolloutEngine:
+    """The engine of this name.
+
+    model: a transformers folder or name, of the architecture and size of the policies to come. limits: of their
+    prompts and responses. precision: of an engine with a model of its own; "builtin" runs the policy as it is given.
+    Raises RuntimeError where the engine's package is not installed.
+    """
+    if name == "vllm":
+        return VLLMEngine(model, limits, dtype=precision)
+    return sample_rollout

@@ -1,0 +1,243 @@
+"""Checkpoints of a trainer: each is whole or is not there, and a damaged one gives way to the one before it.
+
+A checkpoint is written aside, flushed to the disk and renamed:
+
+    FOLDER/step-00000012/tensors.safetensors, state.json     the state
+                         manifest.json                       step, data, and the checksum of each file
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from instructrl.trainers.state_files import STRUCTURE, TENSORS, read_state, state_bytes, write_state
+from instructrl.types import require_positive
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """How often a run is saved, and how much of it stays. Changes no result."""
+
+    # seconds between two checkpoints of a step, taken between optimiser steps or PPO iterations; 0 takes each
+    every_seconds: float = 300.0
+    # how many are kept
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        require_positive(self, "keep")
+        if not self.every_seconds >= 0:
+            raise ValueError(f"every_seconds: found {self.every_seconds}, accepted are numbers from 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A state that was read back. metrics_bytes: how much of `metrics.jsonl` belongs to it."""
+
+    folder: Path
+    step: int
+    metrics_bytes: int
+    inputs: str
+    state: Mapping[str, Any]
+
+
+class Checkpoints:
+    """Those of one trainer.
+
+    folder: theirs alone. inputs: identifies the data; a checkpoint of other data is refused.
+    warn: told of damaged checkpoints that are passed over.
+    """
+
+    def __init__(self, folder: Path, config: CheckpointConfig, warn: Callable[[str], None]) -> None:
+        self.folder, self._config, self._warn = folder, config, warn
+        self._saved_at = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time for another one."""
+        return time.monotonic() - self._saved_at >= self._config.every_seconds
+
+    def save(self, state: Mapping[str, Any], *, step: int, metrics_bytes: int, inputs: str) -> int:
+        """Write a checkpoint, then remove the oldest beyond those that are kept. Returns its bytes.
+
+        Raises OSError with what to do where it cannot be written; earlier checkpoints stay as they are.
+        """
+        aside, final = self.folder / f"writing-{step:08d}", self.folder / f"step-{step:08d}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._require_space(state_bytes(state))
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            size = _write(aside, state, {"step": step, "metrics_bytes": metrics_bytes, "inputs": inputs})
+            _remove(final)  # a damaged one, which a run has gone back behind
+            aside.rename(final)
+            sync(self.folder)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            left = ", ".join(path.name for path in self._folders()) or "none"
+            reason = error.strerror or str(error)
+            raise OSError(
+                f"{final}: found {reason.lower()}, accepted is a folder with room for a checkpoint; intact before it: "
+                f"{left}. The same command continues from there"
+            ) from error
+        for old in self._folders()[self._config.keep :]:
+            _remove(old)
+        self._saved_at = time.monotonic()
+        return size
+
+    def newest(self) -> Checkpoint | None:
+        """The newest good checkpoint, None where there is none at all.
+
+        Raises ValueError where there are some and all of them are damaged.
+        """
+        reasons = []
+        for folder in self._folders():
+            try:
+                found = _read(folder)
+            except (ValueError, OSError) as error:
+                reasons.append(f"{folder.name} ({error})")
+                continue
+            if reasons:
+                self._warn(f"{self.folder}: damaged: {'; '.join(reasons)}. Going on from {folder.name}")
+            return found
+        if reasons:
+            raise ValueError(
+                f"{self.folder}: found damaged checkpoints alone: {'; '.join(reasons)}; accepted is a good one. Remove "
+                "the folder to start this step anew"
+            )
+        return None
+
+    def clear(self) -> None:
+        """Remove all of them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        """The newest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(self.folder.glob("step-*"), reverse=True)
+
+    def _require_space(self, size: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            raise OSError(errno.ENOSPC, f"{free / 1e6:.1f} MB free where {size / 1e6:.1f} MB are needed")
+
+
+def _write(folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
+    """All files of a checkpoint, on the disk when this returns. Returns their bytes."""
+    try:
+        write_state(folder, state)
+    except SafetensorError as error:  # its own for what the system says
+        raise OSError(errno.EIO, str(error)) from error
+    files = {}
+    for name in (TENSORS, STRUCTURE):
+        sync(folder / name)
+        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)}
+    manifest = {"format": _FORMAT, **facts, "files": files}
+    text = json.dumps({"manifest": manifest, "sha256": _text_digest(manifest)}, indent=1)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    sync(folder / MANIFEST)
+    sync(folder)
+    return sum(file["bytes"] for file in files.values())
+
+
+def _read(folder: Path) -> Checkpoint:
+    """Raises ValueError or OSError for one that is not as it was written."""
+    if folder.is_symlink():
+        raise ValueError("found a link, accepted is a folder")
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = content["manifest"]
+        good = content["sha256"] == _text_digest(manifest) and manifest["format"] == _FORMAT
+    except FileNotFoundError:
+        raise ValueError(f"{MANIFEST} is missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{MANIFEST} cannot be read ({type(error).__name__})") from None
+    if not good:
+        raise ValueError(f"{MANIFEST} was changed")
+    if set(manifest["files"]) != {TENSORS, STRUCTURE}:
+        raise ValueError(f"{MANIFEST} names other files")
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or path.is_symlink():
+            raise ValueError(f"{name} is missing")
+        if (size := path.stat().st_size) != expected["bytes"]:
+            raise ValueError(f"{name} has {size} bytes of {expected['bytes']}")
+        if _digest(path) != expected["sha256"]:
+            raise ValueError(f"{name} was changed")
+    return Checkpoint(
+        folder=folder,
+        step=manifest["step"],
+        metrics_bytes=manifest["metrics_bytes"],
+        inputs=manifest["inputs"],
+        state=read_state(folder),
+    )
+
+
+def _remove(path: Path) -> None:
+    """A checkpoint, or what stands in its place; a link is removed and not followed."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _text_digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """A digest of records, texts, numbers and tensors that is the same wherever they are the same."""
+    digest = hashlib.sha256()
+    for part in parts:
+        _add(digest, part)
+    return digest.hexdigest()[:32]
+
+
+def _add(digest: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype}{list(value.shape)}".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, str):
+        digest.update(f"{len(value)}:".encode() + value.encode("utf-8", "surrogatepass"))
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            _add(digest, getattr(value, name))
+    elif isinstance(value, Mapping):
+        _add(digest, [*value.items()])
+    elif isinstance(value, frozenset):
+        _add(digest, sorted(value))
+    elif isinstance(value, list | tuple) or hasattr(value, "__getitem__"):
+        digest.update(f"[{len(value)}".encode())
+        for item in value:
+            _add(digest, item)
+    else:
+        digest.update(f"{value!r};".encode())

@@ -1,0 +1,163 @@
+"""Data as the steps find it: what is wrong in it is said before anything is written."""
+
+from pathlib import Path
+
+from table import Row, rows
+
+_GOOD = {"prompt": "w1", "completion": "w2"}
+_PAIR = {"prompt": "w1", "completions": ["w2", "w3"]}
+_LONG = {"prompt": " ".join(["w1"] * 13), "completion": "w2"}
+
+ROWS = [
+    Row(
+        what="bad last row, SFT",
+        step="sft",
+        options="--data rows.jsonl",
+        make=rows(_GOOD, _GOOD, {"prompt": 3}),
+        message="rows.jsonl:3: completion: found the columns prompt, accepted are prompt and completion, or messages",
+    ),
+    Row(
+        what="bad row in the validation",
+        step="sft",
+        options="--validation rows.jsonl",
+        make=rows(_GOOD, "{"),
+        message="rows.jsonl:2: found … at character 2, accepted is one JSON object a line",
+    ),
+    Row(
+        what="prompt over the limit, SFT",
+        step="sft",
+        options="--data rows.jsonl",
+        make=rows(_GOOD, _LONG),
+        message=(
+            "rows.jsonl:2: found a prompt of more than 12 tokens, accepted are up to 12; `instructrl data "
+            "prepare --max-prompt-tokens 12` drops such rows"
+        ),
+    ),
+    Row(
+        what="prompt over the limit, comparisons",
+        step="rm",
+        options="--data rows.jsonl",
+        make=rows({**_PAIR, "ranks": [1, 2]}, {**_LONG, **_PAIR, "prompt": _LONG["prompt"], "ranks": [1, 2]}),
+        message=(
+            "rows.jsonl:2: found a prompt of more than 12 tokens, accepted are up to 12; `instructrl data "
+            "prepare --max-prompt-tokens 12` drops such rows"
+        ),
+    ),
+    Row(
+        what="prompt over the limit, behind a blank line",
+        step="ppo",
+        options="--data rows.jsonl",
+        make=rows({"prompt": "w1"}, "", _LONG),
+        message=(
+            "rows.jsonl:3: found a prompt of more than 12 tokens, accepted are up to 12; `instructrl data "
+            "prepare --max-prompt-tokens 12` drops such rows"
+        ),
+    ),
+    Row(
+        what="prompt of 10,000 words",
+        step="eval",
+        options="--data rows.jsonl",
+        make=rows({"prompt": "w1 " * 10_000}),
+        message=(
+            "rows.jsonl:1: found a prompt of more than 12 tokens, accepted are up to 12; `instructrl data "
+            "prepare --max-prompt-tokens 12` drops such rows"
+        ),
+    ),
+    Row(
+        what="all ties",
+        step="rm",
+        options="--data rows.jsonl",
+        make=rows(*[{**_PAIR, "ranks": [1, 1]}] * 3),
+        message="rows.jsonl: found ties alone in 3 comparisons, accepted is at least one preferred completion",
+    ),
+    Row(
+        what="comparisons for demonstrations",
+        step="rm",
+        options="--demonstrations comparisons.jsonl",
+        message=(
+            "comparisons.jsonl:1: completion: found the columns prompt, completions, preferences, accepted are "
+            "prompt and completion, or messages"
+        ),
+    ),
+    Row(
+        what="demonstrations for comparisons",
+        step="rm",
+        options="--data demonstrations.jsonl",
+        message=(
+            "demonstrations.jsonl:1: completions: found the columns prompt, completion, accepted are prompt and "
+            "completions with ranks or preferences, or chosen and rejected"
+        ),
+    ),
+    Row(
+        what="bad row in the validation, reward model",
+        step="rm",
+        options="--validation rows.jsonl",
+        make=rows("{}"),
+        message=(
+            "rows.jsonl:1: completions: found the columns (none), accepted are prompt and completions with ranks "
+            "or preferences, or chosen and rejected"
+        ),
+    ),
+    Row(
+        what="corpus shorter than a block",
+        step="sft",
+        options="--corpus rows.jsonl --block-tokens 20",
+        make=rows({"text": "w1 w2"}),
+        message="corpus: found 3 tokens, accepted is at least one block of 20",
+    ),
+    Row(
+        what="corpus of empty texts",
+        step="ppo",
+        options="--corpus rows.jsonl",
+        make=rows({"text": ""}),
+        message="corpus: found 1 tokens, accepted is at least one block of 16",
+    ),
+    Row(
+        what="missing corpus",
+        step="ppo",
+        options="--corpus nowhere.jsonl",
+        message="nowhere.jsonl: found no such file, accepted is a readable file",
+    ),
+    Row(
+        what="split that is missing",
+        step="files",
+        make=lambda: Path("splits/prompts.test.jsonl").unlink(),
+        message="splits/prompts.test.jsonl: found no such file, accepted is a readable file",
+    ),
+    Row(
+        what="bad row in a split",
+        step="files",
+        make=rows({"prompt": "w1"}, {"prompt": []}, name="splits/prompts.test.jsonl"),
+        message="splits/prompts.test.jsonl:2: prompt: found list [], accepted is a list of at least one message",
+    ),
+    Row(
+        what="all ties in a split",
+        step="files",
+        make=rows({**_PAIR, "ranks": [2, 2]}, name="splits/comparisons.valid.jsonl"),
+        message=(
+            "splits/comparisons.valid.jsonl: found ties alone in 1 comparisons, accepted is at least one "
+            "preferred completion"
+        ),
+    ),
+    Row(
+        what="plain text for one block alone",
+        step="files",
+        options="--corpus rows.jsonl",
+        make=rows({"text": "w1 " * 20}),
+        message="rows.jsonl: found one block of 16 tokens, accepted are two: one is held out",
+    ),
+    Row(
+        what="bad row to prepare",
+        step="prepare",
+        options="--prompts rows.jsonl",
+        make=rows({"prompt": "w1"}, "[]"),
+        message="rows.jsonl:2: found JSON of type list, accepted is one JSON object a line",
+    ),
+    Row(
+        what="nothing left to train on",
+        step="prepare",
+        options="--prompts rows.jsonl",
+        make=rows({"prompt": "mail me at me@example.com"}),
+        message="prompts: found no record left for training, accepted is at least one",
+    ),
+]

@@ -1,0 +1,328 @@
+"""Arguments of the ops. `instructrl.ops` raises ValueError or TypeError, in the caller's process."""
+
+from dataclasses import dataclass
+
+import torch
+
+from instructrl.ops import advantages, likelihood, logprobs, ppo, ranking, sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpRow:
+    """A wrong call. what: is wrong, in words. call: in terms of the names below. message: as in `table.Row`."""
+
+    what: str
+    call: str
+    message: str
+
+    def run(self) -> object:
+        return eval(self.call, NAMES)
+
+
+INF, NAN = float("inf"), float("nan")
+B, T, D, V = 2, 3, 5, 7
+NAMES = {
+    "torch": torch,
+    "advantages": advantages,
+    "likelihood": likelihood,
+    "logprobs": logprobs,
+    "ppo": ppo,
+    "ranking": ranking,
+    "sampling": sampling,
+    "INF": INF,
+    "NAN": NAN,
+    "B": B,
+    "T": T,
+    "V": V,
+    # [B, T]
+    "X": torch.zeros(B, T),
+    "META": torch.zeros(B, T, device="meta"),
+    "MASK": torch.ones(B, T, dtype=torch.bool),
+    "TOKENS": torch.zeros(B, T, dtype=torch.int64),
+    # tokens as other frameworks mark them: padding is -100, which shows a mask that is upside down
+    "PADDED": torch.tensor([[1, 2, -100], [3, -100, -100]]),
+    "COUNTS": torch.tensor([[True, True, False], [True, False, False]]),
+    # [B, T, V], [B, T, D], [V, D], [B, T, T]
+    "LOGITS": torch.zeros(B, T, V),
+    "HIDDEN": torch.zeros(B, T, D),
+    "WEIGHT": torch.zeros(V, D),
+    "PREFERRED": torch.zeros(B, T, T, dtype=torch.bool),
+}
+
+ROWS = [
+    OpRow(
+        what="scores of three dimensions",
+        call="ranking.pairwise_ranking_loss(X[..., None], PREFERRED)",
+        message="scores: found shape (2, 3, 1), accepted is [P, K]",
+    ),
+    OpRow(
+        what="whole numbers for scores",
+        call="ranking.pairwise_ranking_loss(TOKENS, PREFERRED)",
+        message="scores: found dtype torch.int64, accepted are float32, bfloat16, float16, float64",
+    ),
+    OpRow(
+        what="list for a tensor",
+        call="ranking.pairwise_ranking_loss([[0.0, 1.0]], PREFERRED)",
+        message="scores: found list, accepted is a tensor",
+    ),
+    OpRow(
+        what="ranks for preferences",
+        call="ranking.pairwise_ranking_loss(X, TOKENS)",
+        message="preferred: found dtype torch.int64, accepted is bool (True where an element counts)",
+    ),
+    OpRow(
+        what="preferences of another K",
+        call="ranking.pairwise_ranking_loss(X[:, :2], PREFERRED)",
+        message="preferred: found shape (2, 3, 3), accepted is (2, 2, 2), as scores has it",
+    ),
+    OpRow(
+        what="two devices",
+        call='ranking.pairwise_ranking_loss(X, PREFERRED.to("meta"))',
+        message="preferred: found device meta, accepted is cpu, where scores is",
+    ),
+    OpRow(
+        what="ranks of one prompt",
+        call="ranking.preferred_from_ranks(X[0])",
+        message="ranks: found shape (3,), accepted is [P, K]",
+    ),
+    OpRow(
+        what="complex ranks",
+        call="ranking.preferred_from_ranks(X.to(torch.complex64))",
+        message="ranks: found dtype torch.complex64, accepted are integers and floating-point numbers",
+    ),
+    OpRow(
+        what="token id above the vocabulary",
+        call="logprobs.token_logprobs(LOGITS, TOKENS + V, mask=MASK)",
+        message="tokens: found an id out of range where the mask is True, accepted are ids from 0 to 6",
+    ),
+    OpRow(
+        what="token id below 0 where it counts",
+        call="logprobs.token_logprobs(LOGITS, PADDED)",
+        message="tokens: found an id out of range where the mask is True, accepted are ids from 0 to 6",
+    ),
+    OpRow(
+        what="mask upside down: padding counts",
+        call="logprobs.token_logprobs(LOGITS, PADDED, mask=~COUNTS)",
+        message="tokens: found an id out of range where the mask is True, accepted are ids from 0 to 6",
+    ),
+    OpRow(
+        what="float for token ids",
+        call="logprobs.token_logprobs(LOGITS, X)",
+        message="tokens: found dtype torch.float32, accepted are int64, int32",
+    ),
+    OpRow(
+        what="tokens of another shape",
+        call="logprobs.token_logprobs(LOGITS, TOKENS[0])",
+        message="tokens: found shape (3,), accepted is (2, 3), as logits without its last dimension has it",
+    ),
+    OpRow(
+        what="mask of 0 and 1",
+        call="logprobs.token_logprobs(LOGITS, TOKENS, mask=TOKENS)",
+        message="mask: found dtype torch.int64, accepted is bool (True where an element counts)",
+    ),
+    OpRow(
+        what="mask of 0 and -inf",
+        call="logprobs.token_logprobs(LOGITS, TOKENS, mask=X)",
+        message="mask: found dtype torch.float32, accepted is bool (True where an element counts)",
+    ),
+    OpRow(
+        what="mask of another shape",
+        call="logprobs.token_logprobs(LOGITS, TOKENS, mask=MASK[:, :2])",
+        message="mask: found shape (2, 2), accepted is (2, 3), as tokens has it",
+    ),
+    OpRow(
+        what="temperature 0",
+        call="logprobs.token_logprobs(LOGITS, TOKENS, temperature=0.0)",
+        message="temperature: found 0.0, accepted is a finite number above 0",
+    ),
+    OpRow(
+        what="temperature that is a text",
+        call='logprobs.token_logprobs(LOGITS, TOKENS, temperature="1")',
+        message="temperature: found '1', accepted is a number",
+    ),
+    OpRow(
+        what="logits of whole numbers",
+        call="logprobs.token_logprobs(LOGITS.long(), TOKENS)",
+        message="logits: found dtype torch.int64, accepted are float32, bfloat16, float16, float64",
+    ),
+    OpRow(
+        what="gradient in place over shared memory",
+        call="logprobs.token_logprobs(LOGITS[:1].expand(B, T, V), TOKENS, inplace_backward=True)",
+        message=(
+            "logits: found shape (2, 3, 7) with strides (0, 7, 1), accepted is a tensor whose elements share no memory"
+        ),
+    ),
+    OpRow(
+        what="weight of another width",
+        call="logprobs.linear_token_logprobs(HIDDEN, WEIGHT[:, :4], TOKENS)",
+        message="weight: found shape (7, 4), accepted is (7, 5), as hidden (last dimension) has it",
+    ),
+    OpRow(
+        what="weight the other way round",
+        call="logprobs.linear_token_logprobs(HIDDEN, WEIGHT.T, TOKENS)",
+        message="weight: found shape (5, 7), accepted is (5, 5), as hidden (last dimension) has it",
+    ),
+    OpRow(
+        what="no weight",
+        call="logprobs.linear_token_logprobs(HIDDEN, None, TOKENS)",
+        message="weight: found NoneType, accepted is a tensor",
+    ),
+    OpRow(
+        what="bias of another vocabulary",
+        call="logprobs.linear_token_logprobs(HIDDEN, WEIGHT, TOKENS, bias=torch.zeros(V - 1))",
+        message="bias: found shape (6,), accepted is (7,), as weight (first dimension) has it",
+    ),
+    OpRow(
+        what="workspace smaller than a row",
+        call="logprobs.linear_token_logprobs(HIDDEN, WEIGHT, TOKENS, max_workspace_bytes=10)",
+        message="max_workspace_bytes: found 10, accepted is at least 112 for V = 7",
+    ),
+    OpRow(
+        what="token id above the rows of the weight",
+        call="likelihood.linear_nll_loss(HIDDEN, WEIGHT, TOKENS + V, MASK)",
+        message="tokens: found an id out of range where the mask is True, accepted are ids from 0 to 6",
+    ),
+    OpRow(
+        what="values of another length",
+        call="advantages.generalized_advantages(X, X[:, :2], MASK)",
+        message="values: found shape (2, 2), accepted is (2, 3), as rewards has it",
+    ),
+    OpRow(
+        what="discount above 1",
+        call="advantages.generalized_advantages(X, X, MASK, gamma=1.5)",
+        message="gamma: found 1.5, accepted is a number from 0 to 1",
+    ),
+    OpRow(
+        what="lambda that is NaN",
+        call="advantages.generalized_advantages(X, X, MASK, lam=NAN)",
+        message="lam: found nan, accepted is a number from 0 to 1",
+    ),
+    OpRow(
+        what="mask of float",
+        call="advantages.generalized_advantages(X, X, X)",
+        message="mask: found dtype torch.float32, accepted is bool (True where an element counts)",
+    ),
+    OpRow(
+        what="padded rewards with offsets",
+        call="advantages.generalized_advantages(X, X, MASK, cu_seqlens=torch.tensor([0, 3]))",
+        message="rewards: found shape (2, 3), accepted is packed [N], because cu_seqlens is given",
+    ),
+    OpRow(
+        what="offsets that end early",
+        call="advantages.generalized_advantages(X[0], X[0], MASK[0], cu_seqlens=torch.tensor([0, 2]))",
+        message="cu_seqlens: found other offsets, accepted are offsets that rise from 0 to 3, the packed length",
+    ),
+    OpRow(
+        what="offsets that fall",
+        call="advantages.generalized_advantages(X[0], X[0], MASK[0], cu_seqlens=torch.tensor([0, 2, 1, 3]))",
+        message="cu_seqlens: found other offsets, accepted are offsets that rise from 0 to 3, the packed length",
+    ),
+    OpRow(
+        what="offsets in a list",
+        call="advantages.generalized_advantages(X[0], X[0], MASK[0], cu_seqlens=[0, 3])",
+        message="cu_seqlens: found list, accepted is a tensor",
+    ),
+    OpRow(
+        what="score for each token",
+        call="advantages.ppo_advantages(X, X, X, X, MASK, kl_coef=0.1)",
+        message="scores: found shape (2, 3), accepted is (2,), as the number of sequences has it",
+    ),
+    OpRow(
+        what="infinite coefficient",
+        call="advantages.ppo_advantages(X, X, X, X[:, 0], MASK, kl_coef=INF)",
+        message="kl_coef: found inf, accepted is a finite number",
+    ),
+    OpRow(
+        what="no coefficient",
+        call="advantages.ppo_advantages(X, X, X, X[:, 0], MASK, kl_coef=None)",
+        message="kl_coef: found None, accepted is a number",
+    ),
+    OpRow(
+        what="reference on another device",
+        call="advantages.ppo_advantages(X, META, X, X[:, 0], MASK, kl_coef=0.1)",
+        message="ref_logprobs: found device meta, accepted is cpu, where logprobs is",
+    ),
+    OpRow(
+        what="sums of another shape",
+        call="advantages.masked_whiten(X, MASK, stats=X[:, 0])",
+        message=(
+            "stats: found shape (2,), dtype torch.float32, accepted is [3] or [4] floating (sum, sum "
+            "of squares, count, ...)"
+        ),
+    ),
+    OpRow(
+        what="mask without a batch",
+        call="advantages.masked_whiten(X, MASK[0])",
+        message="mask: found shape (3,), accepted is (2, 3), as x has it",
+    ),
+    OpRow(
+        what="negative clip range",
+        call="ppo.clipped_policy_loss(X, X, X, MASK, cliprange=-0.1)",
+        message="cliprange: found -0.1, accepted is a number from 0 to inf",
+    ),
+    OpRow(
+        what="mask of whole numbers",
+        call="ppo.clipped_policy_loss(X, X, X, TOKENS)",
+        message="mask: found dtype torch.int64, accepted is bool (True where an element counts)",
+    ),
+    OpRow(
+        what="advantages for each sequence",
+        call="ppo.clipped_policy_loss(X, X, X[:, 0], MASK)",
+        message="advantages: found shape (2,), accepted is (2, 3), as logprobs has it",
+    ),
+    OpRow(
+        what="fraction of a token",
+        call="ppo.clipped_value_loss(X, X, X, MASK, num_tokens=6.5)",
+        message="num_tokens: found 6.5 of type float; accepted is an int >= 0, …",
+    ),
+    OpRow(
+        what="fewer tokens than none",
+        call="ppo.clipped_value_loss(X, X, X, MASK, num_tokens=-1)",
+        message="num_tokens: found -1; accepted is an int >= 0, …",
+    ),
+    OpRow(
+        what="count for each sequence",
+        call="ppo.clipped_value_loss(X, X, X, MASK, num_tokens=MASK.sum(1))",
+        message="num_tokens: found a tensor of shape (2,), dtype torch.int64, device cpu; accepted is an int >= 0, …",
+    ),
+    OpRow(
+        what="clip range that is NaN",
+        call="ppo.clipped_value_loss(X, X, X, MASK, cliprange_value=NAN)",
+        message="cliprange_value: found nan, accepted is a number from 0 to inf",
+    ),
+    OpRow(
+        what="KL without a reference",
+        call="ppo.ppo_loss(X, X, X, X, X, X, MASK, kl_coef=0.1)",
+        message="ref_logprobs: found None with kl_coef 0.1, accepted is a tensor, or kl_coef 0",
+    ),
+    OpRow(
+        what="no returns",
+        call="ppo.ppo_loss(X, X, X, X, X, None, MASK)",
+        message="returns: found NoneType, accepted is a tensor",
+    ),
+    OpRow(
+        what="old log-probabilities of another shape",
+        call="ppo.linear_ppo_loss(HIDDEN, WEIGHT, TOKENS, X[0], X, X, X, X, MASK)",
+        message="old_logprobs: found shape (3,), accepted is (2, 3), as tokens has it",
+    ),
+    OpRow(
+        what="whole numbers for uniforms",
+        call="sampling.sample_tokens(X, TOKENS[:, 0])",
+        message="uniforms: found dtype torch.int64, accepted are float32, float64",
+    ),
+    OpRow(
+        what="uniform number of 1",
+        call="sampling.sample_tokens(X, torch.ones(B))",
+        message="uniforms: found a number outside, accepted are numbers in [0, 1)",
+    ),
+    OpRow(
+        what="uniform number below 0",
+        call="sampling.sample_tokens(X, torch.full((B,), -0.1))",
+        message="uniforms: found a number outside, accepted are numbers in [0, 1)",
+    ),
+    OpRow(
+        what="vocabulary of 0 tokens",
+        call="sampling.sample_tokens(X[:, :0], X[:, 0])",
+        message="logits: found a vocabulary of 0 tokens, accepted is at least 1",
+    ),
+]

@@ -1,0 +1,183 @@
+"""Tokenizers, and models that have to fit another one."""
+
+import shutil
+
+import torch
+from table import Row, both, cut, edited, removed, text, weights
+
+_TOKENIZER = ("model/tokenizer.json", "model/tokenizer_config.json")
+
+
+def _other_tokenizer(path: str) -> None:
+    from instructrl.data.tokenizers import word_tokenizer
+
+    word_tokenizer([f"v{number}" for number in range(30)]).save_pretrained(path)
+
+
+def _more_words() -> None:
+    from instructrl.data.tokenizers import word_tokenizer
+
+    word_tokenizer([f"w{number}" for number in range(40)]).save_pretrained("model")
+
+
+def _nan(tensors: dict[str, torch.Tensor]) -> None:
+    name = min(tensors)
+    tensors[name] = torch.full_like(tensors[name], float("nan"))
+
+
+TOKENIZERS = [
+    Row(
+        what="vocabulary larger than the embeddings",
+        step="sft",
+        make=_more_words,
+        message=(
+            "model model: found a tokenizer of 42 tokens for 32 embeddings, accepted is one whose ids all have "
+            "an embedding"
+        ),
+    ),
+    Row(
+        what="no tokenizer",
+        step="sft",
+        make=removed(*_TOKENIZER),
+        message="tokenizer: found no vocabulary in model, accepted is a folder with a tokenizer.json",
+    ),
+    Row(
+        what="tokenizer.json cut off",
+        step="sft",
+        make=cut("model/tokenizer.json", 50),
+        message=(
+            "tokenizer: found none at model (…), accepted is a model folder or name; code that comes with it is not run"
+        ),
+    ),
+    Row(
+        what="tokenizer.json without a tokenizer",
+        step="sft",
+        make=text("model/tokenizer.json", "{}"),
+        message=(
+            "tokenizer: found none at model (…), accepted is a model folder or name; code that comes with it is not run"
+        ),
+    ),
+    Row(
+        what="tokenizer settings that are a list",
+        step="sft",
+        make=text("model/tokenizer_config.json", "[]"),
+        message=(
+            "tokenizer: found none at model (…), accepted is a model folder or name; code that comes with it is not run"
+        ),
+    ),
+    Row(
+        what="no end-of-text token",
+        step="sft",
+        make=edited("model/tokenizer_config.json", eos_token=None),
+        message="tokenizer: found no eos token in model, accepted is one with eos_token set (it ends every response)",
+    ),
+    Row(
+        what="other words in the reward model",
+        step="ppo",
+        make=lambda: _other_tokenizer("reward"),
+        message="reward: found another tokenizer than the model's, accepted is a model with the same one",
+    ),
+    Row(
+        what="other end of text in the reward model",
+        step="ppo",
+        make=edited("reward/tokenizer_config.json", eos_token="<unk>"),
+        message="reward: found another tokenizer than the model's, accepted is a model with the same one",
+    ),
+    Row(
+        what="other words in a compared model",
+        step="eval",
+        make=lambda: _other_tokenizer("other"),
+        message="other: found another tokenizer than the model's, accepted is a model with the same one",
+    ),
+    Row(
+        what="GPT-2 vocabulary that is no JSON",
+        step="prepare",
+        make=text("model/encoder.json", "{"),
+        message="model/encoder.json: found …, accepted is the GPT-2 vocabulary as JSON",
+    ),
+    Row(
+        what="GPT-2 vocabulary without its end",
+        step="prepare",
+        make=text("model/encoder.json", "[]"),
+        message="encoder.json: found no <|endoftext|> in model, accepted is the GPT-2 vocabulary",
+    ),
+    Row(
+        what="GPT-2 vocabulary without merges",
+        step="prepare",
+        make=text("model/encoder.json", '{"<|endoftext|>": 0}'),
+        message="folder: found no vocab.bpe in model, accepted is a folder with encoder.json and vocab.bpe",
+    ),
+    Row(
+        what="merges of another vocabulary",
+        step="prepare",
+        make=both(text("model/encoder.json", '{"<|endoftext|>": 0}'), text("model/vocab.bpe", "#\na b\n")),
+        message="model/vocab.bpe:2: found 'a' 'b', accepted are merges of encoder.json",
+    ),
+]
+
+REWARD_MODELS = [
+    Row(
+        what="missing reward model",
+        step="ppo",
+        options="--reward-model nowhere",
+        message=(
+            "tokenizer: found none at nowhere (…), accepted is a model folder or name; code that comes with it "
+            "is not run"
+        ),
+    ),
+    Row(
+        what="policy for a reward model",
+        step="ppo",
+        options="--reward-model other",
+        message="other: found a head of 2 outputs, accepted is a reward model's of 1",
+    ),
+    Row(
+        what="reward model for a policy",
+        step="sft",
+        options="--model reward",
+        message=(
+            "model reward: found no … among the weights, of … that are missing; accepted are all weights of a "
+            "GPT2LMHeadModel"
+        ),
+    ),
+    Row(
+        what="policy that says it has one label",
+        step="eval",
+        options="--reward-model labelled",
+        make=lambda: [
+            shutil.copytree("other", "labelled"),
+            edited("labelled/config.json", num_labels=1, id2label={"0": "a"}, label2id={"a": 0})(),
+        ],
+        message=(
+            "model labelled: found no … among the weights, of … that are missing; accepted are all weights of a "
+            "GPT2ForSequenceClassification"
+        ),
+    ),
+    Row(
+        what="truncated reward model",
+        step="ppo",
+        make=cut("reward/model.safetensors", 5000),
+        message="model reward: found weights that cannot be read (…), accepted are safetensors: nothing is unpickled",
+    ),
+    Row(
+        what="NaN in the reward model",
+        step="ppo",
+        make=weights("reward", _nan),
+        message="model reward: found weights that give NaN or infinity, accepted are finite ones",
+    ),
+    Row(
+        what="bias that is a text",
+        step="ppo",
+        make=edited("reward/config.json", instructrl_score_bias="high"),
+        message="reward/config.json: instructrl_score_bias: found 'high', accepted is a finite number",
+    ),
+    Row(
+        what="bias that is NaN",
+        step="eval",
+        make=edited("reward/config.json", instructrl_score_bias=float("nan")),
+        message="reward/config.json: instructrl_score_bias: found nan, accepted is a finite number",
+    ),
+]
+
+
+ROWS = [*TOKENIZERS, *REWARD_MODELS]

@@ -1,0 +1,37 @@
+"""The whole miniature on next to nothing: every step in some seconds."""
+
+from dataclasses import replace
+
+from instructrl.runs.miniature import MINIATURE_RECIPE, MiniatureConfig, MiniatureSizes
+from instructrl.runs.recipe import ModelShape
+from instructrl.trainers.optimization import AdamConfig
+from instructrl.trainers.ppo import PPOConfig
+
+
+def small(ppo: PPOConfig) -> PPOConfig:
+    return replace(ppo, num_episodes=16, rollout_batch=8, minibatch=4, policy_adam=AdamConfig(lr=1e-3))
+
+
+MINIATURE = MiniatureConfig(
+    seed=3,
+    model=ModelShape(layers=1, width=16, heads=2, context=136),
+    sizes=MiniatureSizes(
+        documents=60,
+        held_out_documents=20,
+        demonstrations=8,
+        comparisons=8,
+        min_completions=2,
+        max_completions=3,
+        ppo_prompts=8,
+        validation=4,
+        held_out_comparisons=6,
+        test=12,
+    ),
+    recipe=replace(
+        MINIATURE_RECIPE,
+        sft=replace(MINIATURE_RECIPE.sft, epochs=2),
+        ppo_start=replace(MINIATURE_RECIPE.ppo_start, epochs=1),
+        ppo=small(MINIATURE_RECIPE.ppo),
+        ppo_ptx=small(MINIATURE_RECIPE.ppo_ptx),
+    ),
+)
