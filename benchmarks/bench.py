@@ -5,13 +5,13 @@
 The rows are the large cases of the op table, forward and backward. A backend of this project is timed only after its
 results were found as near to float64 as eager float32's are; compiled code and peers, after half of the digits of
 float32 were found right, and the table says how their errors compare with eager's. A round runs each provider in turn,
-after a call of its own that is not timed (calls longer than 0.1 s go without); figures are medians over rounds with the
-middle half of the rounds in brackets, ratios are medians of the rounds' own. Bytes are those of the inputs and of the
-gradients, and their share is of the rate at which this run copied memory. Extra memory is the peak of a second call in
-a process of its own, over what that process held before the call. On a GPU wall time is given, and device time from
-events around the calls.
+after a call of its own that is not timed (calls longer than 0.1 s go without); figures are medians over rounds with
+the middle half of the rounds in brackets, ratios are medians of the rounds' own. The limit of a row is the time in
+which this run copies the bytes of inputs and gradients, or for a linear head multiplies three times. Extra memory is
+the peak of a second call in a process of its own, over what that process held before the call. On a GPU wall time is
+given, and device time from events around the calls.
 
-Writes FOLDER/<machine>/<date>.json, a table beside it as Markdown, and a plot of the ratios.
+Writes FOLDER/<machine>/<date>.json, two tables beside it as Markdown, whole and in short, and a plot of the ratios.
 """
 
 import argparse
@@ -176,6 +176,12 @@ def copy_bytes_per_s(rounds: int) -> float:
     return 2 * source.nbytes / statistics.median(seconds(copy, 3)[1] for _ in range(rounds))
 
 
+def product_flops_per_s(rounds: int) -> float:
+    """Of square float32 matrices of 2048."""
+    matrix = torch.randn(2048, 2048, device=DEVICE)
+    return 2 * 2048**3 / statistics.median(seconds(lambda: [matrix @ matrix], 1)[1] for _ in range(rounds))
+
+
 def extra_bytes(row: str, provider: str) -> int:
     """Of a call, measured in a process of its own."""
     command = [sys.executable, __file__, "--extra", row, provider]
@@ -210,7 +216,7 @@ def _resident_bytes(field: str) -> int:
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: a line for each op, shape and provider. Errors are multiples of eager's."""
-    columns = ("op", "provider", "ms", "device ms", "times as fast as eager", "as compile", "of copy rate")
+    columns = ("op", "provider", "ms", "device ms", "times as fast as eager", "as compile", "of the limit")
     columns = (*columns, "extra memory", "error")
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for row in results:
@@ -220,10 +226,30 @@ def table(results: list[dict[str, Any]]) -> str:
             device = "" if DEVICE.type == "cpu" else f"{1e3 * x['device_seconds'][1]:.3g}"
             fast = (x["times_as_fast"].get(other) for other in ("eager", "compile"))
             ratios = " | ".join("" if ratio is None else f"{ratio:.2f}" for ratio in fast)
-            share, extra = f"{100 * x['share_of_copy']:.0f}%", f"{x['extra_bytes'] / 1e6:.0f} MB"
+            share, extra = f"{100 * x['share']:.0f}%", f"{x['extra_bytes'] / 1e6:.0f} MB"
             head = f"| {name} | {provider} | {wall} [{low}, {high}] | {device} | {ratios} | "
             lines.append(f"{head}{share} | {extra} | {x['error']:.1f} |")
             name = ""
+    return "\n".join(lines) + "\n"
+
+
+def summary(results: list[dict[str, Any]]) -> str:
+    """Markdown: the best backend of each row beside eager, torch.compile and the fastest peer."""
+    columns = ("op, shape", "backend", "eager", "compile", "fastest peer", "of the limit", "extra memory, eager's")
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for row in results:
+        found = row["providers"]
+        own = [name for name in found if name in kernels.BACKENDS]
+        if not own:
+            continue
+        best = min(own, key=lambda name: found[name]["wall_seconds"][1])
+        peers = [name for name in found if name not in (*own, "eager", "compile")]
+        fast = found[best]["times_as_fast"]
+        peer = min(peers, key=lambda name: fast[name], default=None)
+        cells = [row["row"], best, f"{fast['eager']:.2f}", f"{fast['compile']:.2f}" if "compile" in fast else ""]
+        cells += ["" if peer is None else f"{fast[peer]:.2f} ({peer})", f"{100 * found[best]['share']:.0f}%"]
+        cells += [" / ".join(f"{found[name]['extra_bytes'] / 1e6:.0f} MB" for name in (best, "eager"))]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -254,13 +280,22 @@ def machine() -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def run_row(row: str, rounds: int, copy_rate: float) -> dict[str, Any]:
+def limit_seconds(case: Case, arguments: dict[str, Any], rates: dict[str, float]) -> float:
+    """Of a call: the ops with a linear head are matrix products, at least three with their gradients; all others move
+    bytes."""
+    if "weight" not in arguments:
+        return case.bytes_moved(arguments) / rates["copy_bytes_per_s"]
+    num_classes, width = arguments["weight"].shape
+    return 6 * arguments["tokens"].numel() * num_classes * width / rates["product_flops_per_s"]
+
+
+def run_row(row: str, rounds: int, rates: dict[str, float]) -> dict[str, Any]:
     """Check and time one row."""
     case = ROWS[row]
     arguments = inputs(case)
     kept = checked(case, providers(case, arguments))
     times = measure({name: provider for name, (provider, _) in kept.items()}, rounds)
-    num_bytes = case.bytes_moved(arguments)
+    num_bytes, limit = case.bytes_moved(arguments), limit_seconds(case, arguments, rates)
     found = {}
     for name, pairs in times.items():
         wall, device = (statistics.quantiles(column, n=4) for column in zip(*pairs, strict=True))
@@ -272,7 +307,7 @@ def run_row(row: str, rounds: int, copy_rate: float) -> dict[str, Any]:
             "wall_seconds": wall,
             "device_seconds": device,
             "times_as_fast": ratios | {name: 1.0},
-            "share_of_copy": num_bytes / device[1] / copy_rate,
+            "share": limit / device[1],
             "extra_bytes": extra_bytes(row, name),
             "error": kept[name][1],
         }
@@ -290,19 +325,24 @@ def main() -> None:
     if arguments.extra:
         print_extra(*arguments.extra)
         return
-    copy_rate = copy_bytes_per_s(arguments.rounds)
-    print(f"{machine()}, torch {torch.__version__}, copies {copy_rate / 1e9:.1f} GB/s")
+    rates = {
+        "copy_bytes_per_s": copy_bytes_per_s(arguments.rounds),
+        "product_flops_per_s": product_flops_per_s(arguments.rounds),
+    }
+    print(f"{machine()}, torch {torch.__version__}, copies {rates['copy_bytes_per_s'] / 1e9:.1f} GB/s")
+    print(f"float32 matrix products {rates['product_flops_per_s'] / 1e9:.1f} GFLOP/s")
     results = []
     for row in ROWS:
         if arguments.only in row:
-            results.append(run_row(row, arguments.rounds, copy_rate))
+            results.append(run_row(row, arguments.rounds, rates))
             print(table(results[-1:]).split("\n", 2)[2], end="", flush=True)
     folder = arguments.out / machine()
     folder.mkdir(parents=True, exist_ok=True)
     today = datetime.date.today().isoformat()
-    head = {"torch": torch.__version__, "native": kernels.about("native"), "copy_bytes_per_s": copy_rate}
+    head = {"torch": torch.__version__, "native": kernels.about("native"), **rates}
     (folder / f"{today}.json").write_text(json.dumps({**head, "rows": results}) + "\n", encoding="utf-8")
     (folder / f"{today}.md").write_text(table(results), encoding="utf-8")
+    (folder / f"{today}-summary.md").write_text(summary(results), encoding="utf-8")
     plot(results, folder / f"{today}.svg")
 
 

@@ -65,7 +65,7 @@ def test_the_harness_checks_times_and_writes(benchmarks, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr(sys, "argv", ["bench.py", "--rounds", "2", "--out", str(tmp_path)])
     bench.main()
-    found = {path.suffix: path for path in tmp_path.glob("*/*")}
+    found = {path.suffix: path for path in sorted(tmp_path.glob("*/*"))}
     assert set(found) == {".json", ".md", ".svg"}
     (row,) = json.loads(found[".json"].read_text())["rows"]
     assert {"eager", "compile"} <= set(row["providers"])
@@ -87,3 +87,31 @@ def test_a_provider_that_computes_something_else_is_left_out(benchmarks, capsys)
     found = {"eager": right, "wrong": lambda: [1.001 * x for x in right()], "missing": missing}
     assert list(bench.checked(case, found)) == ["eager"]
     assert "wrong is left out" in capsys.readouterr().out
+
+
+def test_the_limit_of_a_linear_head_is_three_products_and_of_others_their_bytes(benchmarks):
+    import bench
+
+    rates = {"copy_bytes_per_s": 10.0, "product_flops_per_s": 100.0}
+    linear = {"weight": torch.zeros(7, 5), "tokens": torch.zeros(2, 3, dtype=torch.int64)}
+    assert bench.limit_seconds(CASES[0], linear, rates) == 6 * 7 * 5 * 6 / 100
+    case = next(case for case in CASES if case.op == "ppo.ppo_loss")
+    arguments = case.make(torch.float32)
+    assert bench.limit_seconds(case, arguments, rates) == case.bytes_moved(arguments) / 10
+
+
+def test_the_summary_takes_the_best_backend_and_the_fastest_peer(benchmarks):
+    import bench
+
+    def provider(seconds: float, others: dict[str, float]) -> dict:
+        fast = {name: other / seconds for name, other in others.items()}
+        return {"wall_seconds": [0, seconds, 0], "times_as_fast": fast, "share": 0.5, "extra_bytes": 2e6}
+
+    times = {"eager": 8.0, "native": 2.0, "triton": 3.0, "compile": 5.0, "trl": 6.0, "torchrl": 4.0}
+    rows = [
+        {"row": "op 1x2", "providers": {name: provider(x, times) for name, x in times.items()}},
+        {"row": "none of ours", "providers": {"eager": provider(1.0, {"eager": 1.0})}},
+    ]
+    assert bench.summary(rows).splitlines()[2:] == [
+        "| op 1x2 | native | 4.00 | 2.50 | 2.00 (torchrl) | 50% | 2 MB / 2 MB |"
+    ]

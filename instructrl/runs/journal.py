@@ -31,13 +31,16 @@ class Journal:
         JSON can hold; files that it writes are on the disk when it returns.
         Raises ValueError where all checkpoints of the step are damaged.
         """
+        checkpoints = Checkpoints(self._folder / name, self._config, self._log.warn)
         for entry in self._steps:
             if entry["name"] == name:
+                checkpoints.clear()  # a kill may have come right before
                 return entry["result"]
-        checkpoints = Checkpoints(self._folder / name, self._config, self._log.warn)
         found = checkpoints.newest()
         before = self._steps[-1]["metrics_bytes"] if self._steps else 0
         self._log.rewind(before if found is None else found.metrics_bytes)
+        if found is not None:
+            self._log.say(f"{name}: going on from step {found.step}")
         result = step(checkpoints, found)
         entry = {"name": name, "result": result, "metrics_bytes": self._log.synced_bytes()}
         self._steps.append(json.loads(json.dumps(entry, allow_nan=False)))

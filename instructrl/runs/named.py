@@ -46,7 +46,11 @@ RUNS: Mapping[str, NamedRun] = {
     "miniature": _miniature(miniature.DESCRIPTION, miniature.MINIATURE),
     "smoke": _miniature("the miniature, cut down to show that every step works", miniature.SMOKE),
     "public": NamedRun(
-        description=public.DESCRIPTION, config=public.PUBLIC, carry_out=public.run_public, counts=public.counts
+        description=public.DESCRIPTION,
+        config=public.PUBLIC,
+        carry_out=public.run_public,
+        counts=public.counts,
+        read=public.read_public,
     ),
     "files": _from_files("all steps on your own files and model", files.FilesConfig()),
     "instructgpt_1_3b": _from_files("the paper's hyperparameters for 1.3B", files.FilesConfig(recipe=PAPER_1_3B)),

@@ -104,31 +104,48 @@ def counts(config: PublicConfig) -> dict[str, int | None]:
     }
 
 
-def run_public(config: PublicConfig, folder: Path, log: RunLog) -> dict[str, Any]:
-    """All steps. Writes models and `results.json` into `folder`; returns the results."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicInput:
+    """What a run on public data works with, read and found good. gpt: None where it is to be made."""
+
+    config: PublicConfig
+    encoder: Encoder
+    material: Material
+    gpt: Policy | None
+
+
+def read_public(config: PublicConfig) -> PublicInput:
+    """Read the data and the model. Raises ValueError for input that cannot be used; writes nothing."""
     data = Path(config.data)
     tokenizer = gpt2_tokenizer(data / "gpt2_bpe") if config.model is None else load_tokenizer(config.model)
+    encoder = Encoder(tokenizer, config.recipe.limits)
+    gpt = None if config.model is None else Policy.load(config.model)
+    if gpt is not None:
+        check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
+    return PublicInput(config=config, encoder=encoder, material=_material(config, data, encoder), gpt=gpt)
+
+
+def run_public(given: PublicInput, folder: Path, log: RunLog) -> dict[str, Any]:
+    """All steps. Writes models and `results.json` into `folder`; returns the results."""
+    config, gpt = given.config, given.gpt
     work = steps.Workspace(
         folder=folder,
         log=log,
-        encoder=Encoder(tokenizer, config.recipe.limits),
+        encoder=given.encoder,
         recipe=config.recipe,
         seed=config.seed,
         config=asdict(config),
         journal=Journal(folder, log, config.checkpoints),
     )
-    material = _material(config, data, work)
-    if config.model is None:
+    if gpt is None:
         gpt = steps.new_policy(work, config.shape)
-        gpt = steps.pretrain(work, gpt, material.blocks)
-    else:
-        gpt = Policy.load(config.model)
-    check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
+        check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
+        gpt = steps.pretrain(work, gpt, given.material.blocks)
     run = {"name": "public", "seed": config.seed, "description": DESCRIPTION}
-    return run_experiment(work, material, gpt, run)
+    return run_experiment(work, given.material, gpt, run)
 
 
-def _material(config: PublicConfig, data: Path, work: steps.Workspace) -> Material:
+def _material(config: PublicConfig, data: Path, encoder: Encoder) -> Material:
     qa, mathematics = data / "finegrained_qa_feedback_k4", data / "gsm8k"
     converted = [
         gsm8k_demonstrations(mathematics),
@@ -139,15 +156,15 @@ def _material(config: PublicConfig, data: Path, work: steps.Workspace) -> Materi
         gsm8k_comparisons(mathematics),
     ]
     removed: list[dict[str, Any]] = []
-    demonstrations = _splits([row for part in converted for row in part.records], "SFT", config, work, removed)
-    comparisons = _splits([row for part in ranked for row in part.records], "RM", config, work, removed)
-    prompts = _prompts(comparisons, config, work)
+    demonstrations = _splits([row for part in converted for row in part.records], "SFT", config, encoder, removed)
+    comparisons = _splits([row for part in ranked for row in part.records], "RM", config, encoder, removed)
+    prompts = _prompts(comparisons, config)
     documents = [
         *novel_documents(data / "english_novels_pre1900").records,
         *squality_documents(data / "squality").records,
     ]
-    order = steps.take_disjoint(len(documents), [len(documents)], work.seed_for("documents"))[0]
-    blocks = pack_documents((documents[i] for i in order), work.encoder.tokenizer, config.recipe.block_tokens)
+    order = steps.take_disjoint(len(documents), [len(documents)], steps.seed_for(config.seed, "documents"))[0]
+    blocks = pack_documents((documents[i] for i in order), encoder.tokenizer, config.recipe.block_tokens)
     num_held_out = min(100, len(blocks) // 10)
     splits = {"SFT": demonstrations, "RM": comparisons, "PPO": prompts}
     return Material(
@@ -161,14 +178,14 @@ def _material(config: PublicConfig, data: Path, work: steps.Workspace) -> Materi
         held_out_blocks=blocks[:num_held_out],
         tables={
             "sizes": tables.size_rows(splits),
-            "lengths": tables.prompt_length_rows(splits, work.encoder.tokenizer),
+            "lengths": tables.prompt_length_rows(splits, encoder.tokenizer),
             "hygiene": removed,
         },
     )
 
 
 def _splits(
-    records: list[RecordT], name: str, config: PublicConfig, work: steps.Workspace, removed: list[dict[str, Any]]
+    records: list[RecordT], name: str, config: PublicConfig, encoder: Encoder, removed: list[dict[str, Any]]
 ) -> dict[str, list[RecordT]]:
     """Hygiene, then a split in which a question is in one part only, in random order.
 
@@ -177,7 +194,7 @@ def _splits(
     limits = config.recipe.limits
     kept = hygiene.limit_lengths(
         records,
-        work.encoder.tokenizer,
+        encoder.tokenizer,
         max_prompt_tokens=limits.max_prompt_tokens,
         max_response_tokens=limits.max_response_tokens,
     )
@@ -188,12 +205,10 @@ def _splits(
     clean = hygiene.remove_personal_data(parts["train"])
     removed.append({"step": f"{name}: personal data", "removed": clean.removed, "left": len(clean.records)})
     parts["train"] = clean.records
-    return {split: _shuffled(rows, work.seed_for(f"{name} {split}")) for split, rows in parts.items()}
+    return {split: _shuffled(rows, steps.seed_for(config.seed, f"{name} {split}")) for split, rows in parts.items()}
 
 
-def _prompts(
-    comparisons: dict[str, list[Comparison]], config: PublicConfig, work: steps.Workspace
-) -> dict[str, list[Prompt]]:
+def _prompts(comparisons: dict[str, list[Comparison]], config: PublicConfig) -> dict[str, list[Prompt]]:
     """PPO takes the questions of the training comparisons; the test questions are in no other set."""
     wanted = {"train": config.ppo_prompts, "test": config.test_prompts}
     return {

@@ -52,8 +52,8 @@ class Workspace:
     journal: Journal
 
     def seed_for(self, step: str) -> int:
-        """The seed of one named step, so that adding a step changes no other."""
-        return keyed_seed(self.seed, *step.encode())
+        """The seed of one named step."""
+        return seed_for(self.seed, step)
 
     def model(self, name: str) -> Path:
         """Where `save` puts it."""
@@ -87,6 +87,11 @@ class SFTEpoch:
     epoch: int
     policy_folder: Path
     validation_loss: float
+
+
+def seed_for(seed: int, step: str) -> int:
+    """The seed of one named step, so that adding a step changes no other."""
+    return keyed_seed(seed, *step.encode())
 
 
 def new_policy(work: Workspace, shape: ModelShape) -> Policy:

@@ -91,11 +91,15 @@ class RunLog:
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 
+    def say(self, text: str) -> None:
+        """A line for whoever watches."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def warn(self, text: str) -> None:
-        """Say something once."""
+        """A warning, once however often it is given."""
         if text not in self._warned:
             self._warned.add(text)
-            self._console.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
+            self.say(f"warning: {text}")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All rows of `metrics.jsonl` so far."""

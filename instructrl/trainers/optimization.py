@@ -30,6 +30,8 @@ class AdamConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "lr", "eps", "max_grad_norm")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay: found {self.weight_decay}, accepted are numbers from 0")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers in [0, 1)")

@@ -98,8 +98,10 @@ class PPOConfig:
             raise ValueError(
                 f"minibatch: found {self.minibatch}, accepted are divisors of rollout_batch {self.rollout_batch}"
             )
-        if self.num_episodes < self.rollout_batch:
-            raise ValueError(f"num_episodes: found {self.num_episodes}, accepted is at least one rollout_batch")
+        if self.num_episodes % self.rollout_batch:
+            raise ValueError(
+                f"num_episodes: found {self.num_episodes}, accepted are multiples of rollout_batch {self.rollout_batch}"
+            )
         for name in (
             "kl_coef",
             "ptx_coef",

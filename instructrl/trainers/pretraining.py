@@ -33,6 +33,8 @@ class PretrainingConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "batch_size", "epochs", "microbatch")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps: found {self.warmup_steps}, accepted are numbers from 0")
 
 
 class PretrainingTrainer(Trainer):

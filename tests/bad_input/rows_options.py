@@ -186,10 +186,22 @@ ROWS = [
         message="ppo.minibatch: found 3, accepted are divisors of rollout_batch 8",
     ),
     Row(
-        what="fewer episodes than a batch",
+        what="episodes that are no whole batches",
         step="ppo",
-        options="--ppo.num-episodes 4",
-        message="ppo.num_episodes: found 4, accepted is at least one rollout_batch",
+        options="--ppo.num-episodes 12",
+        message="ppo.num_episodes: found 12, accepted are multiples of rollout_batch 8",
+    ),
+    Row(
+        what="negative weight decay",
+        step="sft",
+        options="--sft.adam.weight-decay -1",
+        message="sft.adam.weight_decay: found -1.0, accepted are numbers from 0",
+    ),
+    Row(
+        what="negative warm-up",
+        step="smoke",
+        options="--recipe.pretraining.warmup-steps -1",
+        message="recipe.pretraining.warmup_steps: found -1, accepted are numbers from 0",
     ),
     Row(
         what="negative coefficient",

@@ -340,7 +340,7 @@ def test_the_score_goes_up():
     ("changes", "message"),
     [
         ({"minibatch": 60}, r"minibatch: found 60, accepted are divisors of rollout_batch 512"),
-        ({"num_episodes": 511}, r"num_episodes: found 511, accepted is at least one rollout_batch"),
+        ({"num_episodes": 511}, r"num_episodes: found 511, accepted are multiples of rollout_batch 512"),
         ({"kl_coef": -0.1}, r"kl_coef: found -0\.1, accepted"),
         ({"ptx_coef": -1.0}, r"ptx_coef: found -1\.0, accepted"),
         ({"vf_coef": -1.0}, r"vf_coef: found -1\.0, accepted"),
@@ -359,6 +359,6 @@ def test_a_mix_needs_plain_text():
 
 
 def test_counts_follow_from_the_sizes():
-    config = PPOConfig(num_episodes=1000, rollout_batch=96, minibatch=32, num_epochs=2, ptx_coef=1.0)
+    config = PPOConfig(num_episodes=960, rollout_batch=96, minibatch=32, num_epochs=2, ptx_coef=1.0)
     assert (config.num_iterations, config.num_optimizer_steps, config.num_ptx_examples) == (10, 60, 256)
     assert replace(config, ptx_coef=0.0).num_ptx_examples == 0
