@@ -4,6 +4,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from instructrl import __version__, interruption
 
@@ -23,6 +24,10 @@ COMMANDS = {
 }
 
 
+# Commands that save what they do: a signal lets their step finish. The others it simply ends.
+CONTINUED = ("run", "sft", "rm", "ppo")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command line. Returns the exit code: 0, 2 for unusable input, 130 or 143 after a signal."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -39,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"found the command {arguments[0]!r}{_suggestion(arguments[0])}")
     try:
         # A variable of the environment may be wrong, which shows when backends are loaded.
-        with interruption.heeded():
+        with interruption.heeded() if arguments[0] in CONTINUED else nullcontext():
             return importlib.import_module(COMMANDS[arguments[0]][1]).main(arguments[1:])
     except interruption.Interrupted as signal:
         print(f"instructrl: stopped by {signal}; the same command goes on from here", file=sys.stderr)

@@ -1,5 +1,7 @@
 """The command line: what it says, what it refuses, and that it refuses with one clear line."""
 
+import importlib
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -286,3 +288,13 @@ def test_help_loads_no_heavy_package():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_signal_waits_where_something_is_saved_and_ends_the_rest(name, monkeypatch):
+    before, seen = signal.getsignal(signal.SIGTERM), []
+    module = importlib.import_module(cli.COMMANDS[name][1])
+    monkeypatch.setattr(module, "main", lambda words: seen.append(signal.getsignal(signal.SIGTERM)) or 0)
+    assert cli.main([name]) == 0
+    assert (seen != [before]) == (name in ("run", "sft", "rm", "ppo"))
+    assert signal.getsignal(signal.SIGTERM) == before

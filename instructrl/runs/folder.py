@@ -1,5 +1,7 @@
 """The folder of a run: what may be written into, and the configuration that is kept there."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -13,6 +15,8 @@ from instructrl.runs.journal import STATE
 # Marks a folder as a run's.
 CONFIG_FILE = "config.yaml"
 _ASIDE = "config.yaml.writing"
+_LOCK = "lock"
+_held: dict[Path, int] = {}
 _FOLDERS = ("models", STATE)
 _FILES = ("results.json", "report.html", "metrics.jsonl", "profile.jsonl", CONFIG_FILE)  # the last that goes
 # Settings that change no result: a run may go on with others, and may have been moved.
@@ -24,12 +28,14 @@ def open_folder(folder: Path, config: Any, *, fresh: bool = False) -> Path:
 
     config: a dataclass; `instructrl ... --config FILE` takes the file back. fresh: remove the files of an earlier run
     first; what stands there as a link is removed, never followed. Raises ValueError for a folder that holds other
-    things, and without `fresh` for a run with another configuration, naming what differs.
+    things or that another process works in, and without `fresh` for a run with another configuration, naming what
+    differs.
     """
     check_folder(folder, config, fresh=fresh)
+    folder.mkdir(parents=True, exist_ok=True)
+    _hold(folder)
     if not fresh and (folder / CONFIG_FILE).exists():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
     for name in _FOLDERS:
         if (folder / name).is_symlink():
             (folder / name).unlink()
@@ -44,13 +50,29 @@ def open_folder(folder: Path, config: Any, *, fresh: bool = False) -> Path:
     return folder
 
 
+def _hold(folder: Path) -> None:
+    """Keep other processes out until this one ends, however it does. Raises ValueError where another one is in."""
+    place = folder.resolve()
+    if place in _held:
+        return
+    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ValueError(
+            f"{folder}: found a run that another process is carrying out, accepted is another --out"
+        ) from None
+    _held[place] = handle
+
+
 def check_folder(folder: Path, config: Any, *, fresh: bool = False) -> None:
     """Raise ValueError where `open_folder` may not write, or would remove a model that `config` names."""
     solid = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if solid.exists() and not solid.is_dir():
         raise ValueError(f"{folder}: found the file {solid}, accepted is a folder")
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if there - {_ASIDE} and not (folder / CONFIG_FILE).is_file():
+    if there - {_ASIDE, _LOCK} and not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder}: found a folder that is no run, accepted is a new one or one of an earlier run")
     removed = (folder / "models").resolve()
     for text in _texts(asdict(config)):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from instructrl import interruption
 from instructrl.trainers.checkpoints import Checkpoint, CheckpointConfig, Checkpoints, sync
 from instructrl.trainers.log import RunLog
 
@@ -36,6 +37,7 @@ class Journal:
             if entry["name"] == name:
                 checkpoints.clear()  # a kill may have come right before
                 return entry["result"]
+        interruption.leave_if_wished()
         found = checkpoints.newest()
         before = self._steps[-1]["metrics_bytes"] if self._steps else 0
         self._log.rewind(before if found is None else found.metrics_bytes)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instructrl import interruption
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam
@@ -225,6 +226,7 @@ def select_sft(
                 score = float(scores.mean())
                 rows.append({"epoch": epoch.epoch, "score": score, "validation_loss": epoch.validation_loss})
                 progress.advance(units=len(prompts))
+                interruption.leave_if_wished()
         best = max(range(len(rows)), key=lambda i: rows[i]["score"])
         for i, row in enumerate(rows):
             row["selected"] = i == best
@@ -302,6 +304,7 @@ def _completions(
             for (i, k), text, done in zip(places, samples.texts, samples.finished, strict=True):
                 texts[i][k], finished[i][k] = text, done
             progress.advance(units=len(places))
+            interruption.leave_if_wished()
     return [Samples(texts=t, finished=f) for t, f in zip(texts, finished, strict=True)]
 
 
@@ -321,6 +324,7 @@ def examine(
         for contender in contenders:
             performances.append(exam.take(contender))
             progress.advance(units=len(prompts), note=contender.name)
+            interruption.leave_if_wished()
         start_loss = mean_loss(exam.start, [blocks_as_sequences(exam.blocks)])
         progress.advance(note="")
     results = {

@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from instructrl import interruption
 from instructrl.profiling import PHASES, Profile
 from instructrl.trainers.checkpoints import sync
 
@@ -30,14 +29,13 @@ class Phase:
 
     def advance(self, steps: int = 1, *, units: float = 0.0, note: str = "", profile: Profile | None = None) -> None:
         """Count steps done. units: what the rate counts (tokens, episodes). note: a few words beside the bar.
-        profile: of these steps. Raises `Interrupted` where a signal has come: what was counted is done and saved."""
+        profile: of these steps."""
         self.units += units
         if profile is not None:
             self.profile.add(profile)
             note = "  ".join([note, *_largest(self.profile)])
         rate = self.units / max(time.perf_counter() - self._start, 1e-9)
         self._progress.update(self._task, advance=steps, note=note, rate=_readable_rate(rate))
-        interruption.leave_if_wished()
 
 
 class RunLog:

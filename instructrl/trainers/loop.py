@@ -77,11 +77,14 @@ class Trainer(ABC):
                     metrics, units = self._step_or_reason(log, profile)
                     log.metrics(self.phase, self.step, metrics)
                     self.step += 1
-                    if checkpoints is not None and (checkpoints.due() or interruption.wished()):
+                    leaving = interruption.wished()  # asked once: a signal after it waits for the next step
+                    if checkpoints is not None and (checkpoints.due() or leaving):
                         self.save(checkpoints, log, progress)
                 for text in self.warnings(metrics):
                     log.warn(f"{self.phase}: {text}")
                 progress.advance(units=units, note=self.headline(metrics), profile=profile)
+                if leaving:
+                    interruption.leave_if_wished()
 
     def save(self, checkpoints: Checkpoints, log: RunLog, progress: Phase | None = None) -> None:
         """Write a checkpoint of the state as it is."""

@@ -194,3 +194,19 @@ def test_another_number_of_seconds_between_checkpoints_gives_the_same_run(finish
         del results["config"]["checkpoints"]
         found["results.json"] = json.dumps(results).encode()
     assert one == other
+
+
+def test_two_processes_do_not_share_a_folder(finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished / "run", folder)
+    hold = "import sys, time; from pathlib import Path; from instructrl.runs import folder; "
+    hold += "folder._hold(Path(sys.argv[1])); print(flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", hold, str(folder)], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    config = finished / "settings" / "config.yaml"
+    assert run(folder, config) == 2
+    assert f"{folder}: found a run that another process is carrying out" in capsys.readouterr().err
+    other.kill()
+    other.wait()
+    assert run(folder, config) == 0

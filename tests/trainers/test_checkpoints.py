@@ -15,6 +15,7 @@ from tiny import comparisons, demonstrations, lively_policy, tiny_encoder, tiny_
 from instructrl import interruption
 from instructrl.trainers import checkpoints as module
 from instructrl.trainers.checkpoints import CheckpointConfig, Checkpoints, fingerprint
+from instructrl.trainers.log import Phase
 from instructrl.trainers.optimization import AdamConfig
 from instructrl.trainers.reward_model import RewardModelConfig, RewardModelTrainer
 from instructrl.trainers.state_files import read_state, write_state
@@ -299,3 +300,34 @@ def test_a_signal_saves_and_leaves(tmp_path, monkeypatch):
     second.resume(found)
     second.run(quiet_log())
     assert_same_state(whole, second)
+
+
+def test_a_signal_after_the_question_waits_for_the_next_step(tmp_path, monkeypatch):
+    """Whatever moment it comes in, what was done is saved before the trainer leaves."""
+    interrupted = trainer()
+    show = Phase.advance
+
+    def advance(self, **more):
+        if interrupted.step == 2:
+            os.kill(os.getpid(), interruption.signal.SIGINT)
+        show(self, **more)
+
+    monkeypatch.setattr(Phase, "advance", advance)
+    calm = store(tmp_path / "c", config=CheckpointConfig(every_seconds=1e6))
+    with pytest.raises(interruption.Interrupted), interruption.heeded():
+        interrupted.run(quiet_log(tmp_path), checkpoints=calm)
+    found = calm.newest()
+    assert found is not None
+    assert found.step == interrupted.step == 3
+
+
+def test_a_second_sigint_leaves_at_once():
+    def twice() -> None:
+        os.kill(os.getpid(), interruption.signal.SIGINT)
+        assert interruption.wished()
+        os.kill(os.getpid(), interruption.signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+        twice()
+    assert not interruption.wished()
+    interruption.leave_if_wished()
