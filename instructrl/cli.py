@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except interruption.Interrupted as signal:
         print(f"instructrl: stopped by {signal}; the same command goes on from here", file=sys.stderr)
         return signal.exit_code
+    except KeyboardInterrupt:
+        print("instructrl: stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # somebody reads our output with `head`
         return 0
     except (ValueError, RuntimeError, OSError) as error:

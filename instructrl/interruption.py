@@ -3,6 +3,7 @@
 The first signal is written down, and looked at wherever a step is over; a second SIGINT stops at once, as without this.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -56,3 +57,4 @@ def _write_down(number: int, frame: FrameType | None) -> None:
     if _wished is not None and number == signal.SIGINT:
         raise KeyboardInterrupt
     _wished = signal.Signals(number)
+    os.write(2, f"\n{_wished.name}: this step is finished and saved first; SIGINT stops at once\n".encode())

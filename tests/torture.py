@@ -108,7 +108,7 @@ def _interpose(before: Callable[[], None]) -> None:
     Path.rename = preceded(Path.rename)
     Path.replace = preceded(Path.replace)
     state_files.save_file = preceded(safetensors.torch.save_file)
-    checkpoints._text_digest = preceded(checkpoints._text_digest)
+    checkpoints.json_digest = preceded(checkpoints.json_digest)
 
 
 def die_after(events: int, delay: float | None) -> Callable[[], None]:

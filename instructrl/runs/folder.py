@@ -17,8 +17,9 @@ CONFIG_FILE = "config.yaml"
 _ASIDE = "config.yaml.writing"
 _LOCK = "lock"
 _held: dict[Path, int] = {}
-_FOLDERS = ("models", STATE)
-_FILES = ("results.json", "report.html", "metrics.jsonl", "profile.jsonl", CONFIG_FILE)  # the last that goes
+# The journal goes first: what it says is done has to be there. The settings are replaced at the end.
+_FOLDERS = (STATE, "models")
+_FILES = ("results.json", "report.html", "metrics.jsonl", "profile.jsonl")
 # Settings that change no result: a run may go on with others, and may have been moved.
 _NO_RESULT = ("checkpoints", "out")
 

@@ -12,50 +12,75 @@ from pathlib import Path
 from typing import Any
 
 from instructrl import interruption
-from instructrl.trainers.checkpoints import Checkpoint, CheckpointConfig, Checkpoints, sync
+from instructrl.trainers.checkpoints import (
+    Checkpoint,
+    CheckpointConfig,
+    Checkpoints,
+    fingerprint,
+    json_digest,
+    sync,
+)
 from instructrl.trainers.log import RunLog
 
 STATE = "state"
+_FILE = "steps.json"
 
 
 class Journal:
-    """folder: of the run. log: whose metrics are cut back to where the run goes on."""
+    """folder: of the run. log: whose metrics are cut back to where the run goes on.
+
+    Raises ValueError where the journal, or the metrics that belong to it, are not as they were written.
+    """
 
     def __init__(self, folder: Path, log: RunLog, config: CheckpointConfig) -> None:
         self._folder, self._log, self._config = folder / STATE, log, config
-        self._steps = _read(self._folder / "steps.json")
+        self._steps = _read(self._folder / _FILE)
+        if self._steps:
+            log.require(self._steps[-1]["metrics_bytes"])
 
-    def once(self, name: str, step: Callable[[Checkpoints, Checkpoint | None], Any]) -> Any:
+    def once(self, name: str, step: Callable[[Checkpoints, Checkpoint | None], Any], *given: Any) -> Any:
         """The result of a step, carried out where it is not there yet.
 
         name: of the step, a folder's name. step: (where its checkpoints go, the one to go on from) -> its result, which
-        JSON can hold; files that it writes are on the disk when it returns.
-        Raises ValueError where all checkpoints of the step are damaged.
+        JSON can hold; files that it writes are on the disk when it returns. given: the data and the networks that the
+        step works with, as `fingerprint` takes them.
+        Raises ValueError where the step was done or begun with others, and where all its checkpoints are damaged.
         """
-        checkpoints = Checkpoints(self._folder / name, self._config, self._log.warn)
+        with_what = fingerprint(name, *given)
+        checkpoints = Checkpoints(self._folder / name, self._config, self._log.warn, given=with_what)
         for entry in self._steps:
             if entry["name"] == name:
+                self._require_same(name, entry["given"], with_what)
                 checkpoints.clear()  # a kill may have come right before
                 return entry["result"]
         interruption.leave_if_wished()
         found = checkpoints.newest()
         before = self._steps[-1]["metrics_bytes"] if self._steps else 0
-        self._log.rewind(before if found is None else found.metrics_bytes)
         if found is not None:
+            self._require_same(name, found.given, with_what)
             self._log.say(f"{name}: going on from step {found.step}")
+        self._log.rewind(before if found is None else found.metrics_bytes)
         result = step(checkpoints, found)
-        entry = {"name": name, "result": result, "metrics_bytes": self._log.synced_bytes()}
+        entry = {"name": name, "given": with_what, "result": result, "metrics_bytes": self._log.synced_bytes()}
         self._steps.append(json.loads(json.dumps(entry, allow_nan=False)))
         self._write()
         checkpoints.clear()
         return self._steps[-1]["result"]
 
+    def _require_same(self, name: str, before: str, now: str) -> None:
+        if before != now:
+            raise ValueError(
+                f"{self._folder.parent}: found the step {name} of a run with other data or models, though the settings "
+                "are the same; accepted are the same ones, another --out, or --fresh to start over"
+            )
+
     def _write(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        aside = self._folder / "steps.json.writing"
-        aside.write_text(json.dumps(self._steps, indent=1) + "\n", encoding="utf-8")
+        aside = self._folder / f"{_FILE}.writing"
+        content = {"steps": self._steps, "sha256": json_digest(self._steps)}
+        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         sync(aside)
-        aside.replace(self._folder / "steps.json")
+        aside.replace(self._folder / _FILE)
         sync(self._folder)
 
 
@@ -63,10 +88,11 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        steps = json.loads(path.read_text(encoding="utf-8"))
-        good = isinstance(steps, list) and all({"name", "result", "metrics_bytes"} <= step.keys() for step in steps)
-    except (ValueError, AttributeError, TypeError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        steps = content["steps"]
+        good = content["sha256"] == json_digest(steps)
+    except (ValueError, KeyError, TypeError):
         good, steps = False, []
     if not good:
-        raise ValueError(f"{path}: found no list of steps, accepted is the file as it was written, or --fresh")
+        raise ValueError(f"{path}: found it damaged, accepted is the file as it was written, or --fresh to start over")
     return steps

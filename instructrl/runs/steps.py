@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from instructrl import interruption
@@ -60,12 +61,23 @@ class Workspace:
         """Where `save` puts it."""
         return self.folder / "models" / name
 
+    def saved(self, name: str) -> Path:
+        """Where it is. Raises ValueError where it is not: by a folder that is missing, a hub would be asked."""
+        folder = self.model(name)
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: found nothing, accepted is the model that was saved there, or --fresh")
+        return folder
+
     def save(self, model: Policy | RewardModel, name: str) -> Path:
         """Write a model as `models/NAME`: whole and on the disk when this returns."""
         final = self.model(name)
         aside = final.with_name(f"writing-{name}")
         shutil.rmtree(aside, ignore_errors=True)
-        model.save(aside, self.encoder.tokenizer)
+        try:
+            model.save(aside, self.encoder.tokenizer)
+        except SafetensorError as error:  # its own for what the system says
+            shutil.rmtree(aside, ignore_errors=True)
+            raise OSError(f"{final}: found {error}, accepted is a folder with room for a model") from error
         for path in (*aside.iterdir(), aside):
             sync(path)
         shutil.rmtree(final, ignore_errors=True)  # of a step that is done over
@@ -119,8 +131,8 @@ def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> Policy:
         trainer = PretrainingTrainer(policy, blocks, config, work.seed_for("pretraining"))
         return _train(work, trainer, checkpoints, found, lambda: work.save(policy, "gpt"))
 
-    work.journal.once("pretraining", train)
-    return Policy.load(work.model("gpt"))
+    work.journal.once("pretraining", train, policy, blocks)
+    return Policy.load(work.saved("gpt"))
 
 
 def _train(
@@ -172,9 +184,9 @@ def finetune(
             trainer.save(checkpoints, work.log)
         return {"steps": trainer.step, "state": trainer.digest(), "validation_losses": trainer.validation_losses}
 
-    losses = work.journal.once(phase, step)["validation_losses"]
+    losses = work.journal.once(phase, step, base, train, valid, blocks)["validation_losses"]
     epochs = [
-        SFTEpoch(epoch=epoch, policy_folder=work.model(name(epoch)), validation_loss=loss)
+        SFTEpoch(epoch=epoch, policy_folder=work.saved(name(epoch)), validation_loss=loss)
         for epoch, loss in enumerate(losses, start=1)
     ]
     return Policy.load(epochs[-1].policy_folder), epochs
@@ -204,8 +216,8 @@ def fit_reward_model(
 
         return _train(work, trainer, checkpoints, found, finish)
 
-    work.journal.once(phase, step)
-    return RewardModel.load(work.model(phase)).eval()
+    work.journal.once(phase, step, start, comparisons, demonstrations)
+    return RewardModel.load(work.saved(phase)).eval()
 
 
 def select_sft(
@@ -233,8 +245,8 @@ def select_sft(
         work.save(Policy.load(epochs[best].policy_folder), "sft")
         return rows
 
-    rows = work.journal.once("selection", step)
-    return Policy.load(work.model("sft")), rows
+    rows = work.journal.once("selection", step, reward_model, prompts)
+    return Policy.load(work.saved("sft")), rows
 
 
 def optimize_policy(
@@ -271,8 +283,8 @@ def optimize_policy(
         )
         return _train(work, trainer, checkpoints, found, lambda: work.save(trainer.averaged_policy(), phase))
 
-    work.journal.once(phase, step)
-    return Policy.load(work.model(phase))
+    work.journal.once(phase, step, start, reward_model, prompts, blocks)
+    return Policy.load(work.saved(phase))
 
 
 def sample_completions(
@@ -287,7 +299,7 @@ def sample_completions(
     def step(*_: object) -> list[dict]:
         return [asdict(row) for row in _completions(work, samplers, prompts, counts, name)]
 
-    return [Samples(**row) for row in work.journal.once(f"completions_{name}", step)]
+    return [Samples(**row) for row in work.journal.once(f"completions_{name}", step, prompts, counts)]
 
 
 def _completions(

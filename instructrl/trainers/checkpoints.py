@@ -2,7 +2,7 @@
 
 A checkpoint is written aside, flushed to the disk and renamed:
 
-    FOLDER/step-00000012/tensors.safetensors, state.json     the state
+    FOLDER/step-00000012/tensors.safetensors, state.json     the state; step-00000012-0001 where it is saved once more
                          manifest.json                       step, data, and the checksum of each file
 """
 
@@ -44,24 +44,25 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A state that was read back. metrics_bytes: how much of `metrics.jsonl` belongs to it."""
+    """A state that was read back. metrics_bytes: how much of `metrics.jsonl` belongs to it. inputs: identifies what the
+    trainer learns from; given: what the step was given."""
 
     folder: Path
     step: int
     metrics_bytes: int
     inputs: str
+    given: str
     state: Mapping[str, Any]
 
 
 class Checkpoints:
     """Those of one trainer.
 
-    folder: theirs alone. inputs: identifies the data; a checkpoint of other data is refused.
-    warn: told of damaged checkpoints that are passed over.
+    folder: theirs alone. warn: told of damaged checkpoints that are passed over. given: see `Checkpoint`.
     """
 
-    def __init__(self, folder: Path, config: CheckpointConfig, warn: Callable[[str], None]) -> None:
-        self.folder, self._config, self._warn = folder, config, warn
+    def __init__(self, folder: Path, config: CheckpointConfig, warn: Callable[[str], None], *, given: str = "") -> None:
+        self.folder, self._config, self._warn, self._given = folder, config, warn, given
         self._saved_at = time.monotonic()
 
     def due(self) -> bool:
@@ -73,14 +74,15 @@ class Checkpoints:
 
         Raises OSError with what to do where it cannot be written; earlier checkpoints stay as they are.
         """
-        aside, final = self.folder / f"writing-{step:08d}", self.folder / f"step-{step:08d}"
+        aside, final = self.folder / f"writing-{step:08d}", self._free(step)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob("writing-*"):  # by a kill, at whatever step
+                _remove(left)
             self._require_space(state_bytes(state))
-            shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-            size = _write(aside, state, {"step": step, "metrics_bytes": metrics_bytes, "inputs": inputs})
-            _remove(final)  # a damaged one, which a run has gone back behind
+            facts = {"step": step, "metrics_bytes": metrics_bytes, "inputs": inputs, "given": self._given}
+            size = _write(aside, state, facts)
             aside.rename(final)
             sync(self.folder)
         except OSError as error:
@@ -91,7 +93,9 @@ class Checkpoints:
                 f"{final}: found {reason.lower()}, accepted is a folder with room for a checkpoint; intact before it: "
                 f"{left}. The same command continues from there"
             ) from error
-        for old in self._folders()[self._config.keep :]:
+        there = self._folders()
+        behind = [folder for folder in there if folder.name > final.name]  # damaged: the run went on from before them
+        for old in [*behind, *[folder for folder in there if folder not in behind][self._config.keep :]]:
             _remove(old)
         self._saved_at = time.monotonic()
         return size
@@ -128,6 +132,12 @@ class Checkpoints:
             return []
         return sorted(self.folder.glob("step-*"), reverse=True)
 
+    def _free(self, step: int) -> Path:
+        """A name for a checkpoint of this step behind those that are there: what it replaces stays until it is done."""
+        taken = {folder.name for folder in self._folders()}
+        names = (f"step-{step:08d}" + (f"-{again:04d}" if again else "") for again in range(10_000))
+        return self.folder / next(name for name in names if name not in taken)
+
     def _require_space(self, size: int) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < size:
@@ -145,7 +155,7 @@ def _write(folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         sync(folder / name)
         files[name] = {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)}
     manifest = {"format": _FORMAT, **facts, "files": files}
-    text = json.dumps({"manifest": manifest, "sha256": _text_digest(manifest)}, indent=1)
+    text = json.dumps({"manifest": manifest, "sha256": json_digest(manifest)}, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     sync(folder / MANIFEST)
     sync(folder)
@@ -159,7 +169,7 @@ def _read(folder: Path) -> Checkpoint:
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         manifest = content["manifest"]
-        good = content["sha256"] == _text_digest(manifest) and manifest["format"] == _FORMAT
+        good = content["sha256"] == json_digest(manifest) and manifest["format"] == _FORMAT
     except FileNotFoundError:
         raise ValueError(f"{MANIFEST} is missing") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -181,6 +191,7 @@ def _read(folder: Path) -> Checkpoint:
         step=manifest["step"],
         metrics_bytes=manifest["metrics_bytes"],
         inputs=manifest["inputs"],
+        given=manifest["given"],
         state=read_state(folder),
     )
 
@@ -210,12 +221,13 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _text_digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def json_digest(value: Any) -> str:
+    """Of what JSON holds."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(*parts: Any) -> str:
-    """A digest of records, texts, numbers and tensors that is the same wherever they are the same."""
+    """A digest of records, texts, numbers, tensors and networks that is the same wherever they are the same."""
     digest = hashlib.sha256()
     for part in parts:
         _add(digest, part)
@@ -231,6 +243,8 @@ def _add(digest: Any, value: Any) -> None:
     elif hasattr(value, "__dataclass_fields__"):
         for name in value.__dataclass_fields__:
             _add(digest, getattr(value, name))
+    elif isinstance(value, torch.nn.Module):
+        _add(digest, value.state_dict())
     elif isinstance(value, Mapping):
         _add(digest, [*value.items()])
     elif isinstance(value, frozenset):

@@ -69,17 +69,20 @@ class RunLog:
         sync(path)
         return path.stat().st_size
 
+    def require(self, metrics_bytes: int) -> None:
+        """Raise ValueError where the metrics are shorter than `synced_bytes` said they are."""
+        found = self.synced_bytes()
+        if self._folder is not None and found < metrics_bytes:
+            raise ValueError(
+                f"{self._folder / 'metrics.jsonl'}: found {found} bytes, the run had written {metrics_bytes}; accepted "
+                "is the file as it was, or --fresh to start over"
+            )
+
     def rewind(self, metrics_bytes: int) -> None:
         """Forget the metrics behind a length that `synced_bytes` gave. Raises ValueError where they are shorter."""
-        if self._folder is None:
-            return
-        path = self._folder / "metrics.jsonl"
-        if (size := path.stat().st_size) < metrics_bytes:
-            raise ValueError(
-                f"{path}: found {size} bytes, the run had written {metrics_bytes}; accepted is the file as it was, or "
-                "--fresh to start over"
-            )
-        os.truncate(path, metrics_bytes)
+        self.require(metrics_bytes)
+        if self._folder is not None:
+            os.truncate(self._folder / "metrics.jsonl", metrics_bytes)
 
     def keep(self, name: str, content: object) -> Path | None:
         """Write something for a person to look at. Returns where."""

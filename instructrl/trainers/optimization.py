@@ -1,10 +1,11 @@
 """Adam and its schedules, one object for each network that learns."""
 
+import copy
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
@@ -81,15 +82,20 @@ class Update:
         loss: that it is the gradient of. Raises NotFiniteError where loss or gradient is not finite, before any weight
         is changed.
         """
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        if not math.isfinite(loss) or not bool(norm.isfinite()):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise NotFiniteError(f"the loss is {loss:.4g} and the gradient's norm {float(norm):.4g}")
+        norm = self.finite_norm(loss)
         if self._max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self._max_grad_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
+
+    def finite_norm(self, loss: float) -> Tensor:
+        """The gradient's norm: a scalar. Raises NotFiniteError where that or the loss is not finite."""
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if not math.isfinite(loss) or not bool(norm.isfinite()):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NotFiniteError(f"the loss is {loss:.4g} and the gradient's norm {float(norm):.4g}")
+        return norm
 
     def advance_schedule(self) -> None:
         if self.schedule is not None:
@@ -102,6 +108,7 @@ class Update:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        # A copy: the tensors that are given may lie in a file, which would stay on the disk as long as they are used.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])

@@ -247,6 +247,7 @@ class PPOTrainer(Trainer):
                     self.policy, [blocks_as_sequences(blocks)], self.config.microbatch, self.config.ptx_coef
                 )
         with profiling.phase("update"):
+            self.value_update.finite_norm(sums["value_loss"])  # before either network changes
             sums["gradient_norm"] = self.policy_update.step(sums["policy_loss"] + sums.get("ptx_loss", 0.0))
             sums["value_gradient_norm"] = self.value_update.step(sums["value_loss"])
         with profiling.phase("average"):

@@ -22,7 +22,7 @@ def small_disk(tmp_path) -> Path:
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # the lock of the run is still open
 
 
 def remount(folder: Path, options: str) -> None:

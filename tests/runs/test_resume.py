@@ -109,19 +109,55 @@ def test_metrics_that_are_shorter_than_they_were_are_refused(finished, tmp_path,
     folder = tmp_path / "run"
     shutil.copytree(finished / "run", folder)
     os.truncate(folder / "metrics.jsonl", 100)
-    steps = json.loads((folder / "state" / "steps.json").read_text())
-    (folder / "state" / "steps.json").write_text(json.dumps(steps[:3]))
     assert run(folder, finished / "settings" / "config.yaml") == 2
     assert "metrics.jsonl: found 100 bytes, the run had written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["", "[", "{}", "[1]", '[{"name": "sft"}]'])
+@pytest.mark.parametrize("content", ["", "[", "{}", "[1]", '{"steps": [], "sha256": ""}'])
 def test_a_damaged_journal_is_refused(finished, tmp_path, capsys, content):
     folder = tmp_path / "run"
     shutil.copytree(finished / "run", folder)
     (folder / "state" / "steps.json").write_text(content)
     assert run(folder, finished / "settings" / "config.yaml") == 2
-    assert "steps.json: found no list of steps" in capsys.readouterr().err
+    assert "steps.json: found it damaged" in capsys.readouterr().err
+
+
+def test_a_journal_in_which_a_letter_was_changed_is_refused(finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished / "run", folder)
+    path = folder / "state" / "steps.json"
+    path.write_text(path.read_text().replace('"selected": true', '"selected": false', 1))
+    assert run(folder, finished / "settings" / "config.yaml") == 2
+    assert "steps.json: found it damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["sft_epoch_02", "ppo"])
+def test_a_model_that_was_changed_or_taken_away_is_noticed(finished, tmp_path, capsys, model):
+    folder = tmp_path / "run"
+    shutil.copytree(finished / "run", folder)
+    shutil.rmtree(folder / "models" / model)
+    assert run(folder, finished / "settings" / "config.yaml") == 2
+    assert f"models/{model}: found nothing" in capsys.readouterr().err
+    if model == "ppo":
+        return  # nothing that is kept was made from it
+    shutil.copytree(finished / "run" / "models" / "sft_epoch_01", folder / "models" / model)
+    assert run(folder, finished / "settings" / "config.yaml") == 2
+    assert "found the step reward_model of a run with other data or models" in capsys.readouterr().err
+
+
+def test_a_step_that_was_begun_with_other_data_is_not_continued(tmp_path):
+    log = RunLog(tmp_path)
+
+    def begin(checkpoints, found):
+        checkpoints.save({"x": 1}, step=1, metrics_bytes=0, inputs="")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Journal(tmp_path, log, CheckpointConfig()).once("name", begin, ["some", "rows"])
+    with pytest.raises(ValueError, match="found the step name of a run with other data or models"):
+        Journal(tmp_path, log, CheckpointConfig()).once("name", begin, ["other", "rows"])
+    found = Journal(tmp_path, log, CheckpointConfig()).once("name", lambda _, found: found.step, ["some", "rows"])
+    assert found == 1
 
 
 def test_a_step_is_carried_out_once_and_gives_what_json_gives(tmp_path):

@@ -91,6 +91,52 @@ def test_so_many_are_kept(tmp_path):
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["step-00000005", "step-00000006"]
 
 
+def test_a_step_that_is_saved_again_does_not_touch_what_was_saved(saved, monkeypatch):
+    """Its state may differ, as an epoch's does when it has been validated; a kill in between leaves the first."""
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match=r"intact before it: step-00000002, step-00000001"):
+        store(saved).save({"x": torch.ones(1)}, step=2, **FACTS)
+    monkeypatch.undo()
+    store(saved).save({"x": torch.ones(1)}, step=2, **FACTS)
+    assert sorted(path.name for path in saved.iterdir()) == ["step-00000002", "step-00000002-0001"]
+    found = store(saved).newest()
+    assert found is not None
+    assert torch.equal(found.state["x"], torch.ones(1))
+
+
+def test_damaged_ones_that_a_run_went_back_behind_are_not_what_is_kept(saved):
+    store(saved).save({"x": 3}, step=20, **FACTS)
+    truncate_state(saved / "step-00000020")
+    store(saved).save({"x": 4}, step=3, **FACTS)
+    assert sorted(path.name for path in saved.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def truncate_state(folder: Path) -> None:
+    os.truncate(folder / "state.json", 3)
+
+
+def test_leftovers_of_kills_do_not_pile_up(saved):
+    for step in (5, 7):
+        (saved / f"writing-{step:08d}").mkdir()
+    store(saved).save({"x": 1}, step=9, **FACTS)
+    assert not [*saved.glob("writing-*")]
+
+
+def test_what_a_trainer_uses_is_not_in_the_checkpoint_file(tmp_path):
+    first = trainer()
+    first.run(quiet_log(tmp_path), until=2, checkpoints=store(tmp_path / "c"))
+    found = store(tmp_path / "c").newest()
+    assert found is not None
+    second = trainer()
+    second.resume(found)
+    del found
+    assert str(tmp_path / "c") not in Path("/proc/self/maps").read_text()
+
+
 def test_nothing_is_saved_before_its_time(tmp_path):
     trainer().run(quiet_log(tmp_path), checkpoints=store(tmp_path / "c", config=CheckpointConfig(every_seconds=1e6)))
     assert not (tmp_path / "c").exists()
@@ -216,7 +262,7 @@ def test_a_pickle_by_our_name_is_refused_and_not_run(saved, tmp_path, name):
         content = json.loads((folder / "manifest.json").read_text())["manifest"]
         content["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": module._digest(folder / name)}
         (folder / "manifest.json").write_text(
-            json.dumps({"manifest": content, "sha256": module._text_digest(content)}), encoding="utf-8"
+            json.dumps({"manifest": content, "sha256": module.json_digest(content)}), encoding="utf-8"
         )
     with pytest.raises(ValueError, match="damaged checkpoints alone"):
         store(saved).newest()
@@ -227,7 +273,7 @@ def test_a_manifest_cannot_name_other_files(saved):
     folder = saved / "step-00000002"
     content = json.loads((folder / "manifest.json").read_text())["manifest"]
     content["files"]["../../evil"] = {"bytes": 1, "sha256": ""}
-    (folder / "manifest.json").write_text(json.dumps({"manifest": content, "sha256": module._text_digest(content)}))
+    (folder / "manifest.json").write_text(json.dumps({"manifest": content, "sha256": module.json_digest(content)}))
     warnings: list[str] = []
     store(saved, warnings).newest()
     assert "names other files" in warnings[0]

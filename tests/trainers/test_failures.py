@@ -62,6 +62,15 @@ def test_a_gradient_that_is_not_finite_stops_before_any_weight_changes(name, val
     assert len(batch[texts[name]]) == len(batch["rows"]) == 8
 
 
+def test_neither_of_ppos_networks_changes_when_the_other_fails(tmp_path):
+    trainer = ppo()
+    before = [weights(module) for module in trainer._modules.values()]
+    trainer.value_function.network.score.weight.register_hook(lambda gradient: torch.full_like(gradient, math.nan))
+    with pytest.raises(RuntimeError, match=r"^ppo, step 0: the loss is .* norm nan"):
+        trainer.run(quiet_log(tmp_path))
+    assert all(torch.equal(weights(m), x) for m, x in zip(trainer._modules.values(), before, strict=True))
+
+
 def test_a_loss_that_is_not_finite_stops_too(tmp_path):
     trainer = MAKE["sft"]()
     with pytest.raises(RuntimeError, match="the loss is inf"):
