@@ -15,7 +15,6 @@ from instructrl.runs.journal import STATE
 # Marks a folder as a run's.
 CONFIG_FILE = "config.yaml"
 _ASIDE = "config.yaml.writing"
-_LOCK = "lock"
 _held: dict[Path, int] = {}
 # The journal goes first: what it says is done has to be there. The settings are replaced at the end.
 _FOLDERS = (STATE, "models")
@@ -56,7 +55,7 @@ def _hold(folder: Path) -> None:
     place = folder.resolve()
     if place in _held:
         return
-    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -73,7 +72,7 @@ def check_folder(folder: Path, config: Any, *, fresh: bool = False) -> None:
     if solid.exists() and not solid.is_dir():
         raise ValueError(f"{folder}: found the file {solid}, accepted is a folder")
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if there - {_ASIDE, _LOCK} and not (folder / CONFIG_FILE).is_file():
+    if there - {_ASIDE} and not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder}: found a folder that is no run, accepted is a new one or one of an earlier run")
     removed = (folder / "models").resolve()
     for text in _texts(asdict(config)):
