@@ -336,7 +336,12 @@ def main() -> None:
         if arguments.only in row:
             results.append(run_row(row, arguments.rounds, rates))
             print(table(results[-1:]).split("\n", 2)[2], end="", flush=True)
-    folder = arguments.out / machine()
+            # After each row: a run that is broken off has what it measured.
+            write(arguments.out / machine(), rates, results)
+
+
+def write(folder: Path, rates: dict[str, float], results: list[dict[str, Any]]) -> None:
+    """Everything that there is so far."""
     folder.mkdir(parents=True, exist_ok=True)
     today = datetime.date.today().isoformat()
     head = {"torch": torch.__version__, "native": kernels.about("native"), **rates}
