@@ -2,9 +2,10 @@
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 
 from instructrl import __version__, interruption
 
@@ -24,7 +25,9 @@ COMMANDS = {
 }
 
 
-# Commands that save what they do: a signal lets their step finish. The others it simply ends.
+# Commands that run networks: on a GPU where there is one, and in several processes where torchrun starts them.
+IN_JOBS = ("run", "sft", "rm", "ppo", "eval")
+# Of them those that save what they do: a signal lets their step finish. The others it simply ends.
 CONTINUED = ("run", "sft", "rm", "ppo")
 
 
@@ -42,12 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments[0] not in COMMANDS:
         return _fail(f"found the command {arguments[0]!r}{_suggestion(arguments[0])}")
+    if arguments[0] not in IN_JOBS and _num_processes() != "1":
+        return _fail(f"{arguments[0]}: found {_num_processes()} processes, accepted is one")
     try:
-        # A variable of the environment may be wrong, which shows when backends are loaded.
         with interruption.heeded() if arguments[0] in CONTINUED else nullcontext():
-            return importlib.import_module(COMMANDS[arguments[0]][1]).main(arguments[1:])
+            return _in_job(arguments) if arguments[0] in IN_JOBS else _carry_out(arguments)
     except interruption.Interrupted as signal:
-        print(f"instructrl: stopped by {signal}; the same command goes on from here", file=sys.stderr)
+        _say(f"instructrl: stopped by {signal}; the same command goes on from here")
         return signal.exit_code
     except KeyboardInterrupt:
         print("instructrl: stopped", file=sys.stderr)
@@ -58,6 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(f"{_described(error)} (--debug shows where)")
+
+
+def _carry_out(arguments: Sequence[str]) -> int:
+    # A variable of the environment may be wrong, which shows when backends are loaded.
+    return importlib.import_module(COMMANDS[arguments[0]][1]).main(arguments[1:])
+
+
+def _in_job(arguments: Sequence[str]) -> int:
+    """In the job of processes that torchrun has made, of which the first one has the output."""
+    from instructrl import distributed
+
+    with distributed.joined():
+        if distributed.is_main():
+            return _carry_out(arguments)
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            return _carry_out(arguments)
 
 
 def _help() -> str:
@@ -83,6 +103,8 @@ def _suggestion(name: str) -> str:
 
 
 def _described(error: Exception) -> str:
+    if _is_loss(error):
+        return "another process of the job is gone; the same command goes on from the last checkpoint"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         found = error.strerror[0].lower() + error.strerror[1:]
         return f"{error.filename}: found {found}, accepted is a path that can be used"
@@ -91,8 +113,31 @@ def _described(error: Exception) -> str:
 
 def _fail(message: str) -> int:
     for line in message.splitlines():  # `data check` names several rows
-        print(f"instructrl: error: {line}", file=sys.stderr)
+        _say(f"instructrl: error: {line}")
     return 2
+
+
+def _num_processes() -> str:
+    """As torchrun says it. Asked before anything of torch is imported, which takes seconds."""
+    return os.environ.get("WORLD_SIZE", "1")
+
+
+def _is_loss(error: Exception) -> bool:
+    if _num_processes() == "1":
+        return False
+    from instructrl import distributed
+
+    return distributed.is_loss(error)
+
+
+def _say(line: str) -> None:
+    """To whoever started this, and of several processes that find the same, by the first of them."""
+    if _num_processes() != "1":
+        from instructrl import distributed
+
+        if not distributed.told_first(line):
+            return
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

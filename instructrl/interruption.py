@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM as a wish: whoever works finishes its step, saves, and leaves.
 
 The first signal is written down, and looked at wherever a step is over; a second SIGINT stops at once, as without this.
+A process that torchrun has started gets the SIGINT of the terminal twice, once by way of its parent: there it waits.
 """
 
 import os
@@ -25,15 +26,9 @@ class Interrupted(BaseException):
         self.exit_code = 128 + found
 
 
-def wished() -> bool:
-    """Whether a signal has come."""
-    return _wished is not None
-
-
-def leave_if_wished() -> None:
-    """Raise `Interrupted` where a signal has come."""
-    if _wished is not None:
-        raise Interrupted(_wished)
+def wished() -> signal.Signals | None:
+    """The signal that has come to this process."""
+    return _wished
 
 
 @contextmanager
@@ -54,7 +49,10 @@ def heeded() -> Iterator[None]:
 
 def _write_down(number: int, frame: FrameType | None) -> None:
     global _wished
-    if _wished is not None and number == signal.SIGINT:
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    if _wished is not None and number == signal.SIGINT and not launched:
         raise KeyboardInterrupt
+    if _wished is None and os.environ.get("RANK", "0") == "0":
+        how = "" if launched else "; SIGINT stops at once"
+        os.write(2, f"\n{signal.Signals(number).name}: this step is finished and saved first{how}\n".encode())
     _wished = signal.Signals(number)
-    os.write(2, f"\n{_wished.name}: this step is finished and saved first; SIGINT stops at once\n".encode())

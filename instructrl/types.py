@@ -135,10 +135,13 @@ class Sequences(_TensorRecord):
     def num_rows(self) -> int:
         return self.prompt.shape[0]
 
-    def rows_by_length(self, size: int) -> tuple[Tensor, ...]:
-        """Row numbers in parts of `size`, the shortest sequences first, so that each part has little padding."""
-        lengths = self.mask.sum(dim=1)
-        return lengths.argsort(stable=True).split(size)
+    def rows_by_length(self) -> Tensor:
+        """Row numbers, [B] int64, the shortest sequences first: parts of them have little padding."""
+        return self.mask.sum(dim=1).argsort(stable=True)
+
+    def uncounted(self) -> "Sequences":
+        """The same prompts, with no token of the responses counting."""
+        return replace(self, response_mask=torch.zeros_like(self.response_mask))
 
     def trim(self) -> "Sequences":
         """Without the columns in which no row has a token, but for one of each side."""
@@ -197,6 +200,10 @@ class Experience(_TensorRecord):
     values: Tensor
     advantages: Tensor
     returns: Tensor
+
+    def uncounted(self) -> "Experience":
+        """As `Sequences.uncounted`."""
+        return replace(self, sequences=self.sequences.uncounted())
 
     def trim(self) -> "Experience":
         """As `Sequences.trim`."""

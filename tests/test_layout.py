@@ -19,6 +19,7 @@ LAYERS = {
     "profiling": 0,
     "kernels": 0,
     "ops": 1,
+    "distributed": 1,
     "objectives": 2,
     "models": 2,
     "data": 2,

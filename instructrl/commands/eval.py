@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from instructrl import distributed
 from instructrl.commands import options
 from instructrl.data.encoding import Limits
 from instructrl.data.readers import read_prompts
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str]) -> int:
             progress.advance(units=len(texts))
         performances.append((name, samples, scores))
     results = _results(config, prompts, performances)
-    (work.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if distributed.is_main():
+        (work.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     Console().print(results_table(results))
     return 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from instructrl import distributed
 from instructrl.commands import options
 from instructrl.evaluation.report import write_report
 from instructrl.evaluation.table import results_table
@@ -60,9 +61,10 @@ def main(arguments: Sequence[str]) -> int:
     given = named.read(config)
     open_folder(folder, config, fresh=chosen.fresh)
     results = named.carry_out(given, folder, RunLog(folder, continued=True))
-    report = write_report(folder)
-    console.print(results_table(results))
-    console.print(f"report: {report}", soft_wrap=True)
+    if distributed.is_main():
+        report = write_report(folder)
+        console.print(results_table(results))
+        console.print(f"report: {report}", soft_wrap=True)
     return 0
 
 

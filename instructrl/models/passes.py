@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from instructrl.models.spread import Spread
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassConfig:
@@ -20,6 +22,8 @@ class PassConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     # keep the inputs of each block alone and compute the rest again in the backward pass
     checkpoint_activations: bool = False
+    # of the weights, moments and gradients over the processes of a job: a copy in each, or a part (FSDP2)
+    spread: Spread = "ddp"
 
     @contextmanager
     def applied(self, modules: Iterable[nn.Module]) -> Iterator[None]:

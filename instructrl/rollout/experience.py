@@ -8,6 +8,7 @@ import torch
 from instructrl import profiling
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
+from instructrl.models.spread import whole
 from instructrl.objectives.rewards import penalize_unfinished
 from instructrl.ops.advantages import masked_whiten, ppo_advantages
 from instructrl.rollout.scoring import in_batches
@@ -66,12 +67,14 @@ def make_experience(
     """
     sequences, size = rollout.sequences, estimation.batch_size
     with profiling.phase("logprobs"):
-        logprobs = in_batches(lambda part: policy(part, estimation.temperature), sequences, size)
-        ref_logprobs = in_batches(lambda part: reference(part, estimation.temperature), sequences, size)
-    with profiling.phase("values"):
-        values = in_batches(value_function, sequences, size)
-    with profiling.phase("score"):
-        scores = in_batches(reward_model, sequences, size)
+        with whole(policy) as network:
+            logprobs = in_batches(lambda part: network(part, estimation.temperature), sequences, size)
+        with whole(reference) as network:
+            ref_logprobs = in_batches(lambda part: network(part, estimation.temperature), sequences, size)
+    with profiling.phase("values"), whole(value_function) as network:
+        values = in_batches(network, sequences, size)
+    with profiling.phase("score"), whole(reward_model) as network:
+        scores = in_batches(network, sequences, size)
     shaped = penalize_unfinished(scores, rollout.finished, estimation.missing_eos_score)
     mask = sequences.response_mask
     with profiling.phase("advantages"):

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from instructrl import distributed
 from instructrl.data.encoding import Encoder, pad_left
 from instructrl.models.decoding import Decoder
 from instructrl.models.policy import Policy
+from instructrl.models.spread import whole
 from instructrl.ops.sampling import sample_tokens
 from instructrl.rollout.randomness import keyed_uniforms
 from instructrl.types import Rollout, Sequences
@@ -83,21 +85,34 @@ def sample_rollout(
     """One response to each prompt, in the order of the prompts.
 
     Row i is episode `first_episode + i`. Prompts of similar length are decoded together, `batch_size` at a time;
-    neither the grouping nor the batch size changes a sample beyond the rounding of the logits.
+    neither the grouping nor the batch size changes a sample beyond the rounding of the logits. Each process of a job
+    samples its part of the rows, and has all of them.
     """
     encoded = [encoder.prompt(prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    own = distributed.mine(order)
     parts = []
-    device = next(policy.parameters()).device
-    for start in range(0, len(order), sampling.batch_size):
-        places = order[start : start + sampling.batch_size]
-        prompt, prompt_mask = pad_left([encoded[i] for i in places], encoder.end_of_text)
-        episodes = torch.tensor(places, dtype=torch.int64, device=device) + first_episode
-        parts.append(
-            generate(policy, prompt.to(device), prompt_mask.to(device), episodes, encoder.end_of_text, sampling)
-        )
+    with whole(policy) as network:
+        device = next(network.parameters()).device
+        for start in range(0, len(own) or 1, sampling.batch_size):
+            places = own[start : start + sampling.batch_size] or order[:1]  # nobody's row, for the shape of nothing
+            prompt, prompt_mask = pad_left([encoded[i] for i in places], encoder.end_of_text)
+            episodes = torch.tensor(places, dtype=torch.int64, device=device) + first_episode
+            parts.append(
+                generate(network, prompt.to(device), prompt_mask.to(device), episodes, encoder.end_of_text, sampling)
+            )
     back = torch.tensor(order, device=device).argsort()
-    return _concatenate(parts, encoder.end_of_text).select(back)
+    response, response_mask, finished = (
+        distributed.gather(part[: len(own)], len(order)) for part in _concatenated(parts)
+    )
+    prompt, prompt_mask = pad_left([encoded[i] for i in order], encoder.end_of_text)
+    sequences = Sequences(
+        prompt=prompt.to(device),
+        prompt_mask=prompt_mask.to(device),
+        response=response.masked_fill(~response_mask, encoder.end_of_text),
+        response_mask=response_mask,
+    )
+    return Rollout(sequences=sequences, finished=finished).select(back)
 
 
 def sample_texts(
@@ -109,20 +124,16 @@ def sample_texts(
     return Samples(texts=texts, finished=rollout.finished.tolist())
 
 
-def _concatenate(parts: Sequence[Rollout], padding: int) -> Rollout:
-    width = max(part.sequences.prompt.shape[1] for part in parts)
-    length = max(part.sequences.response.shape[1] for part in parts)
-
-    def stack(tensors: list[Tensor], width: int, left: bool, value: int) -> Tensor:
-        return torch.cat(
-            [F.pad(t, (width - t.shape[1], 0) if left else (0, width - t.shape[1]), value=value) for t in tensors]
-        )
-
+def _concatenated(parts: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor]:
+    """Responses with zeros behind them, their mask, and which finished."""
     rows = [part.sequences for part in parts]
-    sequences = Sequences(
-        prompt=stack([r.prompt for r in rows], width, True, padding),
-        prompt_mask=stack([r.prompt_mask for r in rows], width, True, False),
-        response=stack([r.response for r in rows], length, False, padding),
-        response_mask=stack([r.response_mask for r in rows], length, False, False),
+    length = max(row.response.shape[1] for row in rows)
+
+    def stack(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([F.pad(x, (0, length - x.shape[1])) for x in tensors])
+
+    return (
+        stack([row.response for row in rows]),
+        stack([row.response_mask for row in rows]),
+        torch.cat([part.finished for part in parts]),
     )
-    return Rollout(sequences=sequences, finished=torch.cat([part.finished for part in parts]))

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from instructrl import distributed
 from instructrl.data.encoding import Encoder
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
+from instructrl.models.spread import whole
 from instructrl.types import Comparison, Sequences, num_tokens
 
 
@@ -16,20 +18,24 @@ from instructrl.types import Comparison, Sequences, num_tokens
 def in_batches(function: Callable[[Sequences], Tensor], sequences: Sequences, size: int = 32) -> Tensor:
     """`function` of all rows, `size` of similar length at a time, in the order of the rows.
 
-    function: Sequences -> [rows] or [rows, T], 0 where the response mask is False.
+    function: Sequences -> [rows] or [rows, T], 0 where the response mask is False. Each process of a job is given its
+    part of the rows, and has all of the result.
     """
-    width = sequences.response.shape[1]
-    parts = sequences.rows_by_length(size)
+    width, order = sequences.response.shape[1], sequences.rows_by_length()
+    own = distributed.mine(order)
+    # With fewer rows than processes, one that has none does the first again, for the shape of its nothing.
+    parts = (own if len(own) else order[:1]).split(size)
     found = [function(sequences.select(rows).trim()) for rows in parts]
     padded = [x if x.dim() == 1 else F.pad(x, (0, width - x.shape[1])) for x in found]
-    return torch.cat(padded)[torch.cat(parts).argsort()]
+    return distributed.gather(torch.cat(padded)[: len(own)], len(order))[order.argsort()]
 
 
 @torch.no_grad()
 def mean_loss(policy: Policy, parts: Sequence[Sequences], batch_size: int = 64) -> float:
     """Negative log-likelihood per response token over all parts, in nats."""
-    device = next(policy.parameters()).device
-    total = sum(float(in_batches(policy, part.to(device), batch_size).double().sum()) for part in parts)
+    with whole(policy) as network:
+        device = next(network.parameters()).device
+        total = sum(float(in_batches(network, part.to(device), batch_size).double().sum()) for part in parts)
     return -total / max(num_tokens(parts), 1)
 
 
@@ -43,14 +49,17 @@ def score_texts(
     batch_size: int = 128,
 ) -> Tensor:
     """Scores of responses as text: [N] float32, in their order; texts of similar length share a forward pass."""
-    device = next(reward_model.parameters()).device
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(responses[i]))
+    own = distributed.mine(order)
+    found = [torch.empty(0)]
+    with whole(reward_model) as network:
+        for start in range(0, len(own), batch_size):
+            places = own[start : start + batch_size]
+            flags = None if finished is None else [finished[i] for i in places]
+            sequences = encoder.pairs([prompts[i] for i in places], [responses[i] for i in places], flags)
+            found.append(network(sequences.to(network.bias.device)).cpu())
     scores = torch.empty(len(prompts))
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        flags = None if finished is None else [finished[i] for i in places]
-        sequences = encoder.pairs([prompts[i] for i in places], [responses[i] for i in places], flags)
-        scores[places] = reward_model(sequences.to(device)).cpu()
+    scores[order] = distributed.gather(torch.cat(found), len(order))
     return scores
 
 
@@ -59,15 +68,17 @@ def comparison_scores(
     reward_model: RewardModel, encoder: Encoder, comparisons: Sequence[Comparison], batch_size: int = 16
 ) -> list[list[float]]:
     """Scores of every completion of every comparison, in their order; comparisons of similar length share a pass."""
-    device = reward_model.bias.device
     order = sorted(range(len(comparisons)), key=lambda i: len(comparisons[i].prompt) + _size(comparisons[i]))
-    scores: list[list[float]] = [[] for _ in comparisons]
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        rows = encoder.shared_prompts([comparisons[i] for i in places]).to(device)
-        for place, found in zip(places, reward_model.shared_prompt_scores(rows).tolist(), strict=True):
-            scores[place] = found[: len(comparisons[place].completions)]
-    return scores
+    own = distributed.mine(order)
+    most = max((len(row.completions) for row in comparisons), default=0)
+    found = [torch.empty(0, most)]
+    with whole(reward_model) as network:
+        for start in range(0, len(own), batch_size):
+            rows = encoder.shared_prompts([comparisons[i] for i in own[start : start + batch_size]])
+            scores = network.shared_prompt_scores(rows.to(network.bias.device)).cpu()
+            found.append(F.pad(scores, (0, most - scores.shape[1])))
+    by_place = dict(zip(order, distributed.gather(torch.cat(found), len(order)).tolist(), strict=True))
+    return [by_place[place][: len(row.completions)] for place, row in enumerate(comparisons)]
 
 
 def _size(row: Comparison) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from instructrl import distributed
 from instructrl.runs.journal import STATE
 
 # Marks a folder as a run's.
@@ -31,11 +32,16 @@ def open_folder(folder: Path, config: Any, *, fresh: bool = False) -> Path:
     things or that another process works in, and without `fresh` for a run with another configuration, naming what
     differs.
     """
-    check_folder(folder, config, fresh=fresh)
+    distributed.from_main(lambda: _open(folder, config, fresh=fresh))
+    return folder
+
+
+def _open(folder: Path, config: Any, *, fresh: bool) -> None:
+    _check(folder, config, fresh=fresh)
     folder.mkdir(parents=True, exist_ok=True)
     _hold(folder)
     if not fresh and (folder / CONFIG_FILE).exists():
-        return folder
+        return
     for name in _FOLDERS:
         if (folder / name).is_symlink():
             (folder / name).unlink()
@@ -47,7 +53,6 @@ def open_folder(folder: Path, config: Any, *, fresh: bool = False) -> Path:
     aside.unlink(missing_ok=True)  # a link there is not followed
     aside.write_text(yaml.safe_dump(_kept(config), sort_keys=False), encoding="utf-8")
     aside.replace(folder / CONFIG_FILE)
-    return folder
 
 
 def _hold(folder: Path) -> None:
@@ -68,6 +73,10 @@ def _hold(folder: Path) -> None:
 
 def check_folder(folder: Path, config: Any, *, fresh: bool = False) -> None:
     """Raise ValueError where `open_folder` may not write, or would remove a model that `config` names."""
+    distributed.from_main(lambda: _check(folder, config, fresh=fresh))
+
+
+def _check(folder: Path, config: Any, *, fresh: bool) -> None:
     solid = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if solid.exists() and not solid.is_dir():
         raise ValueError(f"{folder}: found the file {solid}, accepted is a folder")

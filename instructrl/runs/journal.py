@@ -4,6 +4,7 @@
     FOLDER/state/NAME/step-00000012  a checkpoint of the step NAME
 
 A step's result is always what was read back, so a run that was stopped and one that was not work with the same bits.
+Of a job of several processes, all carry out the steps, and the main one reads and writes the journal.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from instructrl import interruption
+from instructrl import distributed
 from instructrl.trainers.checkpoints import (
     Checkpoint,
     CheckpointConfig,
@@ -34,9 +35,7 @@ class Journal:
 
     def __init__(self, folder: Path, log: RunLog, config: CheckpointConfig) -> None:
         self._folder, self._log, self._config = folder / STATE, log, config
-        self._steps = _read(self._folder / _FILE)
-        if self._steps:
-            log.require(self._steps[-1]["metrics_bytes"])
+        self._steps = distributed.from_main(self._read)
 
     def once(self, name: str, step: Callable[[Checkpoints, Checkpoint | None], Any], *given: Any) -> Any:
         """The result of a step, carried out where it is not there yet.
@@ -53,17 +52,18 @@ class Journal:
                 self._require_same(name, entry["given"], with_what)
                 checkpoints.clear()  # a kill may have come right before
                 return entry["result"]
-        interruption.leave_if_wished()
+        distributed.leave_if_wished()
         found = checkpoints.newest()
         before = self._steps[-1]["metrics_bytes"] if self._steps else 0
         if found is not None:
             self._require_same(name, found.given, with_what)
             self._log.say(f"{name}: going on from step {found.step}")
-        self._log.rewind(before if found is None else found.metrics_bytes)
+        distributed.from_main(lambda: self._log.rewind(before if found is None else found.metrics_bytes))
         result = step(checkpoints, found)
-        entry = {"name": name, "given": with_what, "result": result, "metrics_bytes": self._log.synced_bytes()}
+        metrics_bytes = distributed.from_main(self._log.synced_bytes)
+        entry = {"name": name, "given": with_what, "result": result, "metrics_bytes": metrics_bytes}
         self._steps.append(json.loads(json.dumps(entry, allow_nan=False)))
-        self._write()
+        distributed.from_main(self._write)
         checkpoints.clear()
         return self._steps[-1]["result"]
 
@@ -73,6 +73,12 @@ class Journal:
                 f"{self._folder.parent}: found the step {name} of a run with other data or models, though the settings "
                 "are the same; accepted are the same ones, another --out, or --fresh to start over"
             )
+
+    def _read(self) -> list[dict[str, Any]]:
+        steps = _read(self._folder / _FILE)
+        if steps:
+            self._log.require(steps[-1]["metrics_bytes"])
+        return steps
 
     def _write(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

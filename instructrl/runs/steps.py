@@ -6,18 +6,19 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from instructrl import interruption
+from instructrl import distributed
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.scoring import RewardModel
+from instructrl.models.spread import whole
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.generate import Samples, Sampling, sample_rollout, sample_texts
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
@@ -32,6 +33,8 @@ from instructrl.trainers.pretraining import PretrainingTrainer
 from instructrl.trainers.reward_model import RewardModelTrainer, normalize_on_demonstrations
 from instructrl.trainers.sft import SFTConfig, SFTTrainer, demonstration_loss
 from instructrl.types import Comparison, Demonstration, Prompt
+
+NetworkT = TypeVar("NetworkT", Policy, RewardModel)
 
 PPO_NAMES = {"ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 NUM_SHOWN_SAMPLES = 24
@@ -70,6 +73,11 @@ class Workspace:
 
     def save(self, model: Policy | RewardModel, name: str) -> Path:
         """Write a model as `models/NAME`: whole and on the disk when this returns."""
+        with whole(model) as found:
+            distributed.from_main(lambda: self._write(found, name))
+        return self.model(name)
+
+    def _write(self, model: Policy | RewardModel, name: str) -> None:
         final = self.model(name)
         aside = final.with_name(f"writing-{name}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -83,7 +91,6 @@ class Workspace:
         shutil.rmtree(final, ignore_errors=True)  # of a step that is done over
         aside.rename(final)
         sync(final.parent)
-        return final
 
     def sampling(self, step: str, temperature: float = 1.0) -> Sampling:
         return Sampling(
@@ -128,11 +135,22 @@ def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> Policy:
         raise ValueError("pretraining: found null in the recipe, accepted are its settings for a model made here")
 
     def train(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
-        trainer = PretrainingTrainer(policy, blocks, config, work.seed_for("pretraining"))
-        return _train(work, trainer, checkpoints, found, lambda: work.save(policy, "gpt"))
+        learner = _learner(policy)
+        trainer = PretrainingTrainer(learner, blocks, config, work.seed_for("pretraining"))
+        return _train(work, trainer, checkpoints, found, lambda: work.save(learner, "gpt"))
 
     work.journal.once("pretraining", train, policy, blocks)
     return Policy.load(work.saved("gpt"))
+
+
+def _learner(network: NetworkT) -> NetworkT:
+    """A copy on the device of this process: a trainer changes it, and in a job may leave a part of it alone."""
+    return _placed(copy.deepcopy(network))
+
+
+def _placed(network: NetworkT) -> NetworkT:
+    here = distributed.device()
+    return network if here is None else network.to(here)
 
 
 def _train(
@@ -171,7 +189,7 @@ def finetune(
         return f"{phase}_epoch_{epoch:02d}"
 
     def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
-        policy = copy.deepcopy(base)
+        policy = _learner(base)
         trainer = SFTTrainer(policy, train, work.encoder, config, seed=work.seed_for(phase), blocks=blocks, phase=phase)
         if found is not None:
             trainer.resume(found)
@@ -205,7 +223,7 @@ def fit_reward_model(
     """
 
     def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
-        reward_model = RewardModel.from_policy(start, keyed_generator(work.seed_for(f"{phase} head")))
+        reward_model = _placed(RewardModel.from_policy(start, keyed_generator(work.seed_for(f"{phase} head"))))
         trainer = RewardModelTrainer(
             reward_model, comparisons, work.encoder, work.recipe.reward_model, seed=work.seed_for(phase), phase=phase
         )
@@ -238,7 +256,7 @@ def select_sft(
                 score = float(scores.mean())
                 rows.append({"epoch": epoch.epoch, "score": score, "validation_loss": epoch.validation_loss})
                 progress.advance(units=len(prompts))
-                interruption.leave_if_wished()
+                distributed.leave_if_wished()
         best = max(range(len(rows)), key=lambda i: rows[i]["score"])
         for i, row in enumerate(rows):
             row["selected"] = i == best
@@ -270,8 +288,8 @@ def optimize_policy(
 
     def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
         trainer = PPOTrainer(
-            copy.deepcopy(start),
-            reward_model,
+            _learner(start),
+            _learner(reward_model),
             prompts,
             work.encoder,
             config,
@@ -316,7 +334,7 @@ def _completions(
             for (i, k), text, done in zip(places, samples.texts, samples.finished, strict=True):
                 texts[i][k], finished[i][k] = text, done
             progress.advance(units=len(places))
-            interruption.leave_if_wished()
+            distributed.leave_if_wished()
     return [Samples(texts=t, finished=f) for t, f in zip(texts, finished, strict=True)]
 
 
@@ -336,7 +354,7 @@ def examine(
         for contender in contenders:
             performances.append(exam.take(contender))
             progress.advance(units=len(prompts), note=contender.name)
-            interruption.leave_if_wished()
+            distributed.leave_if_wished()
         start_loss = mean_loss(exam.start, [blocks_as_sequences(exam.blocks)])
         progress.advance(note="")
     results = {
@@ -349,7 +367,8 @@ def examine(
         "versions": assemble.versions(),
     }
     text = json.dumps(results, indent=1, allow_nan=False)
-    (work.folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    if distributed.is_main():
+        (work.folder / "results.json").write_text(text + "\n", encoding="utf-8")
     return results
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from instructrl import distributed
 from instructrl.trainers.state_files import STRUCTURE, TENSORS, read_state, state_bytes, write_state
 from instructrl.types import require_positive
 
@@ -101,10 +102,30 @@ class Checkpoints:
         return size
 
     def newest(self) -> Checkpoint | None:
-        """The newest good checkpoint, None where there is none at all.
+        """The newest good checkpoint, None where there is none at all; every process of a job reads the same one.
 
-        Raises ValueError where there are some and all of them are damaged.
+        Raises ValueError where there are some and all of them are damaged, and where this process sees other files than
+        the main one.
         """
+        found: Checkpoint | None = None
+
+        def find() -> str:
+            nonlocal found
+            found = self._newest()
+            return "" if found is None else found.folder.name
+
+        name = distributed.from_main(find)
+        if found is not None or not name:
+            return found
+        try:
+            return _read(self.folder / name)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"{self.folder / name}: found it unreadable in process {distributed.rank()} ({error}), accepted is a "
+                "folder that all processes share"
+            ) from None
+
+    def _newest(self) -> Checkpoint | None:
         reasons = []
         for folder in self._folders():
             try:
@@ -123,7 +144,9 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove all of them."""
+        """Remove all of them: the main process does."""
+        if not distributed.is_main():
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _folders(self) -> list[Path]:

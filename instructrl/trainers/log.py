@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from instructrl import distributed
 from instructrl.profiling import PHASES, Profile
 from instructrl.trainers.checkpoints import sync
 
@@ -41,14 +42,16 @@ class Phase:
 class RunLog:
     """Metrics that the run determines go to `metrics.jsonl`; times and memory, which it does not, to `profile.jsonl`.
 
-    folder: where both are written; None writes nothing. continued: files that are there are added to, not replaced.
+    folder: where both are written, by the main process alone; None writes nothing. continued: files that are there are
+    added to, not replaced.
     """
 
     def __init__(self, folder: Path | None, console: Console | None = None, *, continued: bool = False) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True, quiet=not distributed.is_main())
         self._folder = folder
+        self._writes = folder is not None and distributed.is_main()
         self._warned: set[str] = set()
-        if folder is not None:
+        if folder is not None and self._writes:
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("metrics.jsonl", "profile.jsonl"):
                 with (folder / name).open("a" if continued else "w", encoding="utf-8"):
@@ -63,7 +66,7 @@ class RunLog:
 
     def synced_bytes(self) -> int:
         """The length of `metrics.jsonl`, all of which is on the disk."""
-        if self._folder is None:
+        if self._folder is None or not self._writes:
             return 0
         path = self._folder / "metrics.jsonl"
         sync(path)
@@ -72,7 +75,7 @@ class RunLog:
     def require(self, metrics_bytes: int) -> None:
         """Raise ValueError where the metrics are shorter than `synced_bytes` said they are."""
         found = self.synced_bytes()
-        if self._folder is not None and found < metrics_bytes:
+        if self._folder is not None and self._writes and found < metrics_bytes:
             raise ValueError(
                 f"{self._folder / 'metrics.jsonl'}: found {found} bytes, the run had written {metrics_bytes}; accepted "
                 "is the file as it was, or --fresh to start over"
@@ -81,7 +84,7 @@ class RunLog:
     def rewind(self, metrics_bytes: int) -> None:
         """Forget the metrics behind a length that `synced_bytes` gave. Raises ValueError where they are shorter."""
         self.require(metrics_bytes)
-        if self._folder is not None:
+        if self._folder is not None and self._writes:
             os.truncate(self._folder / "metrics.jsonl", metrics_bytes)
 
     def keep(self, name: str, content: object) -> Path | None:
@@ -89,7 +92,8 @@ class RunLog:
         if self._folder is None:
             return None
         path = self._folder / name
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if self._writes:
+            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 
     def say(self, text: str) -> None:
@@ -103,8 +107,8 @@ class RunLog:
             self.say(f"warning: {text}")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All rows of `metrics.jsonl` so far."""
-        if self._folder is None:
+        """All rows of `metrics.jsonl` so far; none in a process that does not write."""
+        if self._folder is None or not self._writes:
             return []
         return [json.loads(line) for line in (self._folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -144,7 +148,7 @@ class RunLog:
         self._append("profile.jsonl", row)
 
     def _append(self, name: str, row: Mapping[str, object]) -> None:
-        if self._folder is not None:
+        if self._folder is not None and self._writes:
             path = self._folder / name
             try:
                 with path.open("a", encoding="utf-8") as file:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from instructrl import interruption, profiling
+from instructrl import distributed, interruption, profiling
 from instructrl.models.passes import PassConfig
+from instructrl.models.spread import gathered, placed_like
 from instructrl.rollout.randomness import keyed_generator
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, fingerprint
 from instructrl.trainers.log import Phase, RunLog
@@ -77,21 +78,23 @@ class Trainer(ABC):
                     metrics, units = self._step_or_reason(log, profile)
                     log.metrics(self.phase, self.step, metrics)
                     self.step += 1
-                    leaving = interruption.wished()  # asked once: a signal after it waits for the next step
-                    if checkpoints is not None and (checkpoints.due() or leaving):
+                    leaving = distributed.wished()  # asked once: a signal after it waits for the next step
+                    # By the clock of the main process: those of the others differ.
+                    due = distributed.largest(distributed.is_main() and checkpoints is not None and checkpoints.due())
+                    if checkpoints is not None and (due or leaving):
                         self.save(checkpoints, log, progress)
                 for text in self.warnings(metrics):
                     log.warn(f"{self.phase}: {text}")
                 progress.advance(units=units, note=self.headline(metrics), profile=profile)
                 if leaving:
-                    interruption.leave_if_wished()
+                    raise interruption.Interrupted(leaving)
 
     def save(self, checkpoints: Checkpoints, log: RunLog, progress: Phase | None = None) -> None:
         """Write a checkpoint of the state as it is."""
         with profiling.phase("checkpoint"):
-            metrics_bytes = log.synced_bytes()
-            size = checkpoints.save(
-                self.state_dict(), step=self.step, metrics_bytes=metrics_bytes, inputs=self.fingerprint()
+            state, inputs = gathered(self.state_dict()), self.fingerprint()
+            size = distributed.from_main(
+                lambda: checkpoints.save(state, step=self.step, metrics_bytes=log.synced_bytes(), inputs=inputs)
             )
         if progress is not None:
             progress.counts["checkpoints"] = progress.counts.get("checkpoints", 0) + 1
@@ -111,7 +114,8 @@ class Trainer(ABC):
 
     def digest(self) -> str:
         """Of the state: where two runs agree on it, they agree on every bit."""
-        return fingerprint(self.state_dict())
+        state = gathered(self.state_dict())
+        return distributed.from_main(lambda: fingerprint(state))
 
     def fingerprint(self) -> str:
         """Of the inputs."""
@@ -152,7 +156,7 @@ class Trainer(ABC):
     def load_state_dict(self, state: Mapping) -> None:
         self.step = state["step"]
         for name, module in self._modules.items():
-            module.load_state_dict(state["modules"][name])
+            module.load_state_dict(placed_like(state["modules"][name], module.state_dict()))
         for name, update in self._updates.items():
             update.load_state_dict(state["updates"][name])
         self.load_extra_state(state["extra"])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
+from instructrl.models.spread import placed_like, whole_norm
 from instructrl.types import require_positive
 
 
@@ -91,7 +92,7 @@ class Update:
 
     def finite_norm(self, loss: float) -> Tensor:
         """The gradient's norm: a scalar. Raises NotFiniteError where that or the loss is not finite."""
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = whole_norm([p.grad for p in self.parameters if p.grad is not None])
         if not math.isfinite(loss) or not bool(norm.isfinite()):
             self.optimizer.zero_grad(set_to_none=True)
             raise NotFiniteError(f"the loss is {loss:.4g} and the gradient's norm {float(norm):.4g}")
@@ -109,6 +110,10 @@ class Update:
 
     def load_state_dict(self, state: dict) -> None:
         # A copy: the tensors that are given may lie in a file, which would stay on the disk as long as they are used.
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        optimizer = copy.deepcopy(state["optimizer"])
+        for number, moments in optimizer["state"].items():
+            own = dict.fromkeys(moments, self.parameters[number])
+            optimizer["state"][number] = placed_like(moments, own)
+        self.optimizer.load_state_dict(optimizer)
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])

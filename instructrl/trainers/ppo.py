@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from instructrl import profiling
+from instructrl import distributed, profiling
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
+from instructrl.models.spread import spread, synchronised, whole
 from instructrl.objectives.kl_control import adaptive_kl_coef
 from instructrl.ops.ppo import linear_ppo_loss
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.experience import Estimation, RolloutStatistics, make_experience
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
-from instructrl.trainers.likelihood import accumulate_likelihood_gradient
+from instructrl.trainers.likelihood import accumulate_likelihood_gradient, taken
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
 from instructrl.types import Experience, Rollout, require_positive
@@ -172,6 +173,10 @@ class PPOTrainer(Trainer):
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.value_function = ValueFunction.from_reward_model(reward_model)
         self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        for network in (self.reference, self.average.module, self.reward_model):
+            spread(network, config.passes.spread)
+        spread(self.value_function, config.passes.spread, "forward")
+        spread(policy, config.passes.spread, "head_inputs")
         self.kl_coef = config.kl_coef
         self.prompt_order = DataOrder(len(prompts), config.rollout_batch, keyed_seed(seed, 0))
         self.policy_update = Update(policy, config.policy_adam).warmup(config.warmup_iterations)
@@ -235,10 +240,13 @@ class PPOTrainer(Trainer):
         """One optimiser step: the gradient of equation 2, PPO's first, then the pretraining term's into the same
         buffers. Returns what `_summary` takes."""
         num_tokens = int(minibatch.sequences.response_mask.sum())
-        sums = {"num_updates": 1.0}
+        sums: dict[str, float] = {}
         with profiling.phase("update"):
-            for rows in minibatch.sequences.rows_by_length(self.config.microbatch):
-                _merge(sums, self._accumulate(minibatch.select(rows).trim(), num_tokens))
+            shares = distributed.shares(minibatch.sequences.rows_by_length(), self.config.microbatch)
+            unfinished = [self.policy] if self.config.num_ptx_examples else []
+            for rows in synchronised(shares, [self.policy, self.value_function], unfinished=unfinished):
+                _merge(sums, self._accumulate(taken(minibatch, rows), num_tokens))
+            sums = _of_all_processes(sums)
         if self.config.num_ptx_examples and self.blocks is not None:
             order = DataOrder(len(self.blocks), self.config.num_ptx_examples, keyed_seed(self.seed, 3))
             blocks = self.blocks[order.rows(ptx_offset, self.config.num_ptx_examples)]
@@ -252,7 +260,7 @@ class PPOTrainer(Trainer):
             sums["value_gradient_norm"] = self.value_update.step(sums["value_loss"])
         with profiling.phase("average"):
             self.average.update_parameters(self.policy)
-        return sums
+        return {**sums, "num_updates": 1.0}
 
     def _accumulate(self, part: Experience, num_tokens: int) -> dict[str, float]:
         config = self.config
@@ -289,9 +297,10 @@ class PPOTrainer(Trainer):
 
     def averaged_policy(self) -> Policy:
         """A copy of the policy with the averaged weights."""
-        policy = copy.deepcopy(self.average.module)
-        assert isinstance(policy, Policy)
-        return policy
+        average = self.average.module
+        assert isinstance(average, Policy)
+        with whole(average) as policy:
+            return copy.deepcopy(policy)
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         return f"score {metrics['score']:+.2f}  kl {metrics['kl']:.2f}"
@@ -351,6 +360,12 @@ def _merge(totals: dict[str, float], part: Mapping[str, float]) -> None:
     for name, value in part.items():
         previous = totals.get(name, 0.0)
         totals[name] = max(previous, value) if name.endswith("_max") else previous + value
+
+
+def _of_all_processes(sums: Mapping[str, float]) -> dict[str, float]:
+    """What every process adds up to, or the largest where the name says so."""
+    added = dict(zip(sums, distributed.total(list(sums.values())), strict=True))
+    return {name: distributed.largest(sums[name]) if name.endswith("_max") else added[name] for name in sums}
 
 
 def _summary(totals: Mapping[str, float]) -> dict[str, float]:

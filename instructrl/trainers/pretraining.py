@@ -8,6 +8,7 @@ from torch import Tensor
 from instructrl.data.encoding import blocks_as_sequences
 from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
+from instructrl.models.spread import spread
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
@@ -42,6 +43,7 @@ class PretrainingTrainer(Trainer):
 
     def __init__(self, policy: Policy, blocks: Tensor, config: PretrainingConfig, seed: int) -> None:
         self.policy, self.blocks, self.config = policy, blocks, config
+        spread(policy, config.passes.spread, "head_inputs")
         self.order = DataOrder(len(blocks), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps, warmup_steps=config.warmup_steps)

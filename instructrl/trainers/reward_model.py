@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from instructrl import distributed
 from instructrl.data.encoding import Encoder, preferred_pairs
 from instructrl.models.passes import PassConfig
 from instructrl.models.scoring import RewardModel
+from instructrl.models.spread import spread, synchronised
 from instructrl.objectives.reward_modeling import comparison_loss
 from instructrl.rollout.scoring import score_texts
 from instructrl.trainers.loop import DataOrder, Trainer
@@ -49,6 +53,7 @@ class RewardModelTrainer(Trainer):
         self.reward_model, self.comparisons, self.encoder, self.config = reward_model, comparisons, encoder, config
         self.order = DataOrder(len(comparisons), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
+        spread(reward_model, config.passes.spread, "shared_prompt_scores")
         self.update = Update(reward_model, config.adam).cosine(num_steps)
         super().__init__(
             phase,
@@ -74,14 +79,18 @@ class RewardModelTrainer(Trainer):
         loss, num_pairs, num_correct = 0.0, 0, 0
         # Rows of similar length share a forward pass.
         rows.sort(key=lambda row: len(row.prompt) + sum(map(len, row.completions)))
-        for start in range(0, len(rows), self.config.microbatch):
-            part = rows[start : start + self.config.microbatch]
+        shares = distributed.shares(torch.arange(len(rows)), self.config.microbatch)
+        for share in synchronised(shares, [self.reward_model]):
+            # Where others have one more, the first comparison again, with nothing preferred in it.
+            part = [rows[i] for i in share] or rows[:1]
+            preferred = preferred_pairs(part) & bool(len(share))
             scores = self.reward_model.shared_prompt_scores(self.encoder.shared_prompts(part).to(device))
-            result = comparison_loss(scores, preferred_pairs(part).to(device), num_prompts)
+            result = comparison_loss(scores, preferred.to(device), num_prompts)
             result.loss.backward()
             loss += float(result.loss.detach())
             num_pairs += int(result.num_pairs)
             num_correct += int(result.num_correct)
+        loss, num_pairs, num_correct = distributed.total([loss, num_pairs, num_correct])
         lr = self.update.lr
         norm = self.update.step(loss)
         self.update.advance_schedule()

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instructrl import distributed
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.backbone import set_residual_dropout
 from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
+from instructrl.models.spread import spread
 from instructrl.rollout.randomness import keyed_seed
 from instructrl.rollout.scoring import mean_loss
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient
@@ -80,6 +82,7 @@ class SFTTrainer(Trainer):
         self.validation_losses: list[float] = []
         self.order = DataOrder(len(demonstrations), config.batch_size - config.num_pretraining, seed)
         self.steps_per_epoch = self.order.steps_per_epoch
+        spread(policy, config.passes.spread, "head_inputs")
         num_steps = config.epochs * self.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps)
         super().__init__(
@@ -101,7 +104,9 @@ class SFTTrainer(Trainer):
         self.policy.train()
         with torch.random.fork_rng():
             # Dropout cannot take a generator: its global one is put where (seed, step) says, and put back after.
-            torch.manual_seed(keyed_seed(self.seed, self.step))
+            # Processes other than the first drop other units.
+            own = [distributed.rank()] if distributed.rank() else []
+            torch.manual_seed(keyed_seed(self.seed, self.step, *own))
             loss, count = accumulate_likelihood_gradient(self.policy, self._batch(), self.config.microbatch)
         self.policy.eval()
         lr = self.update.lr

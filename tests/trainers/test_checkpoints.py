@@ -12,7 +12,7 @@ import torch
 from probes import assert_same_state, quiet_log
 from tiny import comparisons, demonstrations, lively_policy, tiny_encoder, tiny_reward_model
 
-from instructrl import interruption
+from instructrl import distributed, interruption
 from instructrl.trainers import checkpoints as module
 from instructrl.trainers.checkpoints import CheckpointConfig, Checkpoints, fingerprint
 from instructrl.trainers.log import Phase
@@ -376,4 +376,4 @@ def test_a_second_sigint_leaves_at_once():
     with pytest.raises(KeyboardInterrupt), interruption.heeded():
         twice()
     assert not interruption.wished()
-    interruption.leave_if_wished()
+    distributed.leave_if_wished()

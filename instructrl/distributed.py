@@ -1,0 +1,205 @@
+"""The processes of a job, as torchrun starts them: which one this is, and the few things that they tell each other.
+
+Every process runs the same program on the same data. What takes time is divided by rows and gathered again, so that all
+of them know the same and decide the same; the main one alone writes. A process by itself is a job of one, for which
+everything here gives back what it is given. Numbers and texts travel as tensors: nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from instructrl import interruption
+
+T = TypeVar("T")
+
+# Of a wait for the others: the main one may be writing a large checkpoint.
+_PATIENCE = timedelta(minutes=30)
+_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_ERRORS = {kind.__name__: kind for kind in (ValueError, RuntimeError, OSError)}
+# How gloo and NCCL say that a connection is gone.
+_LOST = (
+    "closed by peer",
+    "reset by peer",
+    "broken pipe",
+    "connection refused",
+    "socket error",
+    "remote process exited",
+)
+
+_store: Store | None = None
+_device: torch.device | None = None
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Inside, this process works in the job that torchrun has put it into, and on its GPU where there is one.
+
+    Raises ValueError where the environment speaks of several processes and does not say how they meet.
+    """
+    global _store, _device
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    _device = torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
+    if _device.type == "cuda":
+        torch.cuda.set_device(_device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        missing = [name for name in _BY_TORCHRUN if name not in os.environ]
+        if missing:
+            raise ValueError(
+                f"WORLD_SIZE: found {os.environ['WORLD_SIZE']} processes without {', '.join(missing)}, accepted is a "
+                "start by torchrun"
+            )
+        _store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
+        backend = "gloo" if _device.type == "cpu" else "cpu:gloo,cuda:nccl"
+        # A prefix of its own: `told_first` uses the store too.
+        group = PrefixStore("group", _store)
+        dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=_PATIENCE)
+    try:
+        yield
+        if size_of_job() > 1:
+            dist.destroy_process_group()  # not after an error: it might wait for processes that are gone
+    finally:
+        _device = None
+
+
+def device() -> torch.device | None:
+    """Where the networks of this process run; None outside of `joined`, where they run where they are."""
+    return _device
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size_of_job() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return rank() == 0
+
+
+def mine(rows: T) -> T:
+    """This process's part of a list, or of the rows of a tensor: every n-th of n processes."""
+    return rows[rank() :: size_of_job()]  # pyright: ignore[reportIndexIssue]
+
+
+def shares(order: Tensor, size: int) -> list[Tensor]:
+    """This process's part of row numbers, `size` at a time: as many parts as every other process has, empty ones where
+    it has fewer rows. order: [N] int64, the same in all."""
+    most = -(-len(order) // size_of_job())
+    return [mine(order)[start : start + size] for start in range(0, most, size)]
+
+
+def gather(part: Tensor, num_rows: int) -> Tensor:
+    """The parts of all processes, in the order of the whole of which each took `mine`.
+
+    part: [rows, ...]; the second dimension may differ between processes and is filled up with zeros at its end.
+    num_rows: of the whole.
+    """
+    if size_of_job() == 1:
+        return part
+    most = -(-num_rows // size_of_job())
+    shape = [most, *part.shape[1:]]
+    if part.dim() > 1:
+        shape[1] = int(largest(part.shape[1]))
+    flags = part.dtype == torch.bool  # which gloo does not carry
+    padded = torch.zeros(shape, dtype=torch.uint8 if flags else part.dtype, device=part.device)
+    padded[tuple(slice(0, count) for count in part.shape)] = part
+    everyone = [torch.empty_like(padded) for _ in range(size_of_job())]
+    dist.all_gather(everyone, padded)
+    whole = torch.stack(everyone, dim=1).flatten(0, 1)[:num_rows]
+    return whole.bool() if flags else whole
+
+
+def total(numbers: Sequence[float]) -> list[float]:
+    """The sums over all processes, in float64: of counts exact below 2^53."""
+    return _reduced(numbers, dist.ReduceOp.SUM)
+
+
+def largest(number: float) -> float:
+    """The largest that any process gives."""
+    return _reduced([number], dist.ReduceOp.MAX)[0]
+
+
+def _reduced(numbers: Sequence[float], operation) -> list[float]:
+    if size_of_job() == 1:
+        return [float(number) for number in numbers]
+    found = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(found, operation)
+    return found.tolist()
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """What a function gives in the main process, the only one that calls it, once it is done there.
+
+    It gives what JSON holds. Where it raises ValueError, RuntimeError or OSError, every process does.
+    """
+    if size_of_job() == 1:
+        return function()
+    if not is_main():
+        answer = json.loads(_broadcast(""))
+        if "error" in answer:
+            raise _ERRORS[answer["error"]](answer["text"])
+        return answer["value"]
+    try:
+        value = function()
+    except tuple(_ERRORS.values()) as error:
+        kind = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
+        _broadcast(json.dumps({"error": kind, "text": str(error)}))
+        raise
+    _broadcast(json.dumps({"value": value}))
+    return value
+
+
+def _broadcast(text: str) -> str:
+    """The main process's text."""
+    content = text.encode()
+    length = torch.tensor([len(content)])
+    dist.broadcast(length, src=0)
+    buffer = torch.zeros(int(length), dtype=torch.uint8)
+    if is_main():
+        buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    dist.broadcast(buffer, src=0)
+    return bytes(buffer.tolist()).decode()
+
+
+def wished() -> signal.Signals | None:
+    """The signal that has come to any of the processes."""
+    number = int(largest(interruption.wished() or 0))
+    return signal.Signals(number) if number else None
+
+
+def leave_if_wished() -> None:
+    """Raise `Interrupted` in every process where a signal has come to one."""
+    if (found := wished()) is not None:
+        raise interruption.Interrupted(found)
+
+
+def told_first(text: str) -> bool:
+    """Whether no other process has told this yet: all of them find the same mistake in the same input."""
+    if _store is None:
+        return True
+    try:
+        return _store.add(f"told/{hashlib.sha256(text.encode()).hexdigest()}", 1) == 1
+    except RuntimeError:  # whoever kept the account is gone
+        return True
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether this is how another process that is gone shows."""
+    return size_of_job() > 1 and any(sign in str(error).lower() for sign in _LOST)
