@@ -1,0 +1,186 @@
+"""What every process of a job does in test_training.py, and a single process beside it.
+
+    torchrun --nproc-per-node 2 worker.py SPREAD FOLDER [CHECKPOINTS]
+
+SFT with a pretraining mix, a reward model and PPO-ptx on data that divide evenly nowhere, in float64 and without
+dropout. Each trainer is run to its middle, saved, and run to its end; then another is made, goes on from that
+checkpoint, and has to end with the same bits. Where CHECKPOINTS names the folder of another job, a third goes on from
+there. The main process leaves the states at the end.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tiny import blocks, comparisons, demonstrations, lively_policy, tiny_encoder, tiny_policy, tiny_reward_model
+
+from instructrl import distributed
+from instructrl.models.passes import PassConfig
+from instructrl.models.spread import gathered, whole
+from instructrl.rollout.generate import Sampling, sample_rollout
+from instructrl.trainers.checkpoints import CheckpointConfig, Checkpoints
+from instructrl.trainers.log import RunLog
+from instructrl.trainers.loop import Trainer
+from instructrl.trainers.optimization import AdamConfig
+from instructrl.trainers.ppo import PPOConfig, PPOTrainer
+from instructrl.trainers.reward_model import RewardModelConfig, RewardModelTrainer
+from instructrl.trainers.sft import SFTConfig, SFTTrainer
+
+ENCODER = tiny_encoder()
+Spread = Literal["ddp", "fsdp"]
+
+
+def sft(passes: PassConfig, microbatch: int) -> SFTTrainer:
+    """Batches of 6 and blocks of plain text; an epoch's last batch has a single demonstration."""
+    config = SFTConfig(
+        adam=AdamConfig(lr=1e-3, max_grad_norm=1.0),
+        batch_size=7,
+        epochs=2,
+        residual_dropout=0.0,
+        pretraining_fraction=0.2,
+        microbatch=microbatch,
+        passes=passes,
+    )
+    return SFTTrainer(tiny_policy(ENCODER).double(), demonstrations(13), ENCODER, config, seed=1, blocks=blocks(9))
+
+
+def reward_model(passes: PassConfig, microbatch: int) -> RewardModelTrainer:
+    """Batches of 5 comparisons, the last of 1."""
+    config = RewardModelConfig(adam=AdamConfig(lr=1e-3), batch_size=5, microbatch=microbatch, passes=passes)
+    network = tiny_reward_model(tiny_policy(ENCODER)).double()
+    return RewardModelTrainer(network, comparisons(11), ENCODER, config, seed=1)
+
+
+def ppo(passes: PassConfig, microbatch: int) -> PPOTrainer:
+    """9 episodes an iteration, in minibatches of 3, twice each; a coefficient that adapts."""
+    config = PPOConfig(
+        num_episodes=27,
+        rollout_batch=9,
+        minibatch=3,
+        microbatch=microbatch,
+        num_epochs=2,
+        policy_adam=AdamConfig(lr=1e-3),
+        value_adam=AdamConfig(lr=1e-3),
+        kl_target=0.5,
+        ptx_coef=0.5,
+        ptx_examples_per_episode=1,
+        passes=passes,
+    )
+    prompts = [row.prompt for row in demonstrations(20)]
+    policy, judge = lively_policy(ENCODER).double(), tiny_reward_model(tiny_policy(ENCODER)).double()
+    return PPOTrainer(policy, judge, prompts, ENCODER, config, seed=3, blocks=blocks(9))
+
+
+TRAINERS: dict[str, Callable[[PassConfig, int], Trainer]] = {"sft": sft, "reward_model": reward_model, "ppo": ppo}
+
+
+def job(how: Spread, folder: Path, others: Path | None = None, microbatch: int = 2) -> None:
+    """The whole of it. Raises AssertionError where something is not as it should be."""
+    for name, make in TRAINERS.items():
+        passes = PassConfig(spread=how)
+        trainer, log, checkpoints = make(passes, microbatch), RunLog(folder / name), saved(folder / name)
+        trainer.run(log, until=trainer.num_steps // 2)
+        trainer.save(checkpoints, log)
+        trainer.run(log)
+        keep(trainer, folder / name / "end.safetensors")
+        again = resumed(make(passes, microbatch), saved(folder / name))
+        assert again.digest() == trainer.digest(), f"{name}: stopped and resumed is not the same"
+        if others is not None:
+            keep(resumed(make(passes, microbatch), saved(others / name)), folder / name / "continued.safetensors")
+        if distributed.size_of_job() > 1:
+            check(trainer, how)
+    sample(how, folder)
+    own = RunLog(folder / f"process-{distributed.rank()}")
+    own.metrics("phase", 0, {"loss": 1.0})
+
+
+def saved(folder: Path) -> Checkpoints:
+    return Checkpoints(folder / "state", CheckpointConfig(), print)
+
+
+def resumed(trainer: Trainer, checkpoints: Checkpoints) -> Trainer:
+    found = checkpoints.newest()
+    assert found is not None
+    assert 0 < found.step < trainer.num_steps
+    trainer.resume(found)
+    trainer.run(RunLog(None))
+    return trainer
+
+
+def keep(trainer: Trainer, path: Path) -> None:
+    state = gathered(trainer.state_dict())
+    if distributed.is_main():
+        save_file({place: x.detach().clone().contiguous() for place, x in tensors(state)}, path)
+
+
+def tensors(state: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a nested state by its place; other numbers as tensors."""
+    if isinstance(state, Tensor):
+        yield place, state
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            yield from tensors(value, f"{place}/{key}")
+    elif isinstance(state, list | tuple):
+        for i, value in enumerate(state):
+            yield from tensors(value, f"{place}/{i}")
+    elif isinstance(state, int | float):
+        yield place, torch.tensor(float(state), dtype=torch.float64)
+
+
+def check(trainer: Trainer, how: Spread) -> None:
+    """Sharded networks lie in shards, with their moments; copies are the same in every process."""
+    networks = dict(trainer._modules)
+    if isinstance(trainer, PPOTrainer) and how == "fsdp":
+        networks |= {"reference": trainer.reference, "reward_model": trainer.reward_model}
+    for name, network in networks.items():
+        parameters = list(network.parameters())
+        moments = [
+            x
+            for update in trainer._updates.values()
+            for state in update.optimizer.state.values()
+            for key, x in state.items()
+            if key != "step"
+        ]
+        assert parameters and moments
+        if how == "ddp":
+            assert not any(isinstance(x, DTensor) for x in (*parameters, *moments)), name
+            mine = sum(float(x.detach().abs().sum()) for x in parameters)
+            assert distributed.largest(mine) == -distributed.largest(-mine), f"{name}: the copies differ"
+            continue
+        for x in (*parameters, *moments):
+            assert isinstance(x, DTensor), f"{name}: {tuple(x.shape)} is not sharded"
+            most = -(-x.shape[0] // distributed.size_of_job())
+            assert x.to_local().shape[0] <= most, f"{name}: {tuple(x.shape)} lies whole"
+        held = sum(x.to_local().numel() for x in parameters)
+        (everywhere,) = distributed.total([held])
+        assert everywhere == sum(x.numel() for x in parameters)
+    if how == "fsdp" and isinstance(trainer, SFTTrainer):
+        with whole(trainer.policy) as network, whole(trainer.policy) as inner:
+            assert inner is network
+            assert all(x.numel() and not isinstance(x, DTensor) for x in network.parameters())
+        assert not any(x.numel() for x in network.parameters()), "whole weights are left behind"
+
+
+def sample(how: Spread, folder: Path) -> None:
+    """Responses from a network that lies as it does in training: more of them than processes, and fewer."""
+    trainer = ppo(PassConfig(spread=how), 2)
+    found = {}
+    for count in (1, 7):
+        sampling = Sampling(seed=5, max_response_tokens=8, batch_size=2)
+        rollout = sample_rollout(trainer.policy, ENCODER, trainer.prompts[:count], sampling)
+        found |= {f"{count}/tokens": rollout.sequences.tokens, f"{count}/mask": rollout.sequences.mask}
+    if distributed.is_main():
+        save_file(found, folder / "samples.safetensors")
+
+
+if __name__ == "__main__":
+    with distributed.joined():
+        job(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)  # pyright: ignore[reportArgumentType]
