@@ -121,6 +121,12 @@ class Sequences(_TensorRecord):
     response: Tensor
     response_mask: Tensor
 
+    @classmethod
+    def smallest(cls) -> "Sequences":
+        """A row of one token and one more: for a network to be tried on."""
+        token, counted = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool)
+        return cls(prompt=token, prompt_mask=counted, response=token, response_mask=counted)
+
     @property
     def tokens(self) -> Tensor:
         """[B, P + T] int64."""
@@ -167,6 +173,12 @@ class SharedPrompts(_TensorRecord):
     segments: Tensor
     positions: Tensor
     last: Tensor
+
+    @classmethod
+    def smallest(cls) -> "SharedPrompts":
+        """As `Sequences.smallest`."""
+        places = torch.arange(2)[None, :]
+        return cls(tokens=torch.zeros_like(places), segments=places, positions=places, last=places[:, 1:])
 
     @property
     def num_rows(self) -> int:

@@ -84,7 +84,7 @@ class ValueFunction(_ScalarHead):
     @classmethod
     def from_reward_model(cls, reward_model: RewardModel) -> "ValueFunction":
         """The paper's initialisation: every weight of the reward model, its bias included (C.4)."""
-        return cls(copy.deepcopy(reward_model.network), float(reward_model.bias))
+        return cls(copy.deepcopy(reward_model.network), float(reward_model.bias)).to(reward_model.bias.device)
 
     def forward(self, sequences: Sequences) -> Tensor:
         """Values: [B, T] float32, of the state from which each response token is predicted; 0 where masked."""

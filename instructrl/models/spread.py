@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -24,13 +24,13 @@ T = TypeVar("T")
 _REPLICA, _WHOLE = "_instructrl_replica", "_instructrl_whole"
 
 
-def spread(network: nn.Module, how: Spread, *methods: str) -> None:
+def spread(network: nn.Module, how: Spread, **methods: Any) -> None:
     """Prepare a network, in place, for a job of several processes; for a single one nothing is done.
 
-    methods: those that are called with gradient, none for a network that does not learn. From then on their backward
-    passes add the gradients of all processes up, without dividing by their number: see `synchronised`. With "fsdp" each
-    process holds its part of every weight: a block of the network is whole while it works, and what runs without
-    gradient takes the network by `whole`.
+    methods: the names of those that are called with gradient, with something that each can be called with; none for a
+    network that does not learn. From then on their backward passes add the gradients of all processes up, without
+    dividing by their number: see `synchronised`. With "fsdp" each process holds its part of every weight: a block of
+    the network is whole while it works, and what runs without gradient takes the network by `whole`.
     """
     if distributed.size_of_job() == 1:
         return
@@ -51,13 +51,23 @@ class _Called(nn.Module):
         return method(*inputs)
 
 
-def _replicate(network: nn.Module, methods: Sequence[str]) -> None:
+def _replicate(network: nn.Module, methods: Mapping[str, Any]) -> None:
     replica = DistributedDataParallel(_Called(network), gradient_as_bucket_view=True)
     replica.broadcast_buffers = False  # the argument of that name is on its way out, and its successor is new
     replica.register_comm_hook(None, _sum)
-    for name in methods:
+    device = next(network.parameters()).device
+    for name, example in methods.items():
         setattr(network, name, _through(replica, getattr(network, name)))
+        _settle(replica, getattr(network, name)(example.to(device)))
     vars(network)[_REPLICA] = replica
+
+
+def _settle(replica: DistributedDataParallel, outputs: Any) -> None:
+    """After its first backward pass DDP lays the gradients out anew, in the order in which they came, and with that
+    sums them in another one. Done here, the first step of a run that goes on rounds as it did before it was stopped."""
+    found = outputs if isinstance(outputs, tuple) else (outputs,)
+    torch.stack([0.0 * x.float().sum() for x in found if x is not None]).sum().backward()
+    replica.zero_grad(set_to_none=True)
 
 
 def _through(replica: DistributedDataParallel, method):
@@ -74,7 +84,7 @@ def _sum(state: None, bucket: dist.GradBucket):  # pyright: ignore[reportPrivate
     return work.get_future().then(lambda found: found.value()[0])
 
 
-def _shard(network: nn.Module, methods: Sequence[str]) -> None:
+def _shard(network: nn.Module, methods: Iterable[str]) -> None:
     nothing = {id(p): nn.Parameter(p.new_empty(0), requires_grad=False) for p in network.parameters()}
     shared = {id(buffer): buffer for buffer in network.buffers()}
     vars(network)[_WHOLE] = copy.deepcopy(network, {**nothing, **shared}).eval()

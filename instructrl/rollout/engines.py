@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
+from instructrl import distributed
 from instructrl.data.encoding import Encoder, Limits
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling, sample_rollout
@@ -30,8 +31,11 @@ def open_engine(name: EngineName, model: str | Path, limits: Limits, *, precisio
 
     model: a transformers folder or name, of the architecture and size of the policies to come. limits: of their
     prompts and responses. precision: of an engine with a model of its own; "builtin" runs the policy as it is given.
-    Raises RuntimeError where the engine's package is not installed.
+    Raises RuntimeError where the engine's package is not installed, ValueError for vLLM in a job of several processes,
+    each of which would sample all responses.
     """
     if name == "vllm":
+        if (count := distributed.size_of_job()) > 1:
+            raise ValueError(f"engine: found vllm in a job of {count} processes, accepted there is builtin")
         return VLLMEngine(model, limits, dtype=precision)
     return sample_rollout

@@ -25,7 +25,7 @@ from instructrl.rollout.randomness import keyed_generator, keyed_seed
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient, taken
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
-from instructrl.types import Experience, Rollout, require_positive
+from instructrl.types import Experience, Rollout, Sequences, require_positive
 
 # Looks at a rollout batch, given the prompts' texts; what it returns is logged with the iteration and used nowhere.
 RolloutObserver = Callable[[Sequence[str], Rollout], Mapping[str, float]]
@@ -175,8 +175,8 @@ class PPOTrainer(Trainer):
         self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         for network in (self.reference, self.average.module, self.reward_model):
             spread(network, config.passes.spread)
-        spread(self.value_function, config.passes.spread, "forward")
-        spread(policy, config.passes.spread, "head_inputs")
+        spread(self.value_function, config.passes.spread, forward=Sequences.smallest())
+        spread(policy, config.passes.spread, head_inputs=Sequences.smallest())
         self.kl_coef = config.kl_coef
         self.prompt_order = DataOrder(len(prompts), config.rollout_batch, keyed_seed(seed, 0))
         self.policy_update = Update(policy, config.policy_adam).warmup(config.warmup_iterations)

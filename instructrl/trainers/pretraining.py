@@ -12,7 +12,7 @@ from instructrl.models.spread import spread
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
-from instructrl.types import require_positive
+from instructrl.types import Sequences, require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class PretrainingTrainer(Trainer):
 
     def __init__(self, policy: Policy, blocks: Tensor, config: PretrainingConfig, seed: int) -> None:
         self.policy, self.blocks, self.config = policy, blocks, config
-        spread(policy, config.passes.spread, "head_inputs")
+        spread(policy, config.passes.spread, head_inputs=Sequences.smallest())
         self.order = DataOrder(len(blocks), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps, warmup_steps=config.warmup_steps)

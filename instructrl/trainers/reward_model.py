@@ -15,7 +15,7 @@ from instructrl.objectives.reward_modeling import comparison_loss
 from instructrl.rollout.scoring import score_texts
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
-from instructrl.types import Comparison, Demonstration, require_positive
+from instructrl.types import Comparison, Demonstration, SharedPrompts, require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class RewardModelTrainer(Trainer):
         self.reward_model, self.comparisons, self.encoder, self.config = reward_model, comparisons, encoder, config
         self.order = DataOrder(len(comparisons), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
-        spread(reward_model, config.passes.spread, "shared_prompt_scores")
+        spread(reward_model, config.passes.spread, shared_prompt_scores=SharedPrompts.smallest())
         self.update = Update(reward_model, config.adam).cosine(num_steps)
         super().__init__(
             phase,

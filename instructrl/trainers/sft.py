@@ -82,7 +82,7 @@ class SFTTrainer(Trainer):
         self.validation_losses: list[float] = []
         self.order = DataOrder(len(demonstrations), config.batch_size - config.num_pretraining, seed)
         self.steps_per_epoch = self.order.steps_per_epoch
-        spread(policy, config.passes.spread, "head_inputs")
+        spread(policy, config.passes.spread, head_inputs=Sequences.smallest())
         num_steps = config.epochs * self.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps)
         super().__init__(

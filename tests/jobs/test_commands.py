@@ -1,20 +1,19 @@
 """Commands as torchrun starts them: the whole miniature in two processes, killed, stopped, and gone on with."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torture
 from launch import command, environment, torchrun
-from tiny_runs import MINIATURE
 
 from instructrl import cli
 from instructrl.runs.folder import open_folder
-from instructrl.trainers.checkpoints import CheckpointConfig
 
 PROGRAM = ("-m", "instructrl.cli")
 DETERMINED = ("models/**/*", "metrics.jsonl", "results.json", "state/steps.json")
@@ -22,9 +21,9 @@ DETERMINED = ("models/**/*", "metrics.jsonl", "results.json", "state/steps.json"
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> str:
-    """The file of its settings: saved after every step."""
+    """The file of its settings: a tiny run, saved after every step."""
     folder = tmp_path_factory.mktemp("settings")
-    open_folder(folder, replace(MINIATURE, checkpoints=CheckpointConfig(every_seconds=0)))
+    open_folder(folder, torture.CONFIG)
     return str(folder / "config.yaml")
 
 
@@ -46,8 +45,12 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def begun(folder: Path, config: str, rows: int) -> subprocess.Popen:
-    """A job of two processes that has written so many rows of metrics."""
+def steps_done(folder: Path) -> set[str]:
+    return {step["name"] for step in json.loads((folder / "state" / "steps.json").read_text())["steps"]}
+
+
+def begun(folder: Path, config: str, phase: str) -> subprocess.Popen:
+    """A job of two processes that has saved the first step of a phase."""
     job = subprocess.Popen(
         command(2, *run(folder, config)),
         env=environment(),
@@ -56,8 +59,7 @@ def begun(folder: Path, config: str, rows: int) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
-    metrics = folder / "metrics.jsonl"
-    while job.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < rows):
+    while job.poll() is None and not list((folder / "state" / phase).glob("step-*")):
         time.sleep(0.01)
     assert job.poll() is None, job.communicate()
     return job
@@ -78,22 +80,24 @@ def process(job: subprocess.Popen, rank: int) -> int:
 
 def test_killed_processes_end_the_job_and_the_same_command_goes_on_to_the_same_bytes(config, untouched, tmp_path):
     folder = tmp_path / "run"
-    for rank, rows in ((1, 4), (0, 11)):
-        job = begun(folder, config, rows)
+    for rank, phase in ((1, "reward_model"), (0, "ppo")):
+        job = begun(folder, config, phase)
         os.kill(process(job, rank), signal.SIGKILL)
         _, error = job.communicate(timeout=60)
         assert job.returncode == 1
         said = "error: another process of the job is gone; the same command goes on from the last checkpoint"
         assert error.count(said) == 1
+        assert not steps_done(folder) & {"ppo_ptx", phase}
     found = torchrun(2, *run(folder, config))
     assert found.returncode == 0, found.stderr
-    assert "going on from step" in found.stderr
+    assert "ppo: going on from step" in found.stderr
+    assert "pretraining: " not in found.stderr
     assert files(folder) == files(untouched)
 
 
 def test_a_signal_to_the_launcher_saves_and_another_number_of_processes_goes_on(config, untouched, tmp_path):
     folder = tmp_path / "run"
-    job = begun(folder, config, rows=12)
+    job = begun(folder, config, "ppo")
     job.send_signal(signal.SIGTERM)
     _, error = job.communicate(timeout=60)
     assert job.returncode != 0

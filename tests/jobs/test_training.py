@@ -45,7 +45,8 @@ def distance(one: Path, other: Path) -> float:
 
 def metrics_distance(one: Path, other: Path) -> float:
     rows = list(zip(*(RunLog(folder, continued=True).read_metrics() for folder in (one, other)), strict=True))
-    assert rows and all(a.keys() == b.keys() and (a["phase"], a["step"]) == (b["phase"], b["step"]) for a, b in rows)
+    assert rows
+    assert all(a.keys() == b.keys() and (a["phase"], a["step"]) == (b["phase"], b["step"]) for a, b in rows)
     return max(abs(a[key] - b[key]) / max(abs(a[key]), 1.0) for a, b in rows for key in a if key != "phase")
 
 

@@ -149,7 +149,8 @@ def check(trainer: Trainer, how: Spread) -> None:
             for key, x in state.items()
             if key != "step"
         ]
-        assert parameters and moments
+        assert parameters
+        assert moments
         if how == "ddp":
             assert not any(isinstance(x, DTensor) for x in (*parameters, *moments)), name
             mine = sum(float(x.detach().abs().sum()) for x in parameters)
