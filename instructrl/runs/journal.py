@@ -19,6 +19,7 @@ from instructrl.trainers.checkpoints import (
     Checkpoints,
     fingerprint,
     json_digest,
+    rounding,
     sync,
 )
 from instructrl.trainers.log import RunLog
@@ -58,6 +59,11 @@ class Journal:
         if found is not None:
             self._require_same(name, found.given, with_what)
             self._log.say(f"{name}: going on from step {found.step}")
+            now = rounding()
+            if changed := [
+                f"{key} {found.rounding.get(key)}, now {now[key]}" for key in now if found.rounding.get(key) != now[key]
+            ]:
+                self._log.warn(f"{name}: begun with {'; '.join(changed)}: from here on the same but for rounding")
         distributed.from_main(lambda: self._log.rewind(before if found is None else found.metrics_bytes))
         result = step(checkpoints, found)
         metrics_bytes = distributed.from_main(self._log.synced_bytes)

@@ -25,7 +25,7 @@ from instructrl.trainers.state_files import STRUCTURE, TENSORS, read_state, stat
 from instructrl.types import require_positive
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +46,14 @@ class CheckpointConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A state that was read back. metrics_bytes: how much of `metrics.jsonl` belongs to it. inputs: identifies what the
-    trainer learns from; given: what the step was given."""
+    trainer learns from; given: what the step was given. rounding: as `rounding` gives it."""
 
     folder: Path
     step: int
     metrics_bytes: int
     inputs: str
     given: str
+    rounding: Mapping[str, Any]
     state: Mapping[str, Any]
 
 
@@ -83,6 +84,7 @@ class Checkpoints:
             self._require_space(state_bytes(state))
             aside.mkdir()
             facts = {"step": step, "metrics_bytes": metrics_bytes, "inputs": inputs, "given": self._given}
+            facts["rounding"] = rounding()
             size = _write(aside, state, facts)
             aside.rename(final)
             sync(self.folder)
@@ -167,6 +169,18 @@ class Checkpoints:
             raise OSError(errno.ENOSPC, f"{free / 1e6:.1f} MB free where {size / 1e6:.1f} MB are needed")
 
 
+def rounding() -> dict[str, Any]:
+    """What decides in which order numbers are added up: with all of it the same, a run gives the same bits."""
+    here = distributed.device()
+    gpu = here is not None and here.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "processes": distributed.size_of_job(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(here) if gpu else f"CPU {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
 def _write(folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
     """All files of a checkpoint, on the disk when this returns. Returns their bytes."""
     try:
@@ -215,6 +229,7 @@ def _read(folder: Path) -> Checkpoint:
         metrics_bytes=manifest["metrics_bytes"],
         inputs=manifest["inputs"],
         given=manifest["given"],
+        rounding=manifest["rounding"],
         state=read_state(folder),
     )
 

@@ -95,7 +95,7 @@ def test_killed_processes_end_the_job_and_the_same_command_goes_on_to_the_same_b
     assert files(folder) == files(untouched)
 
 
-def test_a_signal_to_the_launcher_saves_and_another_number_of_processes_goes_on(config, untouched, tmp_path):
+def test_a_signal_to_the_launcher_saves_and_another_number_of_processes_goes_on(config, untouched, tmp_path, capfd):
     folder = tmp_path / "run"
     job = begun(folder, config, "ppo")
     job.send_signal(signal.SIGTERM)
@@ -103,7 +103,9 @@ def test_a_signal_to_the_launcher_saves_and_another_number_of_processes_goes_on(
     assert job.returncode != 0
     assert error.count("stopped by SIGTERM; the same command goes on from here") == 1
     assert "Error" not in error.split("Traceback")[0]
+    capfd.readouterr()
     assert cli.main([*run(folder, config)[2:]]) == 0
+    assert "ppo: begun with processes 2, now 1" in capfd.readouterr().err
     own, other = files(folder), files(untouched)
     assert own.keys() == other.keys()
     assert len(own["metrics.jsonl"].splitlines()) == len(other["metrics.jsonl"].splitlines())

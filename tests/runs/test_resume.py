@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 import torture
 from tiny import tiny_encoder, tiny_policy
 from tiny_runs import MINIATURE
@@ -158,6 +159,24 @@ def test_a_step_that_was_begun_with_other_data_is_not_continued(tmp_path):
         Journal(tmp_path, log, CheckpointConfig()).once("name", begin, ["other", "rows"])
     found = Journal(tmp_path, log, CheckpointConfig()).once("name", lambda _, found: found.step, ["some", "rows"])
     assert found == 1
+
+
+def test_what_would_round_differently_is_told(tmp_path, capsys, monkeypatch):
+    log = RunLog(tmp_path)
+
+    def begin(checkpoints, found):
+        checkpoints.save({"x": 1}, step=1, metrics_bytes=0, inputs="")
+        raise KeyboardInterrupt
+
+    def go_on() -> str:
+        with pytest.raises(KeyboardInterrupt):
+            Journal(tmp_path, log, CheckpointConfig()).once("name", begin)
+        return capsys.readouterr().err
+
+    assert "begun with" not in go_on() + go_on()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    assert "name: begun with threads" in go_on()
+    assert "begun with" not in go_on()
 
 
 def test_a_step_is_carried_out_once_and_gives_what_json_gives(tmp_path):
