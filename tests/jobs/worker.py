@@ -8,6 +8,7 @@ checkpoint, and has to end with the same bits. Where CHECKPOINTS names the folde
 there. The main process leaves the states at the end.
 """
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +98,12 @@ def job(how: Spread, folder: Path, others: Path | None = None, microbatch: int =
             keep(resumed(make(passes, microbatch), saved(others / name)), folder / name / "continued.safetensors")
         if distributed.size_of_job() > 1:
             check(trainer, how)
+        held = sum(
+            x.to_local().numel() if isinstance(x, DTensor) else x.numel() for _, x in tensors(trainer.state_dict())
+        )
+        most = distributed.largest(held)
+        if distributed.is_main():
+            (folder / name / "held.json").write_text(json.dumps(most))
     sample(how, folder)
     own = RunLog(folder / f"process-{distributed.rank()}")
     own.metrics("phase", 0, {"loss": 1.0})
