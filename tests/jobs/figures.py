@@ -2,8 +2,8 @@
 
     python tests/jobs/figures.py [--kills 6] [--out FILE.md]
 
-Differences are the largest of any weight, moment or counter at the end, as a share of the largest element of its tensor,
-in float64. Beside them stands what rounding does to one process whose forward passes are cut in other ways.
+Differences are the largest of any weight, moment or counter at the end, as a share of the largest element of its
+tensor, in float64. Beside them stands what rounding does to one process whose forward passes are cut in other ways.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from launch import torchrun
 
 from instructrl.runs.folder import open_folder
 
+END = "end.safetensors"
 JOBS = (("ddp", 2), ("fsdp", 2), ("ddp", 3), ("fsdp", 3))
 
 
@@ -41,16 +42,12 @@ def compared(folder: Path) -> list[str]:
         own = folder / f"{how}-{count}"
         found = torchrun(count, worker.__file__, how, str(own), str(alone / "2"))
         assert found.returncode == 0, found.stderr
-        ends = [
-            test_training.distance(alone / "2" / n / "end.safetensors", own / n / "end.safetensors")
-            for n in worker.TRAINERS
-        ]
-        gone_on = max(
-            test_training.distance(alone / "2" / n / "end.safetensors", own / n / "continued.safetensors")
-            for n in worker.TRAINERS
+        ends, continued = (
+            [test_training.distance(alone / "2" / name / END, own / name / file) for name in worker.TRAINERS]
+            for file in (END, "continued.safetensors")
         )
         held = [json.loads((place / "ppo" / "held.json").read_text()) for place in (own, alone / "2")]
-        cells = [*(f"{x:.0e}" for x in ends), f"{gone_on:.0e}", f"{held[0] / held[1]:.2f}"]
+        cells = [*(f"{x:.0e}" for x in ends), f"{max(continued):.0e}", f"{held[0] / held[1]:.2f}"]
         rows.append(f"| {count} processes, {how} | {' | '.join(cells)} |")
     return rows
 
@@ -81,7 +78,7 @@ def table(kills: int) -> str:
             "| --- | --- | --- | --- | --- | --- |",
             *rows,
             "",
-            f"{kills} kills of a process of a job of two: the job ended {statistics.median(seconds):.1f} s later in the "
+            f"{kills} kills of a process of a job of two: it ended {statistics.median(seconds):.1f} s later in the",
             f"median, {max(seconds):.1f} s at most, each time with the message that says how to go on.",
             "",
         ]

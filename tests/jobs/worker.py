@@ -98,10 +98,8 @@ def job(how: Spread, folder: Path, others: Path | None = None, microbatch: int =
             keep(resumed(make(passes, microbatch), saved(others / name)), folder / name / "continued.safetensors")
         if distributed.size_of_job() > 1:
             check(trainer, how)
-        held = sum(
-            x.to_local().numel() if isinstance(x, DTensor) else x.numel() for _, x in tensors(trainer.state_dict())
-        )
-        most = distributed.largest(held)
+        own = (x.to_local() if isinstance(x, DTensor) else x for _, x in tensors(trainer.state_dict()))
+        most = distributed.largest(sum(x.numel() for x in own))
         if distributed.is_main():
             (folder / name / "held.json").write_text(json.dumps(most))
     sample(how, folder)
