@@ -377,3 +377,13 @@ def test_a_second_sigint_leaves_at_once():
         twice()
     assert not interruption.wished()
     distributed.leave_if_wished()
+
+
+def test_under_a_launcher_a_second_sigint_is_the_first_come_again(monkeypatch):
+    """The terminal sends one to every process, and torchrun passes its own on."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with interruption.heeded():
+        for _ in range(2):
+            os.kill(os.getpid(), interruption.signal.SIGINT)
+        with pytest.raises(interruption.Interrupted):
+            distributed.leave_if_wished()
