@@ -4,6 +4,7 @@ import difflib
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 
@@ -27,6 +28,7 @@ COMMANDS = {
 
 # Commands that run networks: on a GPU where there is one, and in several processes where torchrun starts them.
 IN_JOBS = ("run", "sft", "rm", "ppo", "eval")
+_LOSS = "another process of the job is gone; the same command goes on from the last checkpoint"
 # Of them those that save what they do: a signal lets their step finish. The others it simply ends.
 CONTINUED = ("run", "sft", "rm", "ppo")
 
@@ -46,15 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] not in COMMANDS:
         return _fail(f"found the command {arguments[0]!r}{_suggestion(arguments[0])}")
     if arguments[0] not in IN_JOBS and _num_processes() != "1":
-        return _fail(f"{arguments[0]}: found {_num_processes()} processes, accepted is one")
+        first = os.environ.get("RANK", "0") == "0"
+        return _fail(f"{arguments[0]}: found {_num_processes()} processes, accepted is one") if first else 2
     try:
-        with interruption.heeded() if arguments[0] in CONTINUED else nullcontext():
-            return _in_job(arguments) if arguments[0] in IN_JOBS else _carry_out(arguments)
+        return _in_job(arguments) if arguments[0] in IN_JOBS else _carry_out(arguments)
     except interruption.Interrupted as signal:
         _say(f"instructrl: stopped by {signal}; the same command goes on from here")
         return signal.exit_code
     except KeyboardInterrupt:
-        print("instructrl: stopped", file=sys.stderr)
+        _say("instructrl: stopped")
         return 130
     except BrokenPipeError:  # somebody reads our output with `head`
         return 0
@@ -73,9 +75,11 @@ def _in_job(arguments: Sequence[str]) -> int:
     """In the job of processes that torchrun has made, of which the first one has the output."""
     from instructrl import distributed
 
-    with distributed.joined():
+    signals = interruption.heeded() if arguments[0] in CONTINUED else nullcontext()
+    with distributed.joined(lambda: _say(f"instructrl: error: {_LOSS}")), signals:
         if distributed.is_main():
             return _carry_out(arguments)
+        warnings.simplefilter("ignore")
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
             return _carry_out(arguments)
 
@@ -104,7 +108,7 @@ def _suggestion(name: str) -> str:
 
 def _described(error: Exception) -> str:
     if _is_loss(error):
-        return "another process of the job is gone; the same command goes on from the last checkpoint"
+        return _LOSS
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         found = error.strerror[0].lower() + error.strerror[1:]
         return f"{error.filename}: found {found}, accepted is a path that can be used"
@@ -137,7 +141,7 @@ def _say(line: str) -> None:
 
         if not distributed.told_first(line):
             return
-    print(line, file=sys.stderr)
+    sys.stderr.write(f"{line}\n")  # in one piece: several processes may have something to say
 
 
 if __name__ == "__main__":

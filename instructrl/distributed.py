@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,49 +29,115 @@ T = TypeVar("T")
 _PATIENCE = timedelta(minutes=30)
 _BY_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _ERRORS = {kind.__name__: kind for kind in (ValueError, RuntimeError, OSError)}
-# How gloo and NCCL say that a connection is gone.
-_LOST = (
-    "closed by peer",
-    "reset by peer",
-    "broken pipe",
-    "connection refused",
-    "socket error",
-    "remote process exited",
-)
+# Seconds between two looks at the others, and those that a process has to say itself why it ends.
+_LOOK, _GRACE = 1.0, 5.0
 
 _store: Store | None = None
 _device: torch.device | None = None
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def joined(on_loss: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Inside, this process works in the job that torchrun has put it into, and on its GPU where there is one.
 
+    on_loss: called where another process of the job is gone; then this one ends, with 2, some seconds later.
     Raises ValueError where the environment speaks of several processes and does not say how they meet.
     """
-    global _store, _device
-    number = int(os.environ.get("LOCAL_RANK", "0"))
-    _device = torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
-    if _device.type == "cuda":
+    global _device
+    _device = torch.device("cpu")
+    if torch.cuda.is_available():
+        _device = torch.device("cuda", _number("LOCAL_RANK", 0) % torch.cuda.device_count())
         torch.cuda.set_device(_device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        missing = [name for name in _BY_TORCHRUN if name not in os.environ]
-        if missing:
-            raise ValueError(
-                f"WORLD_SIZE: found {os.environ['WORLD_SIZE']} processes without {', '.join(missing)}, accepted is a "
-                "start by torchrun"
-            )
-        _store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
-        backend = "gloo" if _device.type == "cpu" else "cpu:gloo,cuda:nccl"
-        # A prefix of its own: `told_first` uses the store too.
-        group = PrefixStore("group", _store)
-        dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
-        yield
-        if size_of_job() > 1:
-            dist.destroy_process_group()  # not after an error: it might wait for processes that are gone
+        if _number("WORLD_SIZE", 1) == 1:
+            yield
+            return
+        store, own = _meet(_device), rank()
+        with _watched(own, on_loss):
+            try:
+                yield
+                dist.destroy_process_group()  # not after an error: it might wait for processes that are gone
+            except interruption.Interrupted:
+                store.add(_left(own), 1)
+                raise
+            store.add(_left(own), 1)
     finally:
         _device = None
+
+
+def _meet(device: torch.device) -> Store:
+    """Meet the others. Returns what all of them read and write."""
+    global _store
+    missing = [name for name in _BY_TORCHRUN if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"WORLD_SIZE: found {os.environ['WORLD_SIZE']} processes without {', '.join(missing)}, accepted is a start "
+            "by torchrun"
+        )
+    _store, own, size = next(rendezvous("env://", timeout=_PATIENCE))
+    here = os.environ.get("GROUP_RANK", "0")  # torchrun's number for this machine
+    _store.set(f"place/{own}", f"{here} {os.getpid()}")
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    # A prefix of its own: the names in it are PyTorch's.
+    group = PrefixStore("group", _store)
+    dist.init_process_group(backend, store=group, rank=own, world_size=size, timeout=_PATIENCE)
+    return _store
+
+
+@contextmanager
+def _watched(own: int, on_loss: Callable[[], None]) -> Iterator[None]:
+    """Inside, a thread looks after the others."""
+    assert _store is not None
+    places = [_store.get(f"place/{other}").decode().split() for other in range(size_of_job())]
+    beside = {n: int(process) for n, (machine, process) in enumerate(places) if machine == places[own][0] and n != own}
+    connection = next(rendezvous("env://", timeout=_PATIENCE))[0]  # its own: one call waits for another
+    over = threading.Event()
+    thread = threading.Thread(target=_watch, args=(connection, beside, over, on_loss), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _left(process: int) -> str:
+    """Where a process that has done its work says so."""
+    return f"left/{process}"
+
+
+def _watch(store: Store, beside: Mapping[int, int], over: threading.Event, on_loss: Callable[[], None]) -> None:
+    """End this process where another one is gone. It may be far from where it would notice, or wait for a GPU.
+
+    beside: rank -> process number, of the others on this machine. over: set where this process is done itself.
+    """
+    try:
+        while not store.add("gone", 0):
+            if any(not _lives(process) and not store.add(_left(other), 0) for other, process in beside.items()):
+                store.add("gone", 1)  # for those on other machines
+            if over.wait(_LOOK):
+                return
+    except RuntimeError:  # the launcher has ended, and taken the store with it
+        return
+    if not over.wait(_GRACE):
+        on_loss()
+        os._exit(2)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _number(name: str, default: int) -> int:
+    """A variable of the environment."""
+    found = os.environ.get(name, str(default))
+    if not found.isdecimal():
+        raise ValueError(f"{name}: found {found!r} in the environment, accepted is a whole number")
+    return int(found)
 
 
 def device() -> torch.device | None:
@@ -154,13 +221,16 @@ def from_main(function: Callable[[], T]) -> T:
     if not is_main():
         answer = json.loads(_broadcast(""))
         if "error" in answer:
-            raise _ERRORS[answer["error"]](answer["text"])
+            raise _ERRORS[answer["error"]](*answer["arguments"])
         return answer["value"]
     try:
         value = function()
     except tuple(_ERRORS.values()) as error:
         kind = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
-        _broadcast(json.dumps({"error": kind, "text": str(error)}))
+        arguments: list[Any] = [str(error)]
+        if isinstance(error, OSError) and error.filename is not None:
+            arguments = [error.errno, error.strerror, str(error.filename)]
+        _broadcast(json.dumps({"error": kind, "arguments": arguments}))
         raise
     _broadcast(json.dumps({"value": value}))
     return value
@@ -202,4 +272,4 @@ def told_first(text: str) -> bool:
 
 def is_loss(error: BaseException) -> bool:
     """Whether this is how another process that is gone shows."""
-    return size_of_job() > 1 and any(sign in str(error).lower() for sign in _LOST)
+    return isinstance(error, dist.DistBackendError | dist.DistNetworkError) or "/gloo/" in str(error)

@@ -11,7 +11,7 @@ from instructrl import distributed
 from instructrl.commands import options
 from instructrl.data.encoding import Limits
 from instructrl.data.readers import read_prompts
-from instructrl.evaluation.results import versions
+from instructrl.evaluation.results import identities, versions
 from instructrl.evaluation.statistics import outcomes_from_scores, win_rate
 from instructrl.evaluation.table import results_table
 from instructrl.models.policy import Policy
@@ -88,11 +88,15 @@ def _results(
 ) -> dict[str, Any]:
     """What `instructrl report` reads. performances: (model, responses, scores), the baseline's first."""
     users = [prompt.user for prompt in prompts]
-    reference = performances[0][2]
+    _, first, reference = performances[0]
+    same = {
+        name: [a == b for a, b in zip(identities(samples), identities(first), strict=True)]
+        for name, samples, _ in performances
+    }
     models = [
         {
             "name": name,
-            "win_rate": asdict(win_rate(outcomes_from_scores(scores, reference), users)),
+            "win_rate": asdict(win_rate(outcomes_from_scores(scores, reference, same[name]), users)),
             "score": sum(scores) / len(scores),
             "finished": sum(samples.finished) / len(prompts),
         }

@@ -19,6 +19,7 @@ from instructrl.evaluation.statistics import (
     tax_recovery,
     win_rate,
 )
+from instructrl.rollout.generate import Samples
 from instructrl.types import Comparison, Prompt
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
@@ -36,9 +37,15 @@ def compare(performances: Sequence[Performance], prompts: Sequence[Prompt], base
     return [_model_row(performance, reference, prompts) for performance in performances]
 
 
+def identities(of: Performance | Samples) -> list[tuple[str, bool]]:
+    """What tells responses apart: the text, and whether it ended by itself."""
+    return list(zip(of.texts, of.finished, strict=True))
+
+
 def _model_row(performance: Performance, reference: Performance, prompts: Sequence[Prompt]) -> dict[str, Any]:
     scores = [judgement.score for judgement in performance.judgements]
-    outcomes = outcomes_from_scores(scores, [judgement.score for judgement in reference.judgements])
+    same = [a == b for a, b in zip(identities(performance), identities(reference), strict=True)]
+    outcomes = outcomes_from_scores(scores, [judgement.score for judgement in reference.judgements], same)
     users = [prompt.user for prompt in prompts]
     categories = np.array([prompt.category for prompt in prompts])
     by_category = {}

@@ -64,16 +64,20 @@ class MeanInterval:
     high: float | None
 
 
-def outcomes_from_scores(scores: Sequence[float], baseline_scores: Sequence[float]) -> NDArray[np.float64]:
+def outcomes_from_scores(
+    scores: Sequence[float], baseline_scores: Sequence[float], same: Sequence[bool] | None = None
+) -> NDArray[np.float64]:
     """What a judge's scores say per prompt: 1 where the model wins, 0.5 where it ties, 0 where it loses.
 
-    scores, baseline_scores: [N] finite numbers, the same prompts in the same order, higher is better.
+    scores, baseline_scores: [N] finite numbers, the same prompts in the same order, higher is better. same: where both
+    gave the same response, which is a tie: a network that judges it twice may round its score in two ways.
     Returns [N] float64. Raises ValueError where the lengths differ or a score is not finite.
     """
     ours, theirs = _finite("scores", scores), _finite("baseline_scores", baseline_scores)
     if len(ours) != len(theirs):
         raise ValueError(f"baseline_scores: found {len(theirs)}, accepted is one a score, {len(ours)}")
-    return np.where(ours > theirs, 1.0, np.where(ours == theirs, 0.5, 0.0))
+    tied = (ours == theirs) | np.asarray(same if same is not None else np.zeros(len(ours)), dtype=bool)
+    return np.where(tied, 0.5, np.where(ours > theirs, 1.0, 0.0))
 
 
 def win_rate(

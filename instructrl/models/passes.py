@@ -33,7 +33,9 @@ class PassConfig:
         """
         modules = list(modules)
         device = next(parameter.device for module in modules for parameter in module.parameters())
-        low = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        # Without the cache: it would hold on to weights from before an optimiser step, and to those of an earlier
+        # forward pass, whose gradients FSDP has already taken away.
+        low = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16", cache_enabled=False)
         with low, _checkpointed(modules) if self.checkpoint_activations else nullcontext():
             yield
 

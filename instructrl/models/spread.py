@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -90,10 +91,12 @@ def _shard(network: nn.Module, methods: Iterable[str]) -> None:
     vars(network)[_WHOLE] = copy.deepcopy(network, {**nothing, **shared}).eval()
     # What is returned is a view, of the states of a response, and nothing is done to it in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
+    # Said where: the default is the kind of accelerator that torch was built for.
+    mesh = init_device_mesh(next(network.parameters()).device.type, (distributed.size_of_job(),))
     for block in network.modules():
         if isinstance(block, GradientCheckpointingLayer):
-            fully_shard(block)
-    fully_shard(network)
+            fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
     for part in network.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)

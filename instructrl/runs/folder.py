@@ -22,6 +22,8 @@ _FOLDERS = (STATE, "models")
 _FILES = ("results.json", "report.html", "metrics.jsonl", "profile.jsonl")
 # Settings that change no result: a run may go on with others, and may have been moved.
 _NO_RESULT = ("checkpoints", "out")
+# And by their last name: where weights lie, which like the number of processes changes rounding alone.
+_ROUNDING = "spread"
 
 
 def open_folder(folder: Path, config: Any, *, fresh: bool = False) -> Path:
@@ -112,7 +114,9 @@ def _require_same(folder: Path, config: Any) -> None:
     changed = [
         f"{name} was {old.get(name, absent)}, is {new.get(name, absent)}"
         for name in {**new, **old}
-        if old.get(name, absent) != new.get(name, absent) and name.split(".")[0] not in _NO_RESULT
+        if old.get(name, absent) != new.get(name, absent)
+        and name.split(".")[0] not in _NO_RESULT
+        and name.split(".")[-1] != _ROUNDING
     ]
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""

@@ -7,6 +7,7 @@ A step's result is always what was read back, so a run that was stopped and one 
 Of a job of several processes, all carry out the steps, and the main one reads and writes the journal.
 """
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,8 @@ class Journal:
                 self._log.warn(f"{name}: begun with {'; '.join(changed)}: from here on the same but for rounding")
         distributed.from_main(lambda: self._log.rewind(before if found is None else found.metrics_bytes))
         result = step(checkpoints, found)
+        if distributed.size_of_job() > 1:
+            gc.collect()  # networks that are spread refer to themselves, and would stay where they are
         metrics_bytes = distributed.from_main(self._log.synced_bytes)
         entry = {"name": name, "given": with_what, "result": result, "metrics_bytes": metrics_bytes}
         self._steps.append(json.loads(json.dumps(entry, allow_nan=False)))

@@ -116,7 +116,7 @@ def seed_for(seed: int, step: str) -> int:
 
 def new_policy(work: Workspace, shape: ModelShape) -> Policy:
     """An untrained policy of this shape for the run's tokenizer."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):
         torch.manual_seed(work.seed_for("initialisation"))
         return gpt2_policy(
             vocabulary=len(work.encoder.tokenizer),

@@ -140,6 +140,8 @@ class RunLog:
 
     def _profile(self, name: str, unit: str, phase: Phase, seconds: float) -> None:
         row = {"phase": name, "seconds": round(seconds, 3), **phase.counts}
+        if distributed.size_of_job() > 1:
+            row["processes"] = distributed.size_of_job()
         if phase.units:
             row[unit] = phase.units
             row[f"{unit}_per_second"] = round(phase.units / seconds, 1)

@@ -136,8 +136,9 @@ class Trainer(ABC):
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
+            found = (str(error) or type(error).__name__).splitlines()[0]
             raise RuntimeError(
-                f"{where}: found no more memory in {profile.failed_in or 'the update'} ({str(error).splitlines()[0]}); "
+                f"{where}: found no more memory in {profile.failed_in or 'the update'} ({found}); "
                 "lower microbatch or the limits of the lengths, or set passes.checkpoint_activations"
             ) from error
 

@@ -142,8 +142,9 @@ class PPOConfig:
 class PPOTrainer(Trainer):
     """Iterations of: sample a rollout batch, score it, take the minibatches.
 
-    policy: trained in place; its start is kept as the reference of the KL. reward_model: fixed; the value function
-    starts as its copy. prompts: texts. blocks: [N, L] int64 of plain text, needed where `ptx_coef` is positive.
+    policy: trained in place; its start is kept as the reference of the KL. reward_model: fixed, though in a job it may
+    be cut in place (`models.spread`); the value function starts as its copy. prompts: texts. blocks: [N, L] int64 of
+    plain text, needed where `ptx_coef` is positive.
     engine: samples the responses.
     The averaged weights are in `average`: they are what is evaluated and saved, the raw weights train and roll out.
     """
@@ -170,13 +171,16 @@ class PPOTrainer(Trainer):
         self.prompts, self.blocks, self.config, self.seed = prompts, blocks, config, seed
         self.observer, self.engine = observer, engine
         self._rollout: Rollout | None = None
-        self.reference = copy.deepcopy(policy).requires_grad_(False)
+        # One after the other: of what is cut, as few networks as possible are whole at the same time.
+        how, example = config.passes.spread, Sequences.smallest()
         self.value_function = ValueFunction.from_reward_model(reward_model)
+        spread(self.value_function, how, forward=example)
+        spread(reward_model, how)
+        self.reference = copy.deepcopy(policy).requires_grad_(False)
+        spread(self.reference, how)
         self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        for network in (self.reference, self.average.module, self.reward_model):
-            spread(network, config.passes.spread)
-        spread(self.value_function, config.passes.spread, forward=Sequences.smallest())
-        spread(policy, config.passes.spread, head_inputs=Sequences.smallest())
+        spread(self.average.module, how)
+        spread(policy, how, head_inputs=example)
         self.kl_coef = config.kl_coef
         self.prompt_order = DataOrder(len(prompts), config.rollout_batch, keyed_seed(seed, 0))
         self.policy_update = Update(policy, config.policy_adam).warmup(config.warmup_iterations)

@@ -35,7 +35,7 @@ class SFTConfig:
     residual_dropout: float = 0.2
     # share of each batch that is blocks of plain text (0.1 in the branch that PPO starts from)
     pretraining_fraction: float = 0.0
-    # examples in one forward pass; changes memory, not the result
+    # examples in one forward pass; changes memory, and of the result what dropout leaves out
     microbatch: int = 32
     # precision and memory of the forward passes
     passes: PassConfig = PassConfig()
@@ -102,7 +102,8 @@ class SFTTrainer(Trainer):
 
     def train_step(self) -> tuple[dict[str, float], float]:
         self.policy.train()
-        with torch.random.fork_rng():
+        device = next(self.policy.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # Dropout cannot take a generator: its global one is put where (seed, step) says, and put back after.
             # Processes other than the first drop other units.
             own = [distributed.rank()] if distributed.rank() else []

@@ -255,6 +255,11 @@ def test_outcomes_from_scores():
     assert outcomes_from_scores([3, 1, 2], [1, 3, 2]).tolist() == [1.0, 0.0, 0.5]
 
 
+def test_the_same_response_is_a_tie_however_its_scores_are_rounded():
+    outcomes = outcomes_from_scores([3, 1, 2], [2.9999, 1.0001, 1], [True, True, False])
+    assert outcomes.tolist() == [0.5, 0.5, 1.0]
+
+
 def test_tax_recovery():
     assert tax_recovery(0.02, 0.4) == 1 - 0.02 / 0.4
     assert tax_recovery(-0.1, 0.4) > 1

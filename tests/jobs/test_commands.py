@@ -91,24 +91,46 @@ def test_killed_processes_end_the_job_and_the_same_command_goes_on_to_the_same_b
     found = torchrun(2, *run(folder, config))
     assert found.returncode == 0, found.stderr
     assert "ppo: going on from step" in found.stderr
-    assert "pretraining: " not in found.stderr
+    assert found.stderr.count("going on from step") == 1
     assert files(folder) == files(untouched)
 
 
-def test_a_signal_to_the_launcher_saves_and_another_number_of_processes_goes_on(config, untouched, tmp_path, capfd):
+def test_a_signal_to_one_process_or_the_launcher_saves_and_another_number_of_processes_goes_on(
+    config, untouched, tmp_path, capfd
+):
     folder = tmp_path / "run"
-    job = begun(folder, config, "ppo")
-    job.send_signal(signal.SIGTERM)
-    _, error = job.communicate(timeout=60)
-    assert job.returncode != 0
-    assert error.count("stopped by SIGTERM; the same command goes on from here") == 1
-    assert "Error" not in error.split("Traceback")[0]
+    for phase in ("reward_model", "ppo"):
+        job = begun(folder, config, phase)
+        os.kill(job.pid if phase == "ppo" else process(job, 1), signal.SIGTERM)
+        _, error = job.communicate(timeout=60)
+        assert job.returncode != 0
+        assert error.count("stopped by SIGTERM; the same command goes on from here") == 1
+        assert "Error" not in error.split("Traceback")[0]
     capfd.readouterr()
     assert cli.main([*run(folder, config)[2:]]) == 0
     assert "ppo: begun with processes 2, now 1" in capfd.readouterr().err
     own, other = files(folder), files(untouched)
     assert own.keys() == other.keys()
     assert len(own["metrics.jsonl"].splitlines()) == len(other["metrics.jsonl"].splitlines())
+
+
+def test_a_process_that_is_far_from_the_others_ends_too(tmp_path):
+    """One is gone; the other, whom a signal alone does not end, would not need it for a long time."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, time\n"
+        "from instructrl import distributed, interruption\n"
+        "with distributed.joined(lambda: sys.stderr.write('it is gone\\n')), interruption.heeded():\n"
+        "    if distributed.rank() == 1:\n"
+        "        os._exit(9)\n"
+        "    end = time.monotonic() + 100\n"
+        "    while time.monotonic() < end:\n"
+        "        time.sleep(0.1)\n"
+    )
+    started = time.monotonic()
+    found = torchrun(2, str(program))
+    assert time.monotonic() - started < 100  # it did not run to its end
+    assert "it is gone" in found.stderr
 
 
 def test_input_that_cannot_be_used_is_told_once_and_writes_nothing(tmp_path):

@@ -11,20 +11,26 @@ there. The main process leaves the states at the end.
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tiny import blocks, comparisons, demonstrations, lively_policy, tiny_encoder, tiny_policy, tiny_reward_model
 
 from instructrl import distributed
+from instructrl.models.backbone import set_residual_dropout
 from instructrl.models.passes import PassConfig
+from instructrl.models.policy import Policy
 from instructrl.models.spread import gathered, whole
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.trainers.checkpoints import CheckpointConfig, Checkpoints
@@ -51,6 +57,30 @@ def sft(passes: PassConfig, microbatch: int) -> SFTTrainer:
         passes=passes,
     )
     return SFTTrainer(tiny_policy(ENCODER).double(), demonstrations(13), ENCODER, config, seed=1, blocks=blocks(9))
+
+
+def sft_bfloat16(passes: PassConfig, microbatch: int) -> SFTTrainer:
+    """Another architecture, without tied embeddings, in bfloat16, with checkpointed activations."""
+    config = SFTConfig(
+        adam=AdamConfig(lr=1e-3),
+        batch_size=6,
+        epochs=1,
+        residual_dropout=0.0,
+        microbatch=microbatch,
+        passes=replace(passes, precision="bfloat16", checkpoint_activations=True),
+    )
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(ENCODER.tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
+    return SFTTrainer(Policy(LlamaForCausalLM(shape)).eval(), demonstrations(13), ENCODER, config, seed=1)
 
 
 def reward_model(passes: PassConfig, microbatch: int) -> RewardModelTrainer:
@@ -80,7 +110,12 @@ def ppo(passes: PassConfig, microbatch: int) -> PPOTrainer:
     return PPOTrainer(policy, judge, prompts, ENCODER, config, seed=3, blocks=blocks(9))
 
 
-TRAINERS: dict[str, Callable[[PassConfig, int], Trainer]] = {"sft": sft, "reward_model": reward_model, "ppo": ppo}
+TRAINERS: dict[str, Callable[[PassConfig, int], Trainer]] = {
+    "sft": sft,
+    "sft_bfloat16": sft_bfloat16,
+    "reward_model": reward_model,
+    "ppo": ppo,
+}
 
 
 def job(how: Spread, folder: Path, others: Path | None = None, microbatch: int = 2) -> None:
@@ -88,7 +123,8 @@ def job(how: Spread, folder: Path, others: Path | None = None, microbatch: int =
     for name, make in TRAINERS.items():
         passes = PassConfig(spread=how)
         trainer, log, checkpoints = make(passes, microbatch), RunLog(folder / name), saved(folder / name)
-        trainer.run(log, until=trainer.num_steps // 2)
+        trainer.run(log, until=trainer.num_steps // 2, checkpoints=OwnClock(folder / name / "never"))
+        assert not (folder / name / "never").exists()
         trainer.save(checkpoints, log)
         trainer.run(log)
         keep(trainer, folder / name / "end.safetensors")
@@ -103,8 +139,20 @@ def job(how: Spread, folder: Path, others: Path | None = None, microbatch: int =
         if distributed.is_main():
             (folder / name / "held.json").write_text(json.dumps(most))
     sample(how, folder)
+    dropout(how)
+    failures()
     own = RunLog(folder / f"process-{distributed.rank()}")
     own.metrics("phase", 0, {"loss": 1.0})
+
+
+class OwnClock(Checkpoints):
+    """It is always time, but for the main process, whose clock counts."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, CheckpointConfig(), print)
+
+    def due(self) -> bool:
+        return not distributed.is_main()
 
 
 def saved(folder: Path) -> Checkpoints:
@@ -185,6 +233,25 @@ def sample(how: Spread, folder: Path) -> None:
         found |= {f"{count}/tokens": rollout.sequences.tokens, f"{count}/mask": rollout.sequences.mask}
     if distributed.is_main():
         save_file(found, folder / "samples.safetensors")
+
+
+def dropout(how: Spread) -> None:
+    """No two processes leave out the same units."""
+    trainer = sft(PassConfig(spread=how), 2)
+    set_residual_dropout(trainer.policy.lm, 0.5)
+    seeds: list[int] = []
+    with mock.patch.object(torch, "manual_seed", seeds.append):
+        trainer.train_step()
+    everyone = distributed.gather(torch.tensor(seeds), distributed.size_of_job())
+    assert len(set(everyone.tolist())) == distributed.size_of_job()
+
+
+def failures() -> None:
+    """What goes wrong in the main process goes wrong in all, in the same words."""
+    for error in (ValueError("some words"), OSError(28, "No space left on device", "some/file")):
+        with pytest.raises(type(error)) as caught:
+            distributed.from_main(mock.Mock(side_effect=error))
+        assert str(caught.value) == str(error)
 
 
 if __name__ == "__main__":
