@@ -3,7 +3,8 @@
     python tests/jobs/figures.py [--kills 6] [--out FILE.md]
 
 Differences are the largest of any weight, moment or counter at the end, as a share of the largest element of its
-tensor, in float64. Beside them stands what rounding does to one process whose forward passes are cut in other ways.
+tensor; weights are in float64 where nothing else is said. Beside them stands what rounding does to one process whose
+forward passes are cut in other ways.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def compared(folder: Path) -> list[str]:
             for file in (END, "continued.safetensors")
         )
         held = [json.loads((place / "ppo" / "held.json").read_text()) for place in (own, alone / "2")]
-        cells = [*(f"{x:.0e}" for x in ends), f"{max(continued):.0e}", f"{held[0] / held[1]:.2f}"]
+        cells = [*(f"{x:.0e}" for x in ends), f"{continued[-1]:.0e}", f"{held[0] / held[1]:.2f}"]
         rows.append(f"| {count} processes, {how} | {' | '.join(cells)} |")
     return rows
 
@@ -74,8 +75,8 @@ def table(kills: int) -> str:
         seconds = seconds_to_the_end(kills, Path(folder) / "killed")
     return "\n".join(
         [
-            "| | SFT | reward model | PPO-ptx | gone on from one process | held by a process |",
-            "| --- | --- | --- | --- | --- | --- |",
+            "| | SFT | SFT, bfloat16 | reward model | PPO-ptx | PPO-ptx, gone on from one | held by a process |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
             *rows,
             "",
             f"{kills} kills of a process of a job of two: it ended {statistics.median(seconds):.1f} s later in the",

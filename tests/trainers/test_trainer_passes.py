@@ -54,3 +54,18 @@ def test_trainers_take_their_steps_with_either(passes):
             assert all(x.dtype == first[name].dtype for name, x in second.items())
             same = all(torch.equal(first[name], x) for name, x in second.items())
             assert same == (passes.precision == "float32")
+
+
+def test_in_bfloat16_the_weights_are_those_of_the_last_optimiser_step():
+    policy = lively_policy(ENCODER)
+    rows = ENCODER.demonstrations(demonstrations(4))
+    with LOW.applied([policy]):
+        before = policy(rows)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(1.5)
+        after = policy(rows)
+    with LOW.applied([policy]):
+        fresh = policy(rows)
+    assert torch.equal(after, fresh)
+    assert not torch.equal(after, before)
