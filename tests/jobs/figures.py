@@ -2,9 +2,9 @@
 
     python tests/jobs/figures.py [--kills 6] [--out FILE.md]
 
-Differences are the largest of any weight, moment or counter at the end, as a share of the largest element of its
-tensor; weights are in float64 where nothing else is said. Beside them stands what rounding does to one process whose
-forward passes are cut in other ways.
+Differences are the largest of any weight, moment or counter at the end, divided by the largest element of its tensor
+where that is above 1; weights are in float64 where nothing else is said. Beside them stands what rounding does to one
+process whose forward passes are cut in other ways.
 """
 
 import argparse

@@ -35,7 +35,7 @@ def job(request, alone, tmp_path_factory) -> Path:
 
 
 def distance(one: Path, other: Path) -> float:
-    """The largest difference of two states, as a share of the largest element of each tensor."""
+    """The largest difference of two states, divided by the largest element of the tensor where that is above 1."""
     a, b = load_file(one), load_file(other)
     assert a.keys() == b.keys()
     shares = [float((a[name] - b[name]).abs().max() / a[name].abs().max().clamp(min=1.0)) for name in a]
