@@ -41,6 +41,19 @@ class PassConfig:
 
 
 @contextmanager
+def converted_once() -> Iterator[None]:
+    """Inside, autocast converts each weight once. For passes without gradient, between which no weight changes: as many
+    as a response has tokens."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(True)
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(before)
+
+
+@contextmanager
 def _checkpointed(modules: Iterable[nn.Module]) -> Iterator[None]:
     """transformers' own switch needs training mode, in which a network may do more than it should here."""
     blocks = [

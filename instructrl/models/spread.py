@@ -86,7 +86,7 @@ def _sum(state: None, bucket: dist.GradBucket):  # pyright: ignore[reportPrivate
 
 
 def _shard(network: nn.Module, methods: Iterable[str]) -> None:
-    nothing = {id(p): nn.Parameter(p.new_empty(0), requires_grad=False) for p in network.parameters()}
+    nothing = {id(p): nn.Parameter(p.new_empty(0)) for p in network.parameters()}
     shared = {id(buffer): buffer for buffer in network.buffers()}
     vars(network)[_WHOLE] = copy.deepcopy(network, {**nothing, **shared}).eval()
     # What is returned is a view, of the states of a response, and nothing is done to it in place.

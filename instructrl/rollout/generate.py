@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from instructrl import distributed
 from instructrl.data.encoding import Encoder, pad_left
 from instructrl.models.decoding import Decoder
+from instructrl.models.passes import converted_once
 from instructrl.models.policy import Policy
 from instructrl.models.spread import whole
 from instructrl.ops.sampling import sample_tokens
@@ -42,6 +43,7 @@ class Samples:
 
 
 @torch.no_grad()
+@converted_once()
 def generate(
     policy: Policy, prompt: Tensor, prompt_mask: Tensor, episodes: Tensor, end_of_text: int, sampling: Sampling
 ) -> Rollout:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from probes import quiet_log
 from tiny import comparisons, demonstrations, lively_policy, tiny_encoder, tiny_reward_model, words
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from instructrl.models.passes import PassConfig
+from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.trainers.loop import Trainer
 from instructrl.trainers.optimization import AdamConfig
 from instructrl.trainers.ppo import PPOConfig, PPOTrainer
@@ -69,3 +71,31 @@ def test_in_bfloat16_the_weights_are_those_of_the_last_optimiser_step():
         fresh = policy(rows)
     assert torch.equal(after, fresh)
     assert not torch.equal(after, before)
+
+
+class _Conversions(TorchDispatchMode):
+    """How often each weight is converted."""
+
+    def __init__(self, weights) -> None:
+        super().__init__()
+        self.counts = dict.fromkeys((x.data_ptr() for x in weights), 0)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.counts:
+            self.counts[args[0].data_ptr()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_sampling_in_bfloat16_converts_weights_once_and_leaves_the_gradient_alone():
+    policy = lively_policy(ENCODER)
+    matrices = [
+        x for name, x in policy.named_parameters() if name.endswith("weight") and ".h." in name and x.dim() == 2
+    ]
+    rows = ENCODER.demonstrations(demonstrations(4))
+    with LOW.applied([policy]):
+        with _Conversions(matrices) as conversions:
+            rollout = sample_rollout(policy, ENCODER, ["w1", "w2 w3"], Sampling(seed=0, max_response_tokens=8))
+        policy(rows).sum().backward()
+    assert rollout.sequences.response.shape[1] > 1
+    assert set(conversions.counts.values()) == {1}
+    assert all(x.grad is not None and bool(x.grad.any()) for x in matrices)
