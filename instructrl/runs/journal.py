@@ -64,7 +64,7 @@ class Journal:
             if changed := [
                 f"{key} {found.rounding.get(key)}, now {now[key]}" for key in now if found.rounding.get(key) != now[key]
             ]:
-                self._log.warn(f"{name}: begun with {'; '.join(changed)}: from here on the same but for rounding")
+                self._log.warn(f"{name}: begun with {'; '.join(changed)}: from here on not the same bits")
         distributed.from_main(lambda: self._log.rewind(before if found is None else found.metrics_bytes))
         result = step(checkpoints, found)
         if distributed.size_of_job() > 1:
