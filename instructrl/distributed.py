@@ -160,20 +160,20 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def mine(rows: T) -> T:
+def own_rows(rows: T) -> T:
     """This process's part of a list, or of the rows of a tensor: every n-th of n processes."""
     return rows[rank() :: size_of_job()]  # pyright: ignore[reportIndexIssue]
 
 
-def shares(order: Tensor, size: int) -> list[Tensor]:
+def microbatches(order: Tensor, size: int) -> list[Tensor]:
     """This process's part of row numbers, `size` at a time: as many parts as every other process has, empty ones where
     it has fewer rows. order: [N] int64, the same in all."""
     most = -(-len(order) // size_of_job())
-    return [mine(order)[start : start + size] for start in range(0, most, size)]
+    return [own_rows(order)[start : start + size] for start in range(0, most, size)]
 
 
 def gather(part: Tensor, num_rows: int) -> Tensor:
-    """The parts of all processes, in the order of the whole of which each took `mine`.
+    """The parts of all processes, in the order of the whole of which each took `own_rows`.
 
     part: [rows, ...]; the second dimension may differ between processes and is filled up with zeros at its end.
     num_rows: of the whole.

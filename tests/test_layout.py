@@ -194,6 +194,18 @@ def loose_records(path: str, source: str) -> list[str]:
     return found
 
 
+def nameless_keys(path: str, source: str) -> list[str]:
+    """Keys of random numbers whose parts do not say what is drawn."""
+    if not path.startswith("instructrl/"):
+        return []
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("keyed_seed", "keyed_generator"):
+            numbers = [ast.unparse(part) for part in node.args if ast.unparse(part).lstrip("-").isdigit()]
+            found += [f"{path}:{node.lineno} has the key {number}" for number in numbers]
+    return found
+
+
 def undocumented(path: str, source: str) -> list[str]:
     """Files without a first line that says what they are for."""
     if not path.startswith(("instructrl/", "kernels/")):
@@ -264,6 +276,8 @@ RULES = [
         "@dataclass(frozen=True, kw_only=True)\nclass A: ...",
         "class A(NamedTuple): ...",
     ),
+    (nameless_keys, "instructrl/x.py", "keyed_seed(seed, 0)", "keyed_seed(seed, _PROMPT_ORDER, step)"),
+    (nameless_keys, "instructrl/x.py", "keyed_generator(self.seed, -1, step)", "keyed_generator(seed, *text.encode())"),
     (undocumented, "instructrl/x.py", "x = 1", '"""What it is for."""\nx = 1'),
 ]
 UNIQUE_RULES = list(dict.fromkeys(rule for rule, *_ in RULES))

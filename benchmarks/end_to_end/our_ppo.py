@@ -51,7 +51,6 @@ def main() -> None:
         low = torch.autocast(task.device, torch.bfloat16, enabled=task.bfloat16)
         with profiling.collect() as profile, low:
             metrics, _ = trainer.train_step()
-        trainer.step += 1
         seconds = dict(profile.seconds)
         seconds["other"] = time.perf_counter() - start - sum(seconds.values())
         given.say({"seconds": seconds, **{name: metrics[name] for name in ("score", "kl", "response_tokens")}})

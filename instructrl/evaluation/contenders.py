@@ -8,7 +8,7 @@ from torch import Tensor
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
-from instructrl.models.spread import whole
+from instructrl.models.spread import unsharded
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.scoring import in_batches, mean_loss, score_texts
 from instructrl.types import Sequences
@@ -105,9 +105,9 @@ class Exam:
         )
 
     def _kl(self, policy: Policy, sequences: Sequences) -> float:
-        with whole(policy) as network:
+        with unsharded(policy) as network:
             own = in_batches(network, sequences)
-        with whole(self.start) as network:
+        with unsharded(self.start) as network:
             difference = own - in_batches(network, sequences)
         return float(difference.sum(dim=1).mean())
 
@@ -122,7 +122,7 @@ def fact_accuracy(policy: Policy, encoder: Encoder, questions: Sequence[Question
         prompts += [question.context] * len(options)
         answers += options
     sequences = encoder.pairs(prompts, answers, finished=[False] * len(answers))
-    with whole(policy) as network:
+    with unsharded(policy) as network:
         device = next(network.parameters()).device
         total = in_batches(network, sequences.to(device)).sum(dim=1).cpu()
     mean = total / sequences.response_mask.sum(dim=1)

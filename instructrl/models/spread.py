@@ -22,20 +22,20 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 T = TypeVar("T")
 
 # Where they are kept: beside the network's own modules, not among them.
-_REPLICA, _WHOLE = "_instructrl_replica", "_instructrl_whole"
+_REPLICA, _UNSHARDED = "_instructrl_replica", "_instructrl_unsharded"
 
 
-def spread(network: nn.Module, how: Spread, **methods: Any) -> None:
+def spread(network: nn.Module, layout: Spread, **methods: Any) -> None:
     """Prepare a network, in place, for a job of several processes; for a single one nothing is done.
 
     methods: the names of those that are called with gradient, with something that each can be called with; none for a
     network that does not learn. From then on their backward passes add the gradients of all processes up, without
     dividing by their number: see `synchronised`. With "fsdp" each process holds its part of every weight: a block of
-    the network is whole while it works, and what runs without gradient takes the network by `whole`.
+    the network is whole while it works, and what runs without gradient takes the network by `unsharded`.
     """
     if distributed.size_of_job() == 1:
         return
-    if how == "fsdp":
+    if layout == "fsdp":
         _shard(network, methods)
     elif methods:
         _replicate(network, methods)
@@ -88,7 +88,7 @@ def _sum(state: None, bucket: dist.GradBucket):  # pyright: ignore[reportPrivate
 def _shard(network: nn.Module, methods: Iterable[str]) -> None:
     nothing = {id(p): nn.Parameter(p.new_empty(0)) for p in network.parameters()}
     shared = {id(buffer): buffer for buffer in network.buffers()}
-    vars(network)[_WHOLE] = copy.deepcopy(network, {**nothing, **shared}).eval()
+    vars(network)[_UNSHARDED] = copy.deepcopy(network, {**nothing, **shared}).eval()
     # What is returned is a view, of the states of a response, and nothing is done to it in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
     # Said where: the default is the kind of accelerator that torch was built for.
@@ -124,12 +124,12 @@ def synchronised(
 
 
 @contextmanager
-def whole(network: NetworkT) -> Iterator[NetworkT]:
+def unsharded(network: NetworkT) -> Iterator[NetworkT]:
     """The network with all of its weights, on the device of this process, for use without gradient.
 
     Every process enters this; a network that lies whole in each is given as it is.
     """
-    found = vars(network).get(_WHOLE)
+    found = vars(network).get(_UNSHARDED)
     if found is None:
         with _on_device(network):
             yield network

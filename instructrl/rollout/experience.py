@@ -8,7 +8,7 @@ import torch
 from instructrl import profiling
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
-from instructrl.models.spread import whole
+from instructrl.models.spread import unsharded
 from instructrl.objectives.rewards import penalize_unfinished
 from instructrl.ops.advantages import masked_whiten, ppo_advantages
 from instructrl.rollout.scoring import in_batches
@@ -19,13 +19,13 @@ from instructrl.types import Experience, Rollout
 class Estimation:
     """How a rollout becomes advantages.
 
-    gamma, lam: discount and lambda of generalized advantage estimation.
+    discount, lam: gamma and lambda of generalized advantage estimation.
     temperature: the sampling temperature; scoring with another one would make the KL wrong.
     missing_eos_score: the score of a response that was cut; None keeps the reward model's.
     batch_size: sequences of similar length in one forward pass.
     """
 
-    gamma: float = 1.0
+    discount: float = 1.0
     lam: float = 0.95
     temperature: float = 1.0
     missing_eos_score: float | None = -1.0
@@ -67,19 +67,19 @@ def make_experience(
     """
     sequences, size = rollout.sequences, estimation.batch_size
     with profiling.phase("logprobs"):
-        with whole(policy) as network:
+        with unsharded(policy) as network:
             logprobs = in_batches(lambda part: network(part, estimation.temperature), sequences, size)
-        with whole(reference) as network:
+        with unsharded(reference) as network:
             ref_logprobs = in_batches(lambda part: network(part, estimation.temperature), sequences, size)
-    with profiling.phase("values"), whole(value_function) as network:
+    with profiling.phase("values"), unsharded(value_function) as network:
         values = in_batches(network, sequences, size)
-    with profiling.phase("score"), whole(reward_model) as network:
+    with profiling.phase("score"), unsharded(reward_model) as network:
         scores = in_batches(network, sequences, size)
     shaped = penalize_unfinished(scores, rollout.finished, estimation.missing_eos_score)
     mask = sequences.response_mask
     with profiling.phase("advantages"):
         estimate = ppo_advantages(
-            logprobs, ref_logprobs, values, shaped, mask, kl_coef=kl_coef, gamma=estimation.gamma, lam=estimation.lam
+            logprobs, ref_logprobs, values, shaped, mask, kl_coef=kl_coef, gamma=estimation.discount, lam=estimation.lam
         )
         advantages = masked_whiten(estimate.advantages, mask, stats=estimate.stats)
     experience = Experience(

@@ -12,7 +12,7 @@ from instructrl.data.encoding import Encoder, pad_left
 from instructrl.models.decoding import Decoder
 from instructrl.models.passes import converted_once
 from instructrl.models.policy import Policy
-from instructrl.models.spread import whole
+from instructrl.models.spread import unsharded
 from instructrl.ops.sampling import sample_tokens
 from instructrl.rollout.randomness import keyed_uniforms
 from instructrl.types import Rollout, Sequences
@@ -92,9 +92,9 @@ def sample_rollout(
     """
     encoded = [encoder.prompt(prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
-    own = distributed.mine(order)
+    own = distributed.own_rows(order)
     parts = []
-    with whole(policy) as network:
+    with unsharded(policy) as network:
         device = next(network.parameters()).device
         for start in range(0, len(own) or 1, sampling.batch_size):
             places = own[start : start + sampling.batch_size] or order[:1]  # nobody's row, for the shape of nothing

@@ -10,7 +10,7 @@ from instructrl import distributed
 from instructrl.data.encoding import Encoder
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
-from instructrl.models.spread import whole
+from instructrl.models.spread import unsharded
 from instructrl.types import Comparison, Sequences, num_tokens
 
 
@@ -22,7 +22,7 @@ def in_batches(function: Callable[[Sequences], Tensor], sequences: Sequences, si
     part of the rows, and has all of the result.
     """
     width, order = sequences.response.shape[1], sequences.rows_by_length()
-    own = distributed.mine(order)
+    own = distributed.own_rows(order)
     # With fewer rows than processes, one that has none does the first again, for the shape of its nothing.
     parts = (own if len(own) else order[:1]).split(size)
     found = [function(sequences.select(rows).trim()) for rows in parts]
@@ -33,7 +33,7 @@ def in_batches(function: Callable[[Sequences], Tensor], sequences: Sequences, si
 @torch.no_grad()
 def mean_loss(policy: Policy, parts: Sequence[Sequences], batch_size: int = 64) -> float:
     """Negative log-likelihood per response token over all parts, in nats."""
-    with whole(policy) as network:
+    with unsharded(policy) as network:
         device = next(network.parameters()).device
         total = sum(float(in_batches(network, part.to(device), batch_size).double().sum()) for part in parts)
     return -total / max(num_tokens(parts), 1)
@@ -50,9 +50,9 @@ def score_texts(
 ) -> Tensor:
     """Scores of responses as text: [N] float32, in their order; texts of similar length share a forward pass."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(responses[i]))
-    own = distributed.mine(order)
+    own = distributed.own_rows(order)
     found = [torch.empty(0)]
-    with whole(reward_model) as network:
+    with unsharded(reward_model) as network:
         for start in range(0, len(own), batch_size):
             places = own[start : start + batch_size]
             flags = None if finished is None else [finished[i] for i in places]
@@ -69,10 +69,10 @@ def comparison_scores(
 ) -> list[list[float]]:
     """Scores of every completion of every comparison, in their order; comparisons of similar length share a pass."""
     order = sorted(range(len(comparisons)), key=lambda i: len(comparisons[i].prompt) + _size(comparisons[i]))
-    own = distributed.mine(order)
+    own = distributed.own_rows(order)
     most = max((len(row.completions) for row in comparisons), default=0)
     found = [torch.empty(0, most)]
-    with whole(reward_model) as network:
+    with unsharded(reward_model) as network:
         for start in range(0, len(own), batch_size):
             rows = encoder.shared_prompts([comparisons[i] for i in own[start : start + batch_size]])
             scores = network.shared_prompt_scores(rows.to(network.bias.device)).cpu()

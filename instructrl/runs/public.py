@@ -36,6 +36,9 @@ DESCRIPTION = "real human rankings and demonstrations with the GPT-2 tokenizer a
 
 RecordT = TypeVar("RecordT", Demonstration, Comparison)
 
+# The key of the split, beside those of the steps, which are their names.
+_SPLIT = 1
+
 
 def _ppo(ptx_coef: float) -> PPOConfig:
     return PPOConfig(
@@ -200,7 +203,7 @@ def _splits(
     )
     removed.append({"step": f"{name}: length", "removed": kept.removed, "left": len(kept.records)})
     parts = hygiene.split_by_user(
-        kept.records, fractions={"train": 0.6, "valid": 0.3, "test": 0.1}, seed=keyed_seed(config.seed, 1)
+        kept.records, fractions={"train": 0.6, "valid": 0.3, "test": 0.1}, seed=keyed_seed(config.seed, _SPLIT)
     )
     clean = hygiene.remove_personal_data(parts["train"])
     removed.append({"step": f"{name}: personal data", "removed": clean.removed, "left": len(clean.records)})

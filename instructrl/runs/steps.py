@@ -18,7 +18,7 @@ from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.scoring import RewardModel
-from instructrl.models.spread import whole
+from instructrl.models.spread import unsharded
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.generate import Samples, Sampling, sample_rollout, sample_texts
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
@@ -73,7 +73,7 @@ class Workspace:
 
     def save(self, model: Policy | RewardModel, name: str) -> Path:
         """Write a model as `models/NAME`: whole and on the disk when this returns."""
-        with whole(model) as found:
+        with unsharded(model) as found:
             distributed.from_main(lambda: self._write(found, name))
         return self.model(name)
 

@@ -38,7 +38,7 @@ def accumulate_likelihood_gradient(
     return loss / coefficient, count
 
 
-def taken(rows: RowsT, chosen: Tensor) -> RowsT:
+def select_microbatch(rows: RowsT, chosen: Tensor) -> RowsT:
     """Some rows, trimmed. Of none, the first without a token that counts: every process passes through the networks
     as often as the others, who would wait for it."""
     found = rows.select(chosen) if len(chosen) else rows.select(chosen.new_zeros(1)).uncounted()
@@ -47,5 +47,5 @@ def taken(rows: RowsT, chosen: Tensor) -> RowsT:
 
 def _split(parts: Iterable[Sequences], size: int) -> Iterable[Sequences]:
     for part in parts:
-        for rows in distributed.shares(part.rows_by_length(), size):
-            yield taken(part, rows)
+        for rows in distributed.microbatches(part.rows_by_length(), size):
+            yield select_microbatch(part, rows)

@@ -45,9 +45,15 @@ class Trainer(ABC):
         self._modules = dict(modules)
         self._updates = dict(updates)
 
-    @abstractmethod
     def train_step(self) -> tuple[dict[str, float], float]:
-        """Do step number `self.step`. Returns metrics and the units done."""
+        """Do the next step, number `self.step`, and count it. Returns metrics and the units done."""
+        found = self._train_step()
+        self.step += 1
+        return found
+
+    @abstractmethod
+    def _train_step(self) -> tuple[dict[str, float], float]:
+        """What a kind of trainer does in step number `self.step`; whoever calls counts it."""
 
     @abstractmethod
     def batch(self) -> dict[str, Any]:
@@ -75,9 +81,9 @@ class Trainer(ABC):
         with log.phase(self.phase, end - self.step, self.unit) as progress:
             while self.step < end:
                 with profiling.collect() as profile:
+                    step = self.step
                     metrics, units = self._step_or_reason(log, profile)
-                    log.metrics(self.phase, self.step, metrics)
-                    self.step += 1
+                    log.metrics(self.phase, step, metrics)
                     leaving = distributed.wished()  # asked once: a signal after it waits for the next step
                     # By the clock of the main process: those of the others differ.
                     due = distributed.largest(distributed.is_main() and checkpoints is not None and checkpoints.due())
@@ -190,13 +196,13 @@ class DataOrder:
 
     def rows(self, first: int, count: int) -> list[int]:
         """`count` row numbers from the endless sequence of epochs, starting at its element `first`."""
-        taken: list[int] = []
+        numbers: list[int] = []
         while count > 0:
             epoch, place = divmod(first, self.num_rows)
             part = self._epoch(epoch)[place : place + count].tolist()
-            taken += part
+            numbers += part
             first, count = first + len(part), count - len(part)
-        return taken
+        return numbers
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch != self._cached_epoch:

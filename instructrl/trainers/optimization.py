@@ -77,25 +77,26 @@ class Update:
         """The learning rate in force."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def step(self, loss: float) -> float:
+    def step(self, *losses: float) -> float:
         """Apply the accumulated gradient and clear it. Returns its norm before clipping.
 
-        loss: that it is the gradient of. Raises NotFiniteError where loss or gradient is not finite, before any weight
-        is changed.
+        losses: what it is the gradient of, looked at only to be finite: their coefficients are in the gradient. Raises
+        NotFiniteError where one of them or the gradient is not finite, before any weight is changed.
         """
-        norm = self.finite_norm(loss)
+        norm = self.finite_norm(*losses)
         if self._max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self._max_grad_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
-    def finite_norm(self, loss: float) -> Tensor:
-        """The gradient's norm: a scalar. Raises NotFiniteError where that or the loss is not finite."""
+    def finite_norm(self, *losses: float) -> Tensor:
+        """The gradient's norm: a scalar. Raises NotFiniteError where that or one of the losses is not finite."""
         norm = whole_norm([p.grad for p in self.parameters if p.grad is not None])
-        if not math.isfinite(loss) or not bool(norm.isfinite()):
+        if not all(map(math.isfinite, losses)) or not bool(norm.isfinite()):
             self.optimizer.zero_grad(set_to_none=True)
-            raise NotFiniteError(f"the loss is {loss:.4g} and the gradient's norm {float(norm):.4g}")
+            found = " + ".join(f"{loss:.4g}" for loss in losses)
+            raise NotFiniteError(f"the loss is {found} and the gradient's norm {float(norm):.4g}")
         return norm
 
     def advance_schedule(self) -> None:

@@ -15,17 +15,20 @@ from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
-from instructrl.models.spread import spread, synchronised, whole
+from instructrl.models.spread import spread, synchronised, unsharded
 from instructrl.objectives.kl_control import adaptive_kl_coef
 from instructrl.ops.ppo import linear_ppo_loss
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.experience import Estimation, RolloutStatistics, make_experience
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
-from instructrl.trainers.likelihood import accumulate_likelihood_gradient, taken
+from instructrl.trainers.likelihood import accumulate_likelihood_gradient, select_microbatch
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
 from instructrl.types import Experience, Rollout, Sequences, require_positive
+
+# Behind the seed in a key: what the numbers are drawn for. Who changes one changes the samples of every run.
+_PROMPT_ORDER, _MINIBATCH_ORDER, _RESPONSES, _BLOCK_ORDER = 0, 1, 2, 3
 
 # Looks at a rollout batch, given the prompts' texts; what it returns is logged with the iteration and used nowhere.
 RolloutObserver = Callable[[Sequence[str], Rollout], Mapping[str, float]]
@@ -59,8 +62,8 @@ class PPOConfig:
     kl_target: float | None = None
     # episodes over which an adaptive coefficient moves
     kl_horizon: int = 10_000
-    # discount
-    gamma: float = 1.0
+    # of later rewards, the gamma of reinforcement learning; the gamma of the paper's equation 2 is ptx_coef
+    discount: float = 1.0
     # of generalized advantage estimation
     lam: float = 0.95
     # of the probability ratio
@@ -77,7 +80,7 @@ class PPOConfig:
     missing_eos_score: float | None = -1.0
     # decay of the averaged policy, per optimiser step
     ema_decay: float = 0.992
-    # coefficient of the pretraining loss: 0 is PPO, above is PPO-ptx
+    # gamma of equation 2, the coefficient of the pretraining loss: 0 is PPO, above is PPO-ptx
     ptx_coef: float = 0.0
     # blocks of plain text beside each episode
     ptx_examples_per_episode: float = 8.0
@@ -114,7 +117,7 @@ class PPOConfig:
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers from 0")
-        for name in ("gamma", "lam"):
+        for name in ("discount", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers from 0 to 1")
         if not 0 <= self.ema_decay < 1:
@@ -172,30 +175,31 @@ class PPOTrainer(Trainer):
         self.observer, self.engine = observer, engine
         self._rollout: Rollout | None = None
         # One after the other: of what is cut, as few networks as possible are whole at the same time.
-        how, example = config.passes.spread, Sequences.smallest()
+        layout, example = config.passes.spread, Sequences.smallest()
         self.value_function = ValueFunction.from_reward_model(reward_model)
-        spread(self.value_function, how, forward=example)
-        spread(reward_model, how)
+        spread(self.value_function, layout, forward=example)
+        spread(reward_model, layout)
         self.reference = copy.deepcopy(policy).requires_grad_(False)
-        spread(self.reference, how)
+        spread(self.reference, layout)
         self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        spread(self.average.module, how)
-        spread(policy, how, head_inputs=example)
+        spread(self.average.module, layout)
+        spread(policy, layout, head_inputs=example)
         self.kl_coef = config.kl_coef
-        self.prompt_order = DataOrder(len(prompts), config.rollout_batch, keyed_seed(seed, 0))
+        self.prompt_order = DataOrder(len(prompts), config.rollout_batch, keyed_seed(seed, _PROMPT_ORDER))
         self.policy_update = Update(policy, config.policy_adam).warmup(config.warmup_iterations)
         self.value_update = Update(self.value_function, config.value_adam).warmup(config.warmup_iterations)
         modules = {"policy": policy, "value_function": self.value_function, "average": self.average}
         updates = {"policy": self.policy_update, "value_function": self.value_update}
         super().__init__(phase, config.num_iterations, modules, updates, config.passes, (prompts, blocks, seed))
 
-    def train_step(self) -> tuple[dict[str, float], float]:
+    def _train_step(self) -> tuple[dict[str, float], float]:
         """One iteration: a rollout batch and its minibatches."""
         experience, rollout, observed = self._collect()
         kl_coef, lr = self.kl_coef, self.policy_update.lr
         totals: dict[str, float] = {}
         for epoch in range(self.config.num_epochs):
-            order = torch.randperm(self.config.rollout_batch, generator=keyed_generator(self.seed, 1, self.step, epoch))
+            generator = keyed_generator(self.seed, _MINIBATCH_ORDER, self.step, epoch)
+            order = torch.randperm(self.config.rollout_batch, generator=generator)
             for index, rows in enumerate(order.split(self.config.minibatch)):
                 part = experience.select(rows.to(experience.scores.device))
                 _merge(totals, self._optimize(part, self._ptx_offset(epoch, index)))
@@ -216,7 +220,7 @@ class PPOTrainer(Trainer):
         first = self.step * self.config.rollout_batch
         prompts = [self.prompts[i] for i in self.prompt_order.rows(first, self.config.rollout_batch)]
         sampling = Sampling(
-            seed=keyed_seed(self.seed, 2),
+            seed=keyed_seed(self.seed, _RESPONSES),
             temperature=self.config.temperature,
             max_response_tokens=self.config.max_response_tokens or self.encoder.limits.max_response_tokens,
         )
@@ -232,7 +236,7 @@ class PPOTrainer(Trainer):
             reward_model=self.reward_model,
             kl_coef=self.kl_coef,
             estimation=Estimation(
-                gamma=self.config.gamma,
+                discount=self.config.discount,
                 lam=self.config.lam,
                 temperature=self.config.temperature,
                 missing_eos_score=self.config.missing_eos_score,
@@ -246,13 +250,13 @@ class PPOTrainer(Trainer):
         num_tokens = int(minibatch.sequences.response_mask.sum())
         sums: dict[str, float] = {}
         with profiling.phase("update"):
-            shares = distributed.shares(minibatch.sequences.rows_by_length(), self.config.microbatch)
+            microbatches = distributed.microbatches(minibatch.sequences.rows_by_length(), self.config.microbatch)
             unfinished = [self.policy] if self.config.num_ptx_examples else []
-            for rows in synchronised(shares, [self.policy, self.value_function], unfinished=unfinished):
-                _merge(sums, self._accumulate(taken(minibatch, rows), num_tokens))
+            for rows in synchronised(microbatches, [self.policy, self.value_function], unfinished=unfinished):
+                _merge(sums, self._accumulate(select_microbatch(minibatch, rows), num_tokens))
             sums = _of_all_processes(sums)
         if self.config.num_ptx_examples and self.blocks is not None:
-            order = DataOrder(len(self.blocks), self.config.num_ptx_examples, keyed_seed(self.seed, 3))
+            order = DataOrder(len(self.blocks), self.config.num_ptx_examples, keyed_seed(self.seed, _BLOCK_ORDER))
             blocks = self.blocks[order.rows(ptx_offset, self.config.num_ptx_examples)]
             with profiling.phase("pretraining"):
                 sums["ptx_loss"], _ = accumulate_likelihood_gradient(
@@ -260,7 +264,8 @@ class PPOTrainer(Trainer):
                 )
         with profiling.phase("update"):
             self.value_update.finite_norm(sums["value_loss"])  # before either network changes
-            sums["gradient_norm"] = self.policy_update.step(sums["policy_loss"] + sums.get("ptx_loss", 0.0))
+            # ptx_coef is in the gradient already; the losses as they are logged are only looked at.
+            sums["gradient_norm"] = self.policy_update.step(sums["policy_loss"], sums.get("ptx_loss", 0.0))
             sums["value_gradient_norm"] = self.value_update.step(sums["value_loss"])
         with profiling.phase("average"):
             self.average.update_parameters(self.policy)
@@ -303,7 +308,7 @@ class PPOTrainer(Trainer):
         """A copy of the policy with the averaged weights."""
         average = self.average.module
         assert isinstance(average, Policy)
-        with whole(average) as policy:
+        with unsharded(average) as policy:
             return copy.deepcopy(policy)
 
     def headline(self, metrics: Mapping[str, float]) -> str:

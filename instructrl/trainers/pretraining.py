@@ -55,7 +55,7 @@ class PretrainingTrainer(Trainer):
         rows = self.order.batch(self.step)
         return {"rows": rows, "tokens": self.blocks[rows].tolist()}
 
-    def train_step(self) -> tuple[dict[str, float], float]:
+    def _train_step(self) -> tuple[dict[str, float], float]:
         batch = blocks_as_sequences(self.blocks[self.order.batch(self.step)])
         loss, count = accumulate_likelihood_gradient(self.policy, [batch], self.config.microbatch)
         lr = self.update.lr

@@ -72,18 +72,18 @@ class RewardModelTrainer(Trainer):
         found = [self.comparisons[i] for i in rows]
         return {"rows": rows, "comparisons": [{**asdict(row), "preferred": sorted(row.preferred)} for row in found]}
 
-    def train_step(self) -> tuple[dict[str, float], float]:
+    def _train_step(self) -> tuple[dict[str, float], float]:
         rows = [self.comparisons[i] for i in self.order.batch(self.step)]
         num_prompts = sum(bool(row.preferred) for row in rows)
         device = self.reward_model.bias.device
         loss, num_pairs, num_correct = 0.0, 0, 0
         # Rows of similar length share a forward pass.
         rows.sort(key=lambda row: len(row.prompt) + sum(map(len, row.completions)))
-        shares = distributed.shares(torch.arange(len(rows)), self.config.microbatch)
-        for share in synchronised(shares, [self.reward_model]):
+        microbatches = distributed.microbatches(torch.arange(len(rows)), self.config.microbatch)
+        for own in synchronised(microbatches, [self.reward_model]):
             # Where others have one more, the first comparison again, with nothing preferred in it.
-            part = [rows[i] for i in share] or rows[:1]
-            preferred = preferred_pairs(part) & bool(len(share))
+            part = [rows[i] for i in own] or rows[:1]
+            preferred = preferred_pairs(part) & bool(len(own))
             scores = self.reward_model.shared_prompt_scores(self.encoder.shared_prompts(part).to(device))
             result = comparison_loss(scores, preferred.to(device), num_prompts)
             result.loss.backward()

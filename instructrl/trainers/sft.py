@@ -20,6 +20,9 @@ from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import AdamConfig, Update
 from instructrl.types import Demonstration, Sequences, require_positive
 
+# The key of the order of plain text, beside those of dropout, which are the numbers of the steps.
+_BLOCK_ORDER = -1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFTConfig:
@@ -100,7 +103,7 @@ class SFTTrainer(Trainer):
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         self.validation_losses = list(state["validation_losses"])
 
-    def train_step(self) -> tuple[dict[str, float], float]:
+    def _train_step(self) -> tuple[dict[str, float], float]:
         self.policy.train()
         device = next(self.policy.parameters()).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -120,7 +123,7 @@ class SFTTrainer(Trainer):
         parts = [self.encoder.demonstrations(rows)]
         num_mixed = self.config.num_pretraining
         if num_mixed and self.blocks is not None:
-            order = DataOrder(len(self.blocks), num_mixed, keyed_seed(self.seed, -1))
+            order = DataOrder(len(self.blocks), num_mixed, keyed_seed(self.seed, _BLOCK_ORDER))
             parts.append(blocks_as_sequences(self.blocks[order.rows(self.step * num_mixed, num_mixed)]))
         return parts
 

@@ -212,8 +212,8 @@ ROWS = [
     Row(
         what="discount above 1",
         step="ppo",
-        options="--ppo.gamma 1.5",
-        message="ppo.gamma: found 1.5, accepted are numbers from 0 to 1",
+        options="--ppo.discount 1.5",
+        message="ppo.discount: found 1.5, accepted are numbers from 0 to 1",
     ),
     Row(
         what="negative clip range",

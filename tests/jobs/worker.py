@@ -31,7 +31,7 @@ from instructrl import distributed
 from instructrl.models.backbone import set_residual_dropout
 from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
-from instructrl.models.spread import gathered, whole
+from instructrl.models.spread import gathered, unsharded
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.trainers.checkpoints import CheckpointConfig, Checkpoints
 from instructrl.trainers.log import RunLog
@@ -217,7 +217,7 @@ def check(trainer: Trainer, how: Spread) -> None:
         (everywhere,) = distributed.total([held])
         assert everywhere == sum(x.numel() for x in parameters)
     if how == "fsdp" and isinstance(trainer, SFTTrainer):
-        with whole(trainer.policy) as network, whole(trainer.policy) as inner:
+        with unsharded(trainer.policy) as network, unsharded(trainer.policy) as inner:
             assert inner is network
             assert all(x.numel() and not isinstance(x, DTensor) for x in network.parameters())
         assert not any(x.numel() for x in network.parameters()), "whole weights are left behind"

@@ -49,7 +49,7 @@ SHARED = [
             ("warmup_iterations", "C.4", 10),
             ("kl_coef", "C.4", 0.02),
             ("kl_target", "C.4: constant", None),
-            ("gamma", "C.4: no discount", 1.0),
+            ("discount", "C.4: no discount", 1.0),
             ("cliprange", "C.4", 0.2),
             ("temperature", "C.4", 1.0),
             ("ema_decay", "C.4", 0.992),

@@ -27,9 +27,9 @@ class SpentGradients:
         self.rows: list[torch.Tensor] = []
         take = update.step
 
-        def step(loss: float) -> float:
+        def step(*losses: float) -> float:
             self.rows.append(flat_gradient(update.parameters))
-            return take(loss)
+            return take(*losses)
 
         monkeypatch.setattr(update, "step", step)
 

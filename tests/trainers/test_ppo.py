@@ -52,7 +52,6 @@ def trained(trainer: PPOTrainer, steps: int | None = None) -> list[dict[str, flo
     rows = []
     while trainer.step < (trainer.num_steps if steps is None else steps):
         rows.append(trainer.train_step()[0])
-        trainer.step += 1
     return rows
 
 
@@ -90,7 +89,6 @@ def test_both_rates_warm_up_from_a_tenth():
         policy_rates.append(trainer.policy_update.lr)
         value_rates.append(trainer.value_update.lr)
         assert trainer.train_step()[0]["lr"] == policy_rates[-1]
-        trainer.step += 1
     factors = [0.1, 0.4, 0.7, 1.0, 1.0, 1.0]
     assert all(math.isclose(rate, 1e-3 * f, rel_tol=1e-12) for rate, f in zip(policy_rates, factors, strict=True))
     assert all(math.isclose(rate, 2e-3 * f, rel_tol=1e-12) for rate, f in zip(value_rates, factors, strict=True))

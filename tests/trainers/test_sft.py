@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from probes import EPS, SpentGradients, assert_continues_exactly, assert_same_gradient, weights
+from probes import EPS, SpentGradients, assert_continues_exactly, assert_same_gradient, quiet_log, weights
 from tiny import BLOCK, blocks, demonstrations, lively_policy, tiny_encoder
 from torch import nn
 
@@ -97,7 +97,6 @@ def test_the_rate_is_a_cosine_over_all_epochs():
     rates = []
     while trainer.step < trainer.num_steps:
         rates.append(trainer.train_step()[0]["lr"])
-        trainer.step += 1
     assert rates[0] == 1e-3
     assert rates == sorted(rates, reverse=True)
     assert abs(rates[3] - 0.55e-3) <= 1e-15  # half way between the peak and its tenth
@@ -120,6 +119,16 @@ def test_dropout_is_on_in_the_step_and_off_after():
     losses = {demonstration_loss(trainer.policy, ROWS, ENCODER) for _ in range(2)}
     assert len(losses) == 1
     assert {training for training, _, _ in seen} == {False}
+
+
+def test_a_second_call_takes_the_second_step():
+    by_calls, by_run = trainer_of(), trainer_of()
+    for number in range(2):
+        assert by_calls.step == number
+        by_calls.train_step()
+    by_run.run(quiet_log(), until=2)
+    assert by_calls.step == by_run.step == 2
+    assert torch.equal(weights(by_calls.policy), weights(by_run.policy))
 
 
 def test_dropout_changes_with_the_step():
@@ -183,7 +192,6 @@ def test_training_lowers_the_loss_of_what_it_is_trained_on():
     before = demonstration_loss(trainer.policy, ROWS, ENCODER)
     while trainer.step < trainer.num_steps:
         trainer.train_step()
-        trainer.step += 1
     assert demonstration_loss(trainer.policy, ROWS, ENCODER) < before - 0.5
 
 
