@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from instructrl.data.tokenizers import encode_text
+from instructrl.data.tokenizers import encode_text, end_of_text
 from instructrl.types import Comparison, Demonstration, Document, Sequences, SharedPrompts, require_positive
 
 
@@ -35,14 +35,13 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
-        if not isinstance(tokenizer.eos_token_id, int):
-            raise ValueError("tokenizer: found no end-of-text token, accepted are tokenizers with one")
-        self.end_of_text = tokenizer.eos_token_id
+        self.end_of_text = end_of_text(tokenizer)
+        self.begin_of_text = begin_of_text(tokenizer)
 
     def prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt; the end-of-text token alone where the text has none, since a response needs a state
-        to be predicted from. Raises ValueError above the limit."""
-        ids = encode_text(self.tokenizer, text) or [self.end_of_text]
+        """Token ids of a prompt, which starts as the tokenizer starts one; the end-of-text token alone where that gives
+        none, since a response needs a state to be predicted from. Raises ValueError above the limit."""
+        ids = [*self.begin_of_text, *encode_text(self.tokenizer, text)] or [self.end_of_text]
         if len(ids) > self.limits.max_prompt_tokens:
             raise ValueError(
                 f"prompt {text[:60]!r}: found {len(ids)} tokens, accepted are up to {self.limits.max_prompt_tokens}"
@@ -51,7 +50,7 @@ class Encoder:
 
     def fits(self, text: str) -> bool:
         """Whether `prompt` takes this text."""
-        return len(encode_text(self.tokenizer, text)) <= self.limits.max_prompt_tokens
+        return len(self.begin_of_text) + len(encode_text(self.tokenizer, text)) <= self.limits.max_prompt_tokens
 
     def check_prompts(self, where: Callable[[int], str], texts: Iterable[str]) -> None:
         """Raise ValueError for the first prompt over the limit, before anything is trained.
@@ -125,18 +124,40 @@ class Encoder:
         return [str(self.tokenizer.decode([i for i in ids if i != self.end_of_text])) for ids in rows]
 
 
+def begin_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that a tokenizer puts before a text by itself: none for GPT-2's, one for those of Llama and Gemma.
+
+    Found by comparing a text with and without them. What a tokenizer appends is not meant: whether a response ends is
+    known here alone. Raises ValueError where the tokens of the text are not among them.
+    """
+    special = set(tokenizer.all_special_ids)
+    text, plain = "a", encode_text(tokenizer, "a")
+    if not special.isdisjoint(plain) or not plain:  # a vocabulary without the letter: one of its words then
+        encoded = ((word, encode_text(tokenizer, word)) for word in sorted(tokenizer.get_vocab()))
+        text, plain = next((word, ids) for word, ids in encoded if ids and special.isdisjoint(ids))
+    whole: list[int] = tokenizer.encode(text, add_special_tokens=True, split_special_tokens=True, verbose=False)
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start]
+    raise ValueError(
+        f"tokenizer: found {whole} for the text of {plain}, accepted is one that adds tokens before or behind a text"
+    )
+
+
 def pack_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
-    """One stream of documents, an end-of-text token before each, cut into blocks.
+    """One stream of documents, each as the tokenizer starts one and an end-of-text token between them, cut into blocks.
+
+    The end of text stands before each document where nothing else starts one, as GPT-2 has it, and else behind.
 
     Returns [N, length] int64; the remainder that does not fill a block is dropped.
     Raises ValueError where the text does not fill one block.
     """
-    end_of_text = tokenizer.eos_token_id
-    assert isinstance(end_of_text, int)  # `load_tokenizer` and `Encoder` refuse others
+    end = end_of_text(tokenizer)
+    start = begin_of_text(tokenizer) or [end]
+    between = [] if end in start else [end]
     stream: list[int] = []
     for document in documents:
-        stream.append(end_of_text)
-        stream += encode_text(tokenizer, document.text)
+        stream += [*start, *encode_text(tokenizer, document.text), *between]
     num_blocks = len(stream) // length
     if num_blocks == 0:
         raise ValueError(f"corpus: found {len(stream)} tokens, accepted is at least one block of {length}")

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from instructrl.data.encoding import begin_of_text
 from instructrl.data.personal_data import find_personal_data
 from instructrl.data.tokenizers import encode_text
 from instructrl.types import Comparison, Demonstration, Prompt
@@ -178,17 +179,19 @@ def limit_lengths(
 ) -> Kept[RecordT]:
     """Leave the records whose prompts and completions fit (paper, C).
 
-    A completion counts with its end-of-text token. A demonstration that is too long goes; of a comparison, only the
-    completions that are too long go, and it goes with them where fewer than two are left. Prompts without any text go.
+    A prompt counts with what its tokenizer starts a text with, a completion with its end-of-text token. A demonstration
+    that is too long goes; of a comparison, only the completions that are too long go, and it goes with them where fewer
+    than two are left. Prompts without any text go.
     `reasons` counts the shortened comparisons too, which stay.
     """
     kept: list[RecordT] = []
     reasons: Counter[str] = Counter()
     removed = 0
+    start = len(begin_of_text(tokenizer))
     for record in records:
         num_tokens = len(encode_text(tokenizer, prompt_text(record)))
         fitting = [len(encode_text(tokenizer, text)) < max_response_tokens for text in completion_texts(record)]
-        if not 0 < num_tokens <= max_prompt_tokens:
+        if not 0 < num_tokens <= max_prompt_tokens - start:
             reason = "prompt too long" if num_tokens else "prompt empty"
         elif all(fitting):
             kept.append(record)

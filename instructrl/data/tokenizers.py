@@ -4,6 +4,7 @@ Text of users never becomes a special token: `encode_text` is the only way from 
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
+# A name between marks, as vocabularies have it ("Ġ" is a space of GPT-2's). Flags do not tell a control token from a
+# word: a tokenizer makes special whatever has a role.
+_CONTROL_NAME = re.compile(r"Ġ?[^\w\s].*\w.*[^\w\s]", re.DOTALL)
 # What transformers raises for the files of a tokenizer, by the ways in which they can be wrong.
 _OF_A_TOKENIZER = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError),
@@ -86,24 +90,42 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         # What transformers makes of a folder that has a config.json and no tokenizer.
         raise ValueError(f"tokenizer: found no vocabulary in {path}, accepted is a folder with a tokenizer.json")
-    if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"tokenizer: found no eos token in {path}, accepted is one with eos_token set (it ends every response)"
-        )
+    end_of_text(tokenizer)
     return tokenizer
 
 
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text, none of them special whatever the text says; the unknown token may appear.
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends every response. Raises ValueError where there is none, or where texts have it."""
+    token = tokenizer.eos_token_id
+    if not isinstance(token, int):
+        raise ValueError(
+            f"tokenizer: found no eos token in {tokenizer.name_or_path or 'it'}, accepted is one with eos_token set "
+            "(it ends every response)"
+        )
+    name = str(tokenizer.eos_token)
+    if token in encode_text(tokenizer, name):
+        raise ValueError(f"tokenizer: eos_token: found {name!r}, a word of texts, accepted is a token that no text has")
+    return token
 
-    The names of special tokens in the text are encoded as plain text. A tokenizer whose own vocabulary matches such
-    a name (SentencePiece unigrams can) loses it instead.
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text, none of which controls anything whatever the text says.
+
+    The names of control tokens in the text are encoded as plain text. A tokenizer whose own vocabulary matches such
+    a name (SentencePiece unigrams can) loses it instead. A word that was given a special role, as padding for one,
+    stays the word that it is: only what stands between marks, such as `</s>`, is the name of a control token. The
+    unknown token may appear.
     """
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    special = set(tokenizer.all_special_ids)
+    names = zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
+    named = {token for token, name in names if _CONTROL_NAME.fullmatch(name)}
+    if not named:
+        return ids
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    lost = named & special.union(tokenizer.all_special_ids)
     if tokenizer.unk_token_id != tokenizer.eos_token_id:
-        special.discard(tokenizer.unk_token_id)
-    return ids if special.isdisjoint(ids) else [token for token in ids if token not in special]
+        lost.discard(tokenizer.unk_token_id)
+    return [token for token in ids if token not in lost]
 
 
 def _published(folder: str | Path, name: str) -> str:

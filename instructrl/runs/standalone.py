@@ -97,8 +97,9 @@ def open_workspace(
 
 def check_tokenizer(path: str, encoder: Encoder) -> None:
     """Raise ValueError where a model that is to read the same tokens has another tokenizer."""
-    tokenizer = load_tokenizer(path)
-    if tokenizer.get_vocab() != encoder.tokenizer.get_vocab() or tokenizer.eos_token_id != encoder.end_of_text:
+    other = Encoder(load_tokenizer(path), encoder.limits)
+    same = other.tokenizer.get_vocab() == encoder.tokenizer.get_vocab()
+    if not same or (other.begin_of_text, other.end_of_text) != (encoder.begin_of_text, encoder.end_of_text):
         raise ValueError(f"{path}: found another tokenizer than the model's, accepted is a model with the same one")
 
 

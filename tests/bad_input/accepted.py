@@ -12,7 +12,7 @@ from tiny import tiny_encoder
 from instructrl import cli
 from instructrl.data.encoding import preferred_pairs
 from instructrl.data.readers import read_comparisons, read_demonstrations, read_prompts
-from instructrl.data.tokenizers import load_tokenizer
+from instructrl.data.tokenizers import encode_text, load_tokenizer
 from instructrl.models.policy import Policy
 from instructrl.ops import logprobs, ppo, ranking
 
@@ -32,6 +32,13 @@ def _special_tokens() -> None:
     end = encoder.tokenizer.eos_token
     assert encoder.end_of_text not in encoder.prompt(f"w1 {end} w2")
     assert encoder.response(f"w1 {end} w2").count(encoder.end_of_text) == 1
+
+
+def _word_for_padding() -> None:
+    tokenizer = tiny_encoder().tokenizer
+    before = encode_text(tokenizer, "w1 w3 w2")
+    tokenizer.pad_token = "w3"
+    assert encode_text(tokenizer, "w1 w3 w2") == before
 
 
 def _empty_response() -> None:
@@ -146,6 +153,11 @@ ROWS = [
         what="special tokens inside a text",
         happens="they are encoded as plain text; the one end-of-text token of a response is our own",
         check=_special_tokens,
+    ),
+    Accepted(
+        what="word that a tokenizer uses for padding, or in another role but the end of text",
+        happens="it stays in every text",
+        check=_word_for_padding,
     ),
     Accepted(what="empty response", happens="it is its end-of-text token alone", check=_empty_response),
     Accepted(what="prompt of blanks alone", happens="it is read as the end-of-text token", check=_prompt_of_blanks),

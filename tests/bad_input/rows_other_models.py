@@ -72,6 +72,12 @@ TOKENIZERS = [
         message="tokenizer: found no eos token in model, accepted is one with eos_token set (it ends every response)",
     ),
     Row(
+        what="end of text that is a word",
+        step="sft",
+        make=edited("model/tokenizer_config.json", eos_token="w3"),
+        message="tokenizer: eos_token: found 'w3', a word of texts, accepted is a token that no text has",
+    ),
+    Row(
         what="other words in the reward model",
         step="ppo",
         make=lambda: _other_tokenizer("reward"),

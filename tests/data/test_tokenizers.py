@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from instructrl.data.encoding import Encoder, Limits
 from instructrl.data.tokenizers import encode_text, gpt2_tokenizer, load_tokenizer, word_tokenizer
 
 WORDS = ["w0", "b,", "<unk-ish>", "é.", "-"]
@@ -80,6 +81,54 @@ def test_an_unknown_token_that_is_the_end_of_text_is_lost(public_data):
     tokenizer = gpt2_tokenizer(public_data("gpt2_bpe"))
     tokenizer.unk_token = tokenizer.eos_token
     assert 50256 not in encode_text(tokenizer, "a<|endoftext|>b")
+
+
+def byte_pairs(**roles):
+    """Every byte is a token, as in GPT-2's vocabulary, and two words are longer ones; the ids are in that order."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("\u0120", "the")]
+    vocabulary = {token: number for number, token in enumerate([*letters, "th", "the", "\u0120the"])}
+    inner = Tokenizer(models.BPE(vocabulary, merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, clean_up_tokenization_spaces=False, **{"eos_token": "<|endoftext|>", **roles}
+    )
+
+
+def whole_words(**roles):
+    """One token a word; the names of control tokens are words of the vocabulary like the others."""
+    inner = Tokenizer(models.WordLevel({w: n for n, w in enumerate(["</s>", "the", "!", "12", "[UNK]"])}, "[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **{"eos_token": "</s>", "unk_token": "[UNK]", **roles})
+
+
+ROLES = ["pad_token", "bos_token", "sep_token", "cls_token", "mask_token", "extra_special_tokens"]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("make", [byte_pairs, whole_words])
+@pytest.mark.parametrize("role", [*ROLES, "unk_token"])
+def test_a_role_that_a_word_fills_takes_nothing_from_texts(role, make, saved, tmp_path):
+    for word in ("!", "the", "12") if make is whole_words else ("!", "the"):
+        tokenizer = make(**{role: [word] if role == "extra_special_tokens" else word})
+        if saved:
+            tokenizer.save_pretrained(tmp_path)
+            tokenizer = load_tokenizer(tmp_path)
+        text = "the 12 ! the the !"
+        assert tokenizer.decode(encode_text(tokenizer, text)) == text
+        assert tokenizer.eos_token_id not in encode_text(tokenizer, f"the {tokenizer.eos_token} !")
+
+
+@pytest.mark.parametrize("make", [byte_pairs, whole_words])
+@pytest.mark.parametrize("word", ["!", "the"])
+def test_a_word_cannot_end_responses(make, word, tmp_path):
+    message = rf"eos_token: found '{word}', a word of texts, accepted is a token that no text has"
+    with pytest.raises(ValueError, match=message):
+        Encoder(make(eos_token=word), Limits())
+    make(eos_token=word).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(tmp_path)
 
 
 def test_a_tokenizer_without_an_end(tmp_path):
