@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy
 from rich.console import Console
 
-from instructrl.data.encoding import Encoder, Limits
+from instructrl.data.encoding import Encoder
+from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import word_tokenizer
 from instructrl.models.policy import gpt2_policy
 from instructrl.models.scoring import RewardModel
 from instructrl.rollout.randomness import keyed_generator
 from instructrl.trainers.log import RunLog
-from instructrl.trainers.ppo import PPOConfig, PPOTrainer
+from instructrl.trainers.ppo import PPOTrainer
+from instructrl.trainers.settings import PPOConfig
 
 
 def resident_bytes() -> int:

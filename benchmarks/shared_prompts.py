@@ -22,7 +22,8 @@ from end_to_end import task
 from torch import Tensor
 from torch.nn import functional as F
 
-from instructrl.data.encoding import Encoder, Limits, preferred_pairs
+from instructrl.data.encoding import Encoder, preferred_pairs
+from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import word_tokenizer
 from instructrl.models.policy import gpt2_policy
 from instructrl.models.scoring import RewardModel

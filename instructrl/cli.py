@@ -5,12 +5,13 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
+from typing import Any
 
 from instructrl import __version__, interruption
 
-# Command -> (what it does, where it is carried out). Imported when asked for, so that --help needs no torch.
+# Command -> (what it does, where it is carried out). That is imported once the options are known to be good.
 COMMANDS = {
     "run": ("all steps of a named run, from data to report", "instructrl.commands.run"),
     "sft": ("step 1: fine-tune a language model on demonstrations", "instructrl.commands.sft"),
@@ -31,6 +32,8 @@ IN_JOBS = ("run", "sft", "rm", "ppo", "eval")
 _LOSS = "another process of the job is gone; the same command goes on from the last checkpoint"
 # Of them those that save what they do: a signal lets their step finish. The others it simply ends.
 CONTINUED = ("run", "sft", "rm", "ppo")
+_RESUMED = "the same command goes on from here"
+_SAVED = "the same command goes on from what was saved last"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,12 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         first = os.environ.get("RANK", "0") == "0"
         return _fail(f"{arguments[0]}: found {_num_processes()} processes, accepted is one") if first else 2
     try:
-        return _in_job(arguments) if arguments[0] in IN_JOBS else _carry_out(arguments)
+        return _carry_out(arguments[0], arguments[1:])
     except interruption.Interrupted as signal:
-        _say(f"instructrl: stopped by {signal}; the same command goes on from here")
+        _say(f"instructrl: stopped by {signal}{f' at once; {_SAVED}' if signal.at_once else f'; {_RESUMED}'}")
         return signal.exit_code
     except KeyboardInterrupt:
-        _say("instructrl: stopped")
+        after = _SAVED if arguments[0] in CONTINUED else "nothing was saved, the same command starts over"
+        _say(f"instructrl: stopped; {after}")
         return 130
     except BrokenPipeError:  # somebody reads our output with `head`
         return 0
@@ -66,22 +70,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{_described(error)} (--debug shows where)")
 
 
-def _carry_out(arguments: Sequence[str]) -> int:
+def _carry_out(name: str, words: Sequence[str]) -> int:
+    """The options are read first: for a mistake in them, nobody should wait until torch is imported. In a job all
+    processes find the same mistake, and have to have met for one of them to tell it."""
+    if _num_processes() != "1":
+        return _in_job(name, lambda: _settings(name, words))
+    settings = _settings(name, words)
+    if settings is None:
+        return 0
+    return _in_job(name, lambda: settings) if name in IN_JOBS else _module(name).main(settings)
+
+
+def _settings(name: str, words: Sequence[str]) -> Any:
+    from instructrl.commands.reading import READERS  # not for `instructrl --help`
+
+    return READERS[name](words)
+
+
+def _module(name: str) -> Any:
     # A variable of the environment may be wrong, which shows when backends are loaded.
-    return importlib.import_module(COMMANDS[arguments[0]][1]).main(arguments[1:])
+    return importlib.import_module(COMMANDS[name][1])
 
 
-def _in_job(arguments: Sequence[str]) -> int:
+def _in_job(name: str, settings: Callable[[], Any]) -> int:
     """In the job of processes that torchrun has made, of which the first one has the output."""
     from instructrl import distributed
 
-    signals = interruption.heeded() if arguments[0] in CONTINUED else nullcontext()
-    with distributed.joined(lambda: _say(f"instructrl: error: {_LOSS}")), signals:
+    with distributed.joined(lambda: _say(f"instructrl: error: {_LOSS}")):
         if distributed.is_main():
-            return _carry_out(arguments)
+            return _with_signals(name, settings())
         warnings.simplefilter("ignore")
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-            return _carry_out(arguments)
+            return _with_signals(name, settings())
+
+
+def _with_signals(name: str, settings: Any) -> int:
+    if settings is None:
+        return 0
+    module = _module(name)
+    with interruption.heeded() if name in CONTINUED else nullcontext():
+        return module.main(settings)
 
 
 def _help() -> str:

@@ -3,7 +3,6 @@
 Shapes use `B` sequences, `P` prompt positions, `T` response positions. A mask is True where an element counts.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -223,14 +222,6 @@ class Experience(_TensorRecord):
         length = sequences.response.shape[1]
         names = ("logprobs", "ref_logprobs", "values", "advantages", "returns")
         return replace(self, sequences=sequences, **{name: getattr(self, name)[:, :length] for name in names})
-
-
-def require_positive(config: object, *names: str) -> None:
-    """Raise ValueError for a field of a config that is not above 0 and finite; None counts as not set."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name}: found {value}, accepted are positive numbers")
 
 
 def num_tokens(batches: Iterable[Sequences]) -> int:

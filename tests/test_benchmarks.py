@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from instructrl.data.encoding import Encoder, Limits
+from instructrl.data.encoding import Encoder
+from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.policy import Policy
 from instructrl.ops.cases import CASES

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from instructrl import __version__, cli
-from instructrl.commands import options
+from instructrl.commands import options, reading
 from instructrl.ops import dispatch
 from instructrl.runs.folder import open_folder
 from instructrl.runs.named import RUNS
@@ -276,15 +276,25 @@ def test_a_model_that_is_not_there_is_refused(call, tmp_path):
     assert_refused(answer, "found none at nowhere")
 
 
-def test_help_loads_no_heavy_package():
+def test_neither_help_nor_a_mistake_loads_a_heavy_package():
     """In a fresh interpreter, since this one has them all."""
     code = (
         "import sys, instructrl\n"
         "from instructrl import cli\n"
-        "assert cli.main(['--help']) == cli.main(['--version']) == 0\n"
-        "assert cli.main(['rnu']) == 2\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'matplotlib', 'tokenizers'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "def exit_code(*words):\n"
+        "    try:\n"
+        "        return cli.main(words)\n"
+        "    except SystemExit as stop:\n"
+        "        return stop.code or 0\n"
+        "assert exit_code('--help') == exit_code('--version') == 0\n"
+        "assert exit_code('rnu') == exit_code('run', 'minature') == exit_code('run', 'files', '--seed', '1') == 2\n"
+        "from instructrl.runs.named import RUNS\n"
+        "commands = [[name] for name in cli.COMMANDS] + [['run', name] for name in RUNS]\n"
+        "for command in [*commands, ['data', 'prepare'], ['data', 'check']]:\n"
+        "    assert exit_code(*command, '--help') == 0, command\n"
+        "    assert exit_code(*command, '--no-such-option', '1') == 2, command\n"
+        "    heavy = {'torch', 'transformers', 'numpy', 'matplotlib', 'tokenizers'} & set(sys.modules)\n"
+        "    assert not heavy, (command, heavy)\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
@@ -294,7 +304,9 @@ def test_help_loads_no_heavy_package():
 def test_a_signal_waits_where_something_is_saved_and_ends_the_rest(name, monkeypatch):
     before, seen = signal.getsignal(signal.SIGTERM), []
     module = importlib.import_module(cli.COMMANDS[name][1])
-    monkeypatch.setattr(module, "main", lambda words: seen.append(signal.getsignal(signal.SIGTERM)) or 0)
+    monkeypatch.setattr(reading, "READERS", {name: lambda words: seen.append(signal.getsignal(signal.SIGTERM)) or name})
+    monkeypatch.setattr(module, "main", lambda settings: seen.append(signal.getsignal(signal.SIGTERM)) or 0)
     assert cli.main([name]) == 0
-    assert (seen != [before]) == (name in ("run", "sft", "rm", "ppo"))
+    assert seen[0] == before  # whoever waits for the options, or for what is imported behind them, is not kept
+    assert (seen[1] != before) == (name in ("run", "sft", "rm", "ppo"))
     assert signal.getsignal(signal.SIGTERM) == before

@@ -15,6 +15,7 @@ FOLDERS = ("instructrl", "kernels", "tests", "benchmarks")
 # A module imports from its own package and from packages of a lower number.
 LAYERS = {
     "types": 0,
+    "settings": 0,
     "interruption": 0,
     "profiling": 0,
     "kernels": 0,

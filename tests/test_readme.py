@@ -259,5 +259,5 @@ def test_the_paper_index(path, claim):
 
 def test_the_index_is_read():
     rows = index_rows()
-    assert ("instructrl/trainers/ppo.py", "PPOConfig.kl_coef = 0.02") in rows
+    assert ("instructrl/trainers/settings.py", "PPOConfig.kl_coef = 0.02") in rows
     assert len(rows) > 100

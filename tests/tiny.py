@@ -4,7 +4,8 @@ import random
 
 import torch
 
-from instructrl.data.encoding import Encoder, Limits
+from instructrl.data.encoding import Encoder
+from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import word_tokenizer
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.scoring import RewardModel

@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-from instructrl.runs.miniature import MINIATURE_RECIPE, MiniatureConfig, MiniatureSizes
 from instructrl.runs.recipe import ModelShape
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig
+from instructrl.runs.settings import MINIATURE_RECIPE, MiniatureConfig, MiniatureSizes
+from instructrl.trainers.settings import AdamConfig, PPOConfig
 
 
 def small(ppo: PPOConfig) -> PPOConfig:

@@ -28,9 +28,9 @@ from tiny_runs import MINIATURE
 
 from instructrl import cli
 from instructrl.runs.folder import open_folder
+from instructrl.settings import require_positive
 from instructrl.trainers import checkpoints, state_files
-from instructrl.trainers.checkpoints import CheckpointConfig
-from instructrl.types import require_positive
+from instructrl.trainers.settings import CheckpointConfig
 
 COMPARED = ("models/**/*", "metrics.jsonl", "results.json", "state/steps.json")
 _recipe = MINIATURE.recipe

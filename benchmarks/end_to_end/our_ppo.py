@@ -13,11 +13,12 @@ import torch
 from transformers import AutoTokenizer
 
 from instructrl import profiling
-from instructrl.data.encoding import Encoder, Limits
+from instructrl.data.encoding import Encoder
+from instructrl.data.settings import Limits
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig, PPOTrainer
+from instructrl.trainers.ppo import PPOTrainer
+from instructrl.trainers.settings import AdamConfig, PPOConfig
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ import task as given
 import torch
 from transformers import AutoTokenizer
 
-from instructrl.data.encoding import Encoder, Limits
+from instructrl.data.encoding import Encoder
+from instructrl.data.settings import Limits
 from instructrl.models.policy import Policy
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.sft import SFTConfig, SFTTrainer
+from instructrl.trainers.settings import AdamConfig, SFTConfig
+from instructrl.trainers.sft import SFTTrainer
 from instructrl.types import Demonstration
 
 STEPS = 4

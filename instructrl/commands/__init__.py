@@ -1,1 +1,1 @@
-"""The commands behind `instructrl`, one file each: `main(arguments) -> exit code`."""
+"""The commands behind `instructrl`, one file each: `main(settings) -> exit code`. `reading.py` makes the settings."""

@@ -7,19 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from instructrl import kernels
-from instructrl.commands import options
+from instructrl.commands.settings import DoctorCommand
 from instructrl.evaluation.results import versions
 from instructrl.ops import dispatch, selftest
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(config: DoctorCommand) -> int:
     """Carry out `instructrl doctor`. Returns the exit code: 1 where a backend that is here computes wrongly."""
-    parser = options.Parser(
-        prog="instructrl doctor",
-        description="Versions; every op and backend: usable here or not, and why not; how each was built; a self-test "
-        "of each.",
-    )
-    parser.parse_args(arguments)
     rows = dispatch.usability()
     console = Console(highlight=False)
     console.print(f"{platform.system()} {platform.machine()}")

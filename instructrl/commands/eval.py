@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
 from instructrl import distributed
-from instructrl.commands import options
-from instructrl.data.encoding import Limits
+from instructrl.commands.settings import EvalCommand
 from instructrl.data.readers import read_prompts
 from instructrl.evaluation.results import identities, versions
 from instructrl.evaluation.statistics import outcomes_from_scores, win_rate
@@ -19,42 +18,11 @@ from instructrl.rollout.generate import Samples, Sampling, sample_texts
 from instructrl.rollout.scoring import score_texts
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.standalone import check_rows, load_judge, load_other_policy, load_start, open_workspace
-from instructrl.types import Prompt, require_positive
+from instructrl.types import Prompt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvalCommand:
-    """Win rates against a baseline, judged by a reward model."""
-
-    # the baseline: a transformers folder or name
-    baseline: str
-    # models to compare with it: folders or names with the same tokenizer
-    models: tuple[str, ...]
-    # the judge: a folder that `instructrl rm` wrote
-    reward_model: str
-    # prompts: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
-    data: str
-    # folder for results.json, which holds the responses too; `instructrl report` makes a page of it
-    out: str
-    # start over where `out` holds an earlier run
-    fresh: bool = False
-    # of everything sampled
-    seed: int = 0
-    # of the sampled responses
-    temperature: float = 1.0
-    # of prompts and responses, in tokens
-    limits: Limits = Limits()
-
-    def __post_init__(self) -> None:
-        names = (self.baseline, *self.models)
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise ValueError(f"models: found {list(self.models)}, accepted is at least one model, each different")
-        require_positive(self, "temperature")
-
-
-def main(arguments: Sequence[str]) -> int:
+def main(config: EvalCommand) -> int:
     """Carry out `instructrl eval`. Returns the exit code."""
-    config = options.parse(EvalCommand, arguments, program="instructrl eval", description="Compare models on prompts.")
     recipe = Recipe(limits=config.limits)
     encoder, baseline = load_start(config.baseline, recipe, config)
     judge = load_judge(config.reward_model, encoder).eval()

@@ -265,7 +265,7 @@ def _built(target: Any, given: Mapping[str, _Given], prefix: str) -> Any:
     missing = [name for name, inner in _defaults(target).items() if inner is MISSING and name not in values]
     if missing:
         options = ", ".join(f"--{(prefix + name).replace('_', '-')}" for name in missing)
-        raise ValueError(f"{options}: found nothing, accepted is a value for each: they have no default")
+        raise ValueError(f"{options}: missing, required")
     try:
         return target(**values) if isinstance(target, type) else replace(target, **values)
     except ValueError as error:

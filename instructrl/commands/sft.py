@@ -1,52 +1,15 @@
 """`instructrl sft`: step 1 on files."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from instructrl.commands import options
-from instructrl.data.encoding import Limits
+from instructrl.commands.settings import SFTCommand
 from instructrl.data.readers import read_demonstrations
 from instructrl.models.backbone import set_residual_dropout
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.standalone import check_rows, load_start, open_workspace, read_blocks
 from instructrl.runs.steps import finetune
-from instructrl.trainers.checkpoints import CheckpointConfig
-from instructrl.trainers.sft import SFTConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SFTCommand:
-    """Fine-tune a language model on demonstrations; every epoch is kept as a transformers folder."""
-
-    # the pretrained model: a transformers folder or name
-    model: str
-    # demonstrations: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
-    data: str
-    # demonstrations for the validation loss
-    validation: str
-    # folder for models and metrics
-    out: str
-    # plain text, where sft.pretraining_fraction asks for it
-    corpus: str | None = None
-    # start over where `out` holds an earlier run; without it the same command goes on where it was left
-    fresh: bool = False
-    # of everything random
-    seed: int = 0
-    # length of a block of plain text
-    block_tokens: int = 2048
-    # of prompts and responses, in tokens
-    limits: Limits = Limits()
-    # of the training
-    sft: SFTConfig = SFTConfig()
-    # how often the run is saved
-    checkpoints: CheckpointConfig = CheckpointConfig()
-
-
-def main(arguments: Sequence[str]) -> int:
+def main(config: SFTCommand) -> int:
     """Carry out `instructrl sft`. Returns the exit code."""
-    config = options.parse(
-        SFTCommand, arguments, program="instructrl sft", description="Step 1: supervised fine-tuning."
-    )
     recipe = Recipe(limits=config.limits, block_tokens=config.block_tokens, sft=config.sft)
     block_tokens = 0 if config.corpus is None else config.block_tokens
     encoder, policy = load_start(config.model, recipe, config, block_tokens)

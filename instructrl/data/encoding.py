@@ -1,32 +1,14 @@
 """Texts to tensors: prompts with responses, comparisons, and blocks of plain text."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import encode_text, end_of_text
-from instructrl.types import Comparison, Demonstration, Document, Sequences, SharedPrompts, require_positive
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Length limits in tokens (paper, C: prompts above 1k are filtered out, responses are limited to 1k)."""
-
-    # a longer prompt is an error; filter before (`hygiene.limit_lengths`)
-    max_prompt_tokens: int = 1024
-    # a longer response is cut and then has no end-of-text token
-    max_response_tokens: int = 1024
-
-    def __post_init__(self) -> None:
-        require_positive(self, "max_prompt_tokens", "max_response_tokens")
-
-    @property
-    def total(self) -> int:
-        """Positions that the longest prompt with the longest response takes."""
-        return self.max_prompt_tokens + self.max_response_tokens
+from instructrl.types import Comparison, Demonstration, Document, Sequences, SharedPrompts
 
 
 class Encoder:

@@ -19,6 +19,7 @@ from instructrl.data import hygiene, tables
 from instructrl.data.hygiene import Kept, Record
 from instructrl.data.personal_data import check_regions
 from instructrl.data.readers import DataError, read_comparisons, read_demonstrations, read_prompts, write_jsonl
+from instructrl.data.settings import PrepareConfig
 from instructrl.data.tokenizers import load_tokenizer
 
 SPLITS = ("train", "valid", "test")
@@ -29,65 +30,6 @@ READERS: dict[str, Callable[[str], Sequence[Record]]] = {
     "RM": read_comparisons,
     "PPO": read_prompts,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareConfig:
-    """What to prepare and how. The defaults are the paper's where it gives a number."""
-
-    # folder for the result; made if missing, files of the same names are replaced
-    out: str
-    # counts tokens: a model's name or folder, or a folder with encoder.json and vocab.bpe
-    tokenizer: str
-    # sources for SFT, in any layout that the readers take
-    demonstrations: tuple[str, ...] = ()
-    # sources for the reward model
-    comparisons: tuple[str, ...] = ()
-    # sources for PPO
-    prompts: tuple[str, ...] = ()
-    # "user" or "source": what is capped and split by; put organisations there to split by them
-    group_by: str = "user"
-    # two prompts with this many first characters in common are one (the paper gives no number)
-    min_prefix_chars: int = 200
-    # prompts that one user may have in each set
-    cap_per_user: int = 200
-    # share of the users in the validation split
-    valid_fraction: float = 0.1
-    # share of the users in the test split
-    test_fraction: float = 0.1
-    # of the split
-    seed: int = 0
-    # False leaves personal data in the training split
-    personal_data: bool = True
-    # countries whose national phone numbers are found, ISO 3166
-    phone_regions: tuple[str, ...] = ("US",)
-    # longer prompts go
-    max_prompt_tokens: int = 1024
-    # longer responses go, counted with their end-of-text token
-    max_response_tokens: int = 1024
-
-    def __post_init__(self) -> None:
-        if not (self.demonstrations or self.comparisons or self.prompts):
-            raise ValueError("prepare: found no sources, accepted are demonstrations, comparisons or prompts")
-        for name in ("demonstrations", "comparisons", "prompts", "phone_regions"):
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}: found the text {getattr(self, name)!r}, accepted is a tuple of texts")
-        if self.group_by not in GROUPS:
-            raise ValueError(f"group_by: found {self.group_by!r}, accepted are {', '.join(GROUPS)}")
-        for name in ("min_prefix_chars", "cap_per_user", "max_prompt_tokens", "max_response_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are positive numbers")
-        shares = self.valid_fraction, self.test_fraction
-        if not (min(shares) >= 0 and sum(shares) < 1):
-            raise ValueError(
-                f"valid_fraction, test_fraction: found {shares}, accepted are shares that leave some train"
-            )
-
-    @property
-    def fractions(self) -> dict[str, float]:
-        """Share of the users by split."""
-        train = 1 - self.valid_fraction - self.test_fraction
-        return {"train": train, "valid": self.valid_fraction, "test": self.test_fraction}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,42 +2,29 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from instructrl.models.spread import Spread
+from instructrl.models.settings import PassConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PassConfig:
-    """Speed and memory of the forward and backward passes."""
+@contextmanager
+def applied(passes: PassConfig, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, these modules are run so, forward and backward.
 
-    # of the matrix products; bfloat16 is autocast: weights, moments, scores and losses stay float32
-    precision: Literal["float32", "bfloat16"] = "float32"
-    # keep the inputs of each block alone and compute the rest again in the backward pass
-    checkpoint_activations: bool = False
-    # of the weights, moments and gradients over the processes of a job: a copy in each, or a part (FSDP2)
-    spread: Spread = "ddp"
-
-    @contextmanager
-    def applied(self, modules: Iterable[nn.Module]) -> Iterator[None]:
-        """Inside, these modules are run so, forward and backward.
-
-        Raises ValueError where checkpoints are asked for and transformers marks no block of the network.
-        """
-        modules = list(modules)
-        device = next(parameter.device for module in modules for parameter in module.parameters())
-        # Without the cache: it would hold on to weights from before an optimiser step, and to those of an earlier
-        # forward pass, whose gradients FSDP has already taken away.
-        low = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16", cache_enabled=False)
-        with low, _checkpointed(modules) if self.checkpoint_activations else nullcontext():
-            yield
+    Raises ValueError where checkpoints are asked for and transformers marks no block of the network.
+    """
+    modules = list(modules)
+    device = next(parameter.device for module in modules for parameter in module.parameters())
+    # Without the cache: it would hold on to weights from before an optimiser step, and to those of an earlier
+    # forward pass, whose gradients FSDP has already taken away.
+    low = torch.autocast(device.type, torch.bfloat16, enabled=passes.precision == "bfloat16", cache_enabled=False)
+    with low, _checkpointed(modules) if passes.checkpoint_activations else nullcontext():
+        yield
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from instructrl import distributed
+from instructrl.models.settings import Spread
 
-Spread = Literal["ddp", "fsdp"]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 T = TypeVar("T")
 

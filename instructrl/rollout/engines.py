@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from instructrl import distributed
-from instructrl.data.encoding import Encoder, Limits
+from instructrl.data.encoding import Encoder
+from instructrl.data.settings import Limits
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling, sample_rollout
+from instructrl.rollout.settings import EngineName
 from instructrl.rollout.vllm_engine import VLLMEngine
 from instructrl.types import Rollout
-
-EngineName = Literal["builtin", "vllm"]
 
 
 class RolloutEngine(Protocol):

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from instructrl.data.encoding import Encoder, Limits, pad_left, pad_right
+from instructrl.data.encoding import Encoder, pad_left, pad_right
+from instructrl.data.settings import Limits
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling
 from instructrl.rollout.randomness import keyed_seed

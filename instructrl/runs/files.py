@@ -15,47 +15,13 @@ from instructrl.models.backbone import check_context, check_vocabulary, set_resi
 from instructrl.models.policy import Policy
 from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.journal import Journal
-from instructrl.runs.recipe import Recipe
+from instructrl.runs.settings import FilesConfig
 from instructrl.runs.standalone import check_preferences, check_rows, load_other_policy
 from instructrl.runs.steps import Workspace
-from instructrl.trainers.checkpoints import CheckpointConfig
 from instructrl.trainers.log import RunLog
-from instructrl.types import require_positive
 
 # What of the plain text is held out to measure the alignment tax: every so many-th block.
 _HELD_OUT_EVERY = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilesConfig:
-    """All steps on files."""
-
-    # of everything random
-    seed: int = 0
-    # folder that `instructrl data prepare` wrote
-    data: str | None = None
-    # plain text for the pretraining mix: a path or hub:NAME
-    corpus: str | None = None
-    # the pretrained model: a transformers folder or name
-    model: str | None = None
-    # what the reward model starts from, with the same tokenizer; None is the last SFT epoch
-    reward_base: str | None = None
-    # test prompts that the models are compared on
-    test_prompts: int = 1_000
-    # what each step does
-    recipe: Recipe = Recipe()
-    # how often the run is saved
-    checkpoints: CheckpointConfig = CheckpointConfig()
-
-    def __post_init__(self) -> None:
-        require_positive(self, "test_prompts")
-
-
-def check_paths(config: FilesConfig) -> None:
-    """Raise ValueError where a path that the run needs is not given."""
-    missing = [name for name in ("data", "corpus", "model") if getattr(config, name) is None]
-    if missing:
-        raise ValueError(f"{', '.join(missing)}: found nothing, this run needs --data, --corpus and --model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +37,6 @@ class FilesInput:
 
 def read_files(config: FilesConfig) -> FilesInput:
     """Read the models and every row. Raises ValueError for input that cannot be used; writes nothing."""
-    check_paths(config)
     assert config.data is not None
     assert config.corpus is not None
     assert config.model is not None

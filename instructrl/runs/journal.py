@@ -14,16 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from instructrl import distributed
-from instructrl.trainers.checkpoints import (
-    Checkpoint,
-    CheckpointConfig,
-    Checkpoints,
-    fingerprint,
-    json_digest,
-    rounding,
-    sync,
-)
+from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, fingerprint, json_digest, rounding, sync
 from instructrl.trainers.log import RunLog
+from instructrl.trainers.settings import CheckpointConfig
 
 STATE = "state"
 _FILE = "steps.json"

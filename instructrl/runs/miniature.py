@@ -1,12 +1,12 @@
 """The paper's experiment in a generated world, from pretraining to the report, in minutes on a laptop."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from instructrl.data import hygiene, tables
-from instructrl.data.encoding import Encoder, Limits, pack_documents
+from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.tokenizers import word_tokenizer
 from instructrl.evaluation.contenders import Contender, Exam, Judgement, Question
 from instructrl.models.backbone import check_context
@@ -16,15 +16,9 @@ from instructrl.rollout.randomness import keyed_seed
 from instructrl.runs import steps
 from instructrl.runs.journal import Journal
 from instructrl.runs.labeling import Labeling
-from instructrl.runs.recipe import ModelShape, Recipe
-from instructrl.trainers.checkpoints import CheckpointConfig
+from instructrl.runs.settings import MINIATURE_DESCRIPTION, MiniatureConfig, MiniatureSizes
 from instructrl.trainers.log import RunLog
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig
-from instructrl.trainers.pretraining import PretrainingConfig
-from instructrl.trainers.reward_model import RewardModelConfig
-from instructrl.trainers.sft import SFTConfig
-from instructrl.types import Prompt, Rollout, require_positive
+from instructrl.types import Prompt, Rollout
 from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
 
 # Where prompts come from; the paper's PPO prompts are customers' alone, its demonstrations mostly labelers'.
@@ -34,136 +28,6 @@ RAW_EXCESS = 2.0
 
 # Prompts with the few-shot prefix still fit.
 MAX_RAW_PROMPT_TOKENS = 30
-# Mean length of a document with its end of text, for the plan.
-_DOCUMENT_TOKENS = 48
-
-DESCRIPTION = "a generated world in which the paper's experiment takes minutes"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MiniatureSizes:
-    """How much of everything the world provides."""
-
-    # documents of the pretraining corpus, about 40 tokens each
-    documents: int = 60_000
-    # documents held out, to measure the alignment tax
-    held_out_documents: int = 1_000
-    # demonstrations that labelers write for SFT
-    demonstrations: int = 4_000
-    # prompts whose completions are ranked for the reward model
-    comparisons: int = 6_000
-    # fewest and most completions of a ranked prompt
-    min_completions: int = 4
-    max_completions: int = 9
-    # prompts that PPO samples responses to
-    ppo_prompts: int = 3_000
-    # prompts of validation users: validation loss and the selection of the SFT baseline
-    validation: int = 300
-    # comparisons by held-out labelers on validation users' prompts
-    held_out_comparisons: int = 400
-    # prompts of test users: the evaluation
-    test: int = 1_500
-
-    @property
-    def completions(self) -> tuple[int, int]:
-        """Fewest and most completions of a ranked prompt."""
-        return self.min_completions, self.max_completions
-
-    def __post_init__(self) -> None:
-        require_positive(self, *(field.name for field in fields(self)))
-        if not 2 <= self.min_completions <= self.max_completions:
-            raise ValueError(
-                f"min_completions: found {self.min_completions}, accepted are 2 to max_completions "
-                f"{self.max_completions}"
-            )
-
-
-def _ppo(ptx_coef: float) -> PPOConfig:
-    return PPOConfig(
-        num_episodes=20 * 256,
-        rollout_batch=256,
-        minibatch=64,
-        microbatch=64,
-        policy_adam=AdamConfig(lr=3e-4),
-        value_adam=AdamConfig(lr=5e-4),
-        warmup_iterations=5,
-        kl_coef=0.15,
-        ema_decay=0.9,
-        ptx_coef=ptx_coef,
-        ptx_examples_per_episode=0.5,
-    )
-
-
-MINIATURE_RECIPE = Recipe(
-    limits=Limits(max_prompt_tokens=104, max_response_tokens=32),
-    block_tokens=128,
-    pretraining=PretrainingConfig(adam=AdamConfig(lr=4e-3, max_grad_norm=1.0), warmup_steps=100, batch_size=8),
-    sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1),
-    ppo_start=SFTConfig(
-        adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1, pretraining_fraction=0.1
-    ),
-    reward_model=RewardModelConfig(adam=AdamConfig(lr=1e-3), batch_size=16),
-    ppo=_ppo(0.0),
-    ppo_ptx=_ppo(1.0),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MiniatureConfig:
-    """One run of the miniature."""
-
-    # of the world, the data, the models and everything sampled
-    seed: int = 0
-    # of the model that is made
-    model: ModelShape = ModelShape(heads=2, context=136)
-    # of the data that the world provides
-    sizes: MiniatureSizes = MiniatureSizes()
-    # what each step does
-    recipe: Recipe = MINIATURE_RECIPE
-    # how often the run is saved
-    checkpoints: CheckpointConfig = CheckpointConfig()
-
-    def __post_init__(self) -> None:
-        needed = max(self.recipe.limits.total, self.recipe.block_tokens)
-        if self.model.context < needed:
-            raise ValueError(
-                f"model.context: found {self.model.context}, accepted is at least {needed}, which recipe.limits and "
-                "recipe.block_tokens take"
-            )
-        if self.recipe.pretraining is None:
-            raise ValueError("recipe.pretraining: found null, accepted are settings: the model is made here")
-
-
-MINIATURE = MiniatureConfig()
-SMOKE = MiniatureConfig(
-    sizes=MiniatureSizes(
-        documents=3_000,
-        held_out_documents=100,
-        demonstrations=200,
-        comparisons=200,
-        ppo_prompts=200,
-        validation=60,
-        held_out_comparisons=60,
-        test=200,
-    ),
-    recipe=replace(
-        MINIATURE_RECIPE,
-        ppo=replace(MINIATURE_RECIPE.ppo, num_episodes=512),
-        ppo_ptx=replace(MINIATURE_RECIPE.ppo_ptx, num_episodes=512),
-    ),
-)
-
-
-def counts(config: MiniatureConfig) -> dict[str, int | None]:
-    """The sizes of the data, known before they are made."""
-    sizes = config.sizes
-    return {
-        "blocks": sizes.documents * _DOCUMENT_TOKENS // config.recipe.block_tokens,
-        "demonstrations": sizes.demonstrations,
-        "comparisons": sizes.comparisons,
-        "ppo_prompts": sizes.ppo_prompts,
-        "test": sizes.test,
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +89,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
         "run": {
             "name": "miniature",
             "seed": config.seed,
-            "description": DESCRIPTION,
+            "description": MINIATURE_DESCRIPTION,
             "judge": "gold rubric",
             "baseline": "SFT",
         },

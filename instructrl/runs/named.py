@@ -1,59 +1,131 @@
-"""The named runs of `instructrl run`: a table of a configuration and the function that carries it out."""
+"""The named runs of `instructrl run`: a table of a configuration and the function that carries it out.
+
+What carries them out is imported when it is called: the table itself needs no torch.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from instructrl.runs import files, miniature, public
 from instructrl.runs.plan import PlanRow, plan
 from instructrl.runs.recipe import PAPER_1_3B, PAPER_6B, PAPER_175B
-from instructrl.trainers.log import RunLog
+from instructrl.runs.settings import (
+    MINIATURE,
+    MINIATURE_DESCRIPTION,
+    PUBLIC,
+    PUBLIC_DESCRIPTION,
+    SMOKE,
+    FilesConfig,
+    MiniatureConfig,
+    PublicConfig,
+    check_paths,
+)
+
+if TYPE_CHECKING:
+    from instructrl.trainers.log import RunLog
+
+# Mean length of a document with its end of text, for the plan.
+_DOCUMENT_TOKENS = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedRun:
-    """config: the run's own configuration with its defaults. read: (config) -> the input of carry_out; raises
-    ValueError for input that cannot be used, before anything is written. carry_out: (input, folder, log) -> results.
-    counts: what is known of the data before they are read."""
+    """config: the run's own configuration with its defaults. check: raises ValueError for options that are missing.
+    read: (config) -> the input of carry_out; raises ValueError for input that cannot be used, before anything is
+    written. carry_out: (input, folder, log) -> results. counts: what is known of the data before they are read."""
 
     description: str
     config: Any
-    carry_out: Callable[[Any, Path, RunLog], dict[str, Any]]
+    carry_out: "Callable[[Any, Path, RunLog], dict[str, Any]]"
     counts: Callable[[Any], Mapping[str, int | None]]
     read: Callable[[Any], Any] = lambda config: config
+    check: Callable[[Any], None] = lambda config: None
 
     def plan(self, config: Any) -> list[PlanRow]:
         """The steps that `config` asks for."""
         return plan(config.recipe, self.counts(config))
 
 
-def _from_files(description: str, config: files.FilesConfig) -> NamedRun:
+def _read_files(config: FilesConfig) -> Any:
+    from instructrl.runs import files
+
+    return files.read_files(config)
+
+
+def _run_files(given: Any, folder: Path, log: "RunLog") -> dict[str, Any]:
+    from instructrl.runs import files
+
+    return files.run_files(given, folder, log)
+
+
+def _read_public(config: PublicConfig) -> Any:
+    from instructrl.runs import public
+
+    return public.read_public(config)
+
+
+def _run_public(given: Any, folder: Path, log: "RunLog") -> dict[str, Any]:
+    from instructrl.runs import public
+
+    return public.run_public(given, folder, log)
+
+
+def _run_miniature(config: MiniatureConfig, folder: Path, log: "RunLog") -> dict[str, Any]:
+    from instructrl.runs import miniature
+
+    return miniature.run_miniature(config, folder, log)
+
+
+def _miniature_counts(config: MiniatureConfig) -> dict[str, int | None]:
+    """The sizes of the data, known before they are made."""
+    sizes = config.sizes
+    return {
+        "blocks": sizes.documents * _DOCUMENT_TOKENS // config.recipe.block_tokens,
+        "demonstrations": sizes.demonstrations,
+        "comparisons": sizes.comparisons,
+        "ppo_prompts": sizes.ppo_prompts,
+        "test": sizes.test,
+    }
+
+
+def _public_counts(config: PublicConfig) -> dict[str, int | None]:
+    """What is known of the sizes before the data are read."""
+    return {
+        "blocks": config.blocks,
+        "demonstrations": config.demonstrations,
+        "ppo_prompts": config.ppo_prompts,
+        "test": config.test_prompts,
+    }
+
+
+def _from_files(description: str, config: FilesConfig) -> NamedRun:
     return NamedRun(
         description=description,
         config=config,
-        carry_out=files.run_files,
+        carry_out=_run_files,
         counts=lambda config: {"test": None},
-        read=files.read_files,
+        read=_read_files,
+        check=check_paths,
     )
 
 
-def _miniature(description: str, config: miniature.MiniatureConfig) -> NamedRun:
-    return NamedRun(description=description, config=config, carry_out=miniature.run_miniature, counts=miniature.counts)
+def _miniature(description: str, config: MiniatureConfig) -> NamedRun:
+    return NamedRun(description=description, config=config, carry_out=_run_miniature, counts=_miniature_counts)
 
 
 RUNS: Mapping[str, NamedRun] = {
-    "miniature": _miniature(miniature.DESCRIPTION, miniature.MINIATURE),
-    "smoke": _miniature("the miniature, cut down to show that every step works", miniature.SMOKE),
+    "miniature": _miniature(MINIATURE_DESCRIPTION, MINIATURE),
+    "smoke": _miniature("the miniature, cut down to show that every step works", SMOKE),
     "public": NamedRun(
-        description=public.DESCRIPTION,
-        config=public.PUBLIC,
-        carry_out=public.run_public,
-        counts=public.counts,
-        read=public.read_public,
+        description=PUBLIC_DESCRIPTION,
+        config=PUBLIC,
+        carry_out=_run_public,
+        counts=_public_counts,
+        read=_read_public,
     ),
-    "files": _from_files("all steps on your own files and model", files.FilesConfig()),
-    "instructgpt_1_3b": _from_files("the paper's hyperparameters for 1.3B", files.FilesConfig(recipe=PAPER_1_3B)),
-    "instructgpt_6b": _from_files("the paper's hyperparameters for 6B", files.FilesConfig(recipe=PAPER_6B)),
-    "instructgpt_175b": _from_files("the paper's hyperparameters for 175B", files.FilesConfig(recipe=PAPER_175B)),
+    "files": _from_files("all steps on your own files and model", FilesConfig()),
+    "instructgpt_1_3b": _from_files("the paper's hyperparameters for 1.3B", FilesConfig(recipe=PAPER_1_3B)),
+    "instructgpt_6b": _from_files("the paper's hyperparameters for 6B", FilesConfig(recipe=PAPER_6B)),
+    "instructgpt_175b": _from_files("the paper's hyperparameters for 175B", FilesConfig(recipe=PAPER_175B)),
 }

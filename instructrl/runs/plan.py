@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from instructrl.runs.recipe import Recipe
-from instructrl.trainers.ppo import PPOConfig
-from instructrl.trainers.sft import SFTConfig
+from instructrl.trainers.settings import PPOConfig, SFTConfig
 
 
 class PlanRow(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from instructrl.data import hygiene, tables
-from instructrl.data.encoding import Encoder, Limits, pack_documents
+from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.public import (
     finegrained_qa_comparisons,
     finegrained_qa_demonstrations,
@@ -22,89 +22,14 @@ from instructrl.rollout.randomness import keyed_seed
 from instructrl.runs import steps
 from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.journal import Journal
-from instructrl.runs.recipe import ModelShape, Recipe
-from instructrl.trainers.checkpoints import CheckpointConfig
+from instructrl.runs.settings import PUBLIC_DESCRIPTION, PublicConfig
 from instructrl.trainers.log import RunLog
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig
-from instructrl.trainers.pretraining import PretrainingConfig
-from instructrl.trainers.reward_model import RewardModelConfig
-from instructrl.trainers.sft import SFTConfig
 from instructrl.types import Comparison, Demonstration, Prompt
-
-DESCRIPTION = "real human rankings and demonstrations with the GPT-2 tokenizer and a small model"
 
 RecordT = TypeVar("RecordT", Demonstration, Comparison)
 
 # The key of the split, beside those of the steps, which are their names.
 _SPLIT = 1
-
-
-def _ppo(ptx_coef: float) -> PPOConfig:
-    return PPOConfig(
-        num_episodes=128,
-        rollout_batch=32,
-        minibatch=16,
-        microbatch=16,
-        policy_adam=AdamConfig(lr=1e-4),
-        value_adam=AdamConfig(lr=3e-4),
-        warmup_iterations=2,
-        max_response_tokens=48,
-        ema_decay=0.8,
-        ptx_coef=ptx_coef,
-        ptx_examples_per_episode=0.5,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublicConfig:
-    """One run on public data."""
-
-    # of the splits, the models and everything sampled
-    seed: int = 0
-    # folder with the data sets finegrained_qa_feedback_k4, gsm8k, english_novels_pre1900, squality and gpt2_bpe
-    data: str = "../shared/data"
-    # a pretrained model with its tokenizer, a transformers folder or name; None makes and pretrains one
-    model: str | None = None
-    # of the model that is made
-    shape: ModelShape = ModelShape(layers=2, width=128, heads=4, context=320)
-    # words of the passages beside a question
-    max_passage_words: int = 40
-    # blocks of plain text, for pretraining and for the mix
-    blocks: int = 500
-    # demonstrations, after the split
-    demonstrations: int = 200
-    # prompts that PPO samples responses to, and that the models are compared on
-    ppo_prompts: int = 128
-    test_prompts: int = 60
-    # what each step does
-    recipe: Recipe = Recipe(
-        limits=Limits(max_prompt_tokens=160, max_response_tokens=128),
-        block_tokens=128,
-        pretraining=PretrainingConfig(adam=AdamConfig(lr=2e-3), batch_size=16),
-        sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=16, epochs=2, residual_dropout=0.1),
-        ppo_start=SFTConfig(
-            adam=AdamConfig(lr=5e-4), batch_size=16, epochs=2, residual_dropout=0.1, pretraining_fraction=0.1
-        ),
-        reward_model=RewardModelConfig(adam=AdamConfig(lr=3e-4), batch_size=8),
-        ppo=_ppo(0.0),
-        ppo_ptx=_ppo(1.0),
-    )
-    # how often the run is saved
-    checkpoints: CheckpointConfig = CheckpointConfig()
-
-
-PUBLIC = PublicConfig()
-
-
-def counts(config: PublicConfig) -> dict[str, int | None]:
-    """What is known of the sizes before the data are read."""
-    return {
-        "blocks": config.blocks,
-        "demonstrations": config.demonstrations,
-        "ppo_prompts": config.ppo_prompts,
-        "test": config.test_prompts,
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +69,7 @@ def run_public(given: PublicInput, folder: Path, log: RunLog) -> dict[str, Any]:
         gpt = steps.new_policy(work, config.shape)
         check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
         gpt = steps.pretrain(work, gpt, given.material.blocks)
-    run = {"name": "public", "seed": config.seed, "description": DESCRIPTION}
+    run = {"name": "public", "seed": config.seed, "description": PUBLIC_DESCRIPTION}
     return run_experiment(work, given.material, gpt, run)
 
 

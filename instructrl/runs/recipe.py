@@ -2,13 +2,9 @@
 
 from dataclasses import dataclass
 
-from instructrl.data.encoding import Limits
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig
-from instructrl.trainers.pretraining import PretrainingConfig
-from instructrl.trainers.reward_model import RewardModelConfig
-from instructrl.trainers.sft import SFTConfig
-from instructrl.types import require_positive
+from instructrl.data.settings import Limits
+from instructrl.settings import require_positive
+from instructrl.trainers.settings import AdamConfig, PPOConfig, PretrainingConfig, RewardModelConfig, SFTConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

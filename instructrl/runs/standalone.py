@@ -21,8 +21,8 @@ from instructrl.runs.folder import check_folder, open_folder
 from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.steps import Workspace
-from instructrl.trainers.checkpoints import CheckpointConfig
 from instructrl.trainers.log import RunLog
+from instructrl.trainers.settings import CheckpointConfig
 from instructrl.types import Comparison
 
 _CHECKPOINTS = CheckpointConfig()

@@ -28,10 +28,11 @@ from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, sync
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.loop import Trainer
-from instructrl.trainers.ppo import PPOConfig, PPOTrainer, RolloutObserver
+from instructrl.trainers.ppo import PPOTrainer, RolloutObserver
 from instructrl.trainers.pretraining import PretrainingTrainer
 from instructrl.trainers.reward_model import RewardModelTrainer, normalize_on_demonstrations
-from instructrl.trainers.sft import SFTConfig, SFTTrainer, demonstration_loss
+from instructrl.trainers.settings import PPOConfig, SFTConfig
+from instructrl.trainers.sft import SFTTrainer, demonstration_loss
 from instructrl.types import Comparison, Demonstration, Prompt
 
 NetworkT = TypeVar("NetworkT", Policy, RewardModel)

@@ -21,26 +21,11 @@ import torch
 from safetensors import SafetensorError
 
 from instructrl import distributed
+from instructrl.trainers.settings import CheckpointConfig
 from instructrl.trainers.state_files import STRUCTURE, TENSORS, read_state, state_bytes, write_state
-from instructrl.types import require_positive
 
 MANIFEST = "manifest.json"
 _FORMAT = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointConfig:
-    """How often a run is saved, and how much of it stays. Changes no result."""
-
-    # seconds between two checkpoints of a step, taken between optimiser steps or PPO iterations; 0 takes each
-    every_seconds: float = 300.0
-    # how many are kept
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        require_positive(self, "keep")
-        if not self.every_seconds >= 0:
-            raise ValueError(f"every_seconds: found {self.every_seconds}, accepted are numbers from 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from instructrl import distributed, interruption, profiling
-from instructrl.models.passes import PassConfig
+from instructrl.models.passes import applied
+from instructrl.models.settings import PassConfig
 from instructrl.models.spread import gathered, placed_like
 from instructrl.rollout.randomness import keyed_generator
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, fingerprint
@@ -78,7 +79,7 @@ class Trainer(ABC):
         where a number is not finite or memory does not suffice, `Interrupted` after a signal.
         """
         end = self.num_steps if until is None else min(until, self.num_steps)
-        with log.phase(self.phase, end - self.step, self.unit) as progress:
+        with log.phase(self.phase, end - self.step, self.unit) as progress, interruption.finishing():
             while self.step < end:
                 with profiling.collect() as profile:
                     step = self.step
@@ -131,7 +132,7 @@ class Trainer(ABC):
     def _step_or_reason(self, log: RunLog, profile: profiling.Profile) -> tuple[dict[str, float], float]:
         where = f"{self.phase}, step {self.step}"
         try:
-            with self._passes.applied(self._modules.values()):
+            with applied(self._passes, self._modules.values()):
                 return self.train_step()
         except NotFiniteError as error:
             kept = log.keep(f"failed-{self.phase}-{self.step:08d}.json", self.batch())

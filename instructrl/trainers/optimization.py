@@ -2,7 +2,6 @@
 
 import copy
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,33 +9,7 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from instructrl.models.spread import placed_like, whole_norm
-from instructrl.types import require_positive
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdamConfig:
-    """Adam as in the paper (C): beta2 0.95. What the paper leaves open is off or PyTorch's default."""
-
-    # peak learning rate
-    lr: float
-    # decay of the gradient's mean
-    beta1: float = 0.9
-    # decay of the gradient's square
-    beta2: float = 0.95
-    # added to the square root of the second moment
-    eps: float = 1e-8
-    # decoupled, as in AdamW
-    weight_decay: float = 0.0
-    # clips the gradient's norm; None does not
-    max_grad_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        require_positive(self, "lr", "eps", "max_grad_norm")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay: found {self.weight_decay}, accepted are numbers from 0")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers in [0, 1)")
+from instructrl.trainers.settings import AdamConfig
 
 
 class NotFiniteError(RuntimeError):

@@ -1,9 +1,7 @@
 """Step 3: PPO and PPO-ptx against the reward model (paper, 3.5 and C.4)."""
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from instructrl import distributed, profiling
 from instructrl.data.encoding import Encoder, blocks_as_sequences
-from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.models.spread import spread, synchronised, unsharded
@@ -24,122 +21,15 @@ from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient, select_microbatch
 from instructrl.trainers.loop import DataOrder, Trainer
-from instructrl.trainers.optimization import AdamConfig, Update
-from instructrl.types import Experience, Rollout, Sequences, require_positive
+from instructrl.trainers.optimization import Update
+from instructrl.trainers.settings import PPOConfig
+from instructrl.types import Experience, Rollout, Sequences
 
 # Behind the seed in a key: what the numbers are drawn for. Who changes one changes the samples of every run.
 _PROMPT_ORDER, _MINIBATCH_ORDER, _RESPONSES, _BLOCK_ORDER = 0, 1, 2, 3
 
 # Looks at a rollout batch, given the prompts' texts; what it returns is logged with the iteration and used nowhere.
 RolloutObserver = Callable[[Sequence[str], Rollout], Mapping[str, float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PPOConfig:
-    """The paper's numbers (section 3.5, C.4 and E); where it is silent, the predecessor's."""
-
-    # responses sampled in all
-    num_episodes: int = 256_000
-    # episodes per iteration
-    rollout_batch: int = 512
-    # episodes per optimiser step
-    minibatch: int = 64
-    # passes over a rollout batch
-    num_epochs: int = 1
-    # episodes in one forward pass; changes memory, not the result
-    microbatch: int = 64
-    # precision and memory of the forward passes
-    passes: PassConfig = PassConfig()
-    # of the policy; constant after the warm-up
-    policy_adam: AdamConfig = AdamConfig(lr=8.05e-6)
-    # of the value function, a network of its own
-    value_adam: AdamConfig = AdamConfig(lr=9e-6)
-    # iterations over which both rates rise from a tenth of their peak
-    warmup_iterations: int = 10
-    # coefficient of the per-token KL penalty
-    kl_coef: float = 0.02
-    # nats per episode; set, the coefficient adapts to it, else it is fixed as in the paper
-    kl_target: float | None = None
-    # episodes over which an adaptive coefficient moves
-    kl_horizon: int = 10_000
-    # of later rewards, the gamma of reinforcement learning; the gamma of the paper's equation 2 is ptx_coef
-    discount: float = 1.0
-    # of generalized advantage estimation
-    lam: float = 0.95
-    # of the probability ratio
-    cliprange: float = 0.2
-    # of the value function's change
-    cliprange_value: float = 0.2
-    # of the value loss beside the policy loss
-    vf_coef: float = 0.1
-    # of the rollout
-    temperature: float = 1.0
-    # where a response is cut in the rollout; None is the limit of the run
-    max_response_tokens: int | None = None
-    # score of a response that was cut; None keeps the reward model's
-    missing_eos_score: float | None = -1.0
-    # decay of the averaged policy, per optimiser step
-    ema_decay: float = 0.992
-    # gamma of equation 2, the coefficient of the pretraining loss: 0 is PPO, above is PPO-ptx
-    ptx_coef: float = 0.0
-    # blocks of plain text beside each episode
-    ptx_examples_per_episode: float = 8.0
-
-    def __post_init__(self) -> None:
-        require_positive(
-            self,
-            "num_episodes",
-            "rollout_batch",
-            "minibatch",
-            "num_epochs",
-            "microbatch",
-            "temperature",
-            "max_response_tokens",
-            "kl_target",
-            "kl_horizon",
-        )
-        if self.rollout_batch % self.minibatch:
-            raise ValueError(
-                f"minibatch: found {self.minibatch}, accepted are divisors of rollout_batch {self.rollout_batch}"
-            )
-        if self.num_episodes % self.rollout_batch:
-            raise ValueError(
-                f"num_episodes: found {self.num_episodes}, accepted are multiples of rollout_batch {self.rollout_batch}"
-            )
-        for name in (
-            "kl_coef",
-            "ptx_coef",
-            "ptx_examples_per_episode",
-            "vf_coef",
-            "cliprange",
-            "cliprange_value",
-            "warmup_iterations",
-        ):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers from 0")
-        for name in ("discount", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers from 0 to 1")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay: found {self.ema_decay}, accepted is [0, 1)")
-        if self.ptx_coef > 0 and self.num_ptx_examples < 1:
-            raise ValueError(
-                f"ptx_examples_per_episode: found {self.ptx_examples_per_episode}, accepted is at least one block of "
-                f"plain text beside a minibatch of {self.minibatch}"
-            )
-
-    @property
-    def num_iterations(self) -> int:
-        return self.num_episodes // self.rollout_batch
-
-    @property
-    def num_optimizer_steps(self) -> int:
-        return self.num_iterations * self.num_epochs * (self.rollout_batch // self.minibatch)
-
-    @property
-    def num_ptx_examples(self) -> int:
-        """Blocks of plain text beside each minibatch."""
-        return round(self.ptx_examples_per_episode * self.minibatch) if self.ptx_coef > 0 else 0
 
 
 class PPOTrainer(Trainer):

@@ -1,40 +1,21 @@
 """Step 2: the reward model on comparisons (paper, 3.5 and C.2)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from instructrl import distributed
 from instructrl.data.encoding import Encoder, preferred_pairs
-from instructrl.models.passes import PassConfig
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import spread, synchronised
 from instructrl.objectives.reward_modeling import comparison_loss
 from instructrl.rollout.scoring import score_texts
 from instructrl.trainers.loop import DataOrder, Trainer
-from instructrl.trainers.optimization import AdamConfig, Update
-from instructrl.types import Comparison, Demonstration, SharedPrompts, require_positive
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewardModelConfig:
-    """The paper's numbers (C.2)."""
-
-    # its rate follows a cosine to a tenth
-    adam: AdamConfig = AdamConfig(lr=9e-6)
-    # comparisons (prompts with their K completions and all pairs) in an optimiser step
-    batch_size: int = 64
-    # more than one overfits at once, says the paper
-    epochs: int = 1
-    # prompts in one forward pass; changes memory, not the result
-    microbatch: int = 8
-    # precision and memory of the forward passes
-    passes: PassConfig = PassConfig()
-
-    def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "epochs", "microbatch")
+from instructrl.trainers.optimization import Update
+from instructrl.trainers.settings import RewardModelConfig
+from instructrl.types import Comparison, Demonstration, SharedPrompts
 
 
 class RewardModelTrainer(Trainer):

@@ -1,7 +1,7 @@
 """Step 1: supervised fine-tuning on demonstrations (paper, 3.5, C.1 and C.3)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,53 +10,18 @@ from torch import Tensor
 from instructrl import distributed
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.backbone import set_residual_dropout
-from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
 from instructrl.models.spread import spread
 from instructrl.rollout.randomness import keyed_seed
 from instructrl.rollout.scoring import mean_loss
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient
 from instructrl.trainers.loop import DataOrder, Trainer
-from instructrl.trainers.optimization import AdamConfig, Update
-from instructrl.types import Demonstration, Sequences, require_positive
+from instructrl.trainers.optimization import Update
+from instructrl.trainers.settings import SFTConfig
+from instructrl.types import Demonstration, Sequences
 
 # The key of the order of plain text, beside those of dropout, which are the numbers of the steps.
 _BLOCK_ORDER = -1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SFTConfig:
-    """The paper's numbers for 1.3B (C.1)."""
-
-    # its rate follows a cosine to a tenth, without warm-up
-    adam: AdamConfig = AdamConfig(lr=9.65e-6)
-    # examples in an optimiser step, those of the pretraining mix included
-    batch_size: int = 32
-    # passes over the demonstrations; every epoch is kept
-    epochs: int = 16
-    # on the outputs of attention and MLP blocks
-    residual_dropout: float = 0.2
-    # share of each batch that is blocks of plain text (0.1 in the branch that PPO starts from)
-    pretraining_fraction: float = 0.0
-    # examples in one forward pass; changes memory, and of the result what dropout leaves out
-    microbatch: int = 32
-    # precision and memory of the forward passes
-    passes: PassConfig = PassConfig()
-
-    def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "epochs", "microbatch")
-        if not 0 <= self.pretraining_fraction < 1 or self.num_pretraining >= self.batch_size:
-            raise ValueError(
-                f"pretraining_fraction: found {self.pretraining_fraction}, accepted are shares below 1 that leave "
-                f"demonstrations in a batch of {self.batch_size}"
-            )
-        if not 0 <= self.residual_dropout < 1:
-            raise ValueError(f"residual_dropout: found {self.residual_dropout}, accepted is [0, 1)")
-
-    @property
-    def num_pretraining(self) -> int:
-        """Blocks of plain text in each batch: at least one where there is a mix at all."""
-        return max(round(self.pretraining_fraction * self.batch_size), 1) if self.pretraining_fraction else 0
 
 
 class SFTTrainer(Trainer):

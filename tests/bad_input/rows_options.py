@@ -52,7 +52,7 @@ ROWS = [
     Row(
         what="required options missing",
         options="sft --model model",
-        message="--data, --validation, --out: found nothing, accepted is a value for each: they have no default",
+        message="--data, --validation, --out: missing, required",
     ),
     Row(
         what="required argument missing",

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from instructrl.data.prepare import PrepareConfig, prepare
+from instructrl.data.prepare import prepare
 from instructrl.data.readers import DataError, read_comparisons, read_demonstrations, read_prompts, write_jsonl
+from instructrl.data.settings import PrepareConfig
 from instructrl.types import Comparison, Demonstration, Prompt
 
 NUM_USERS = 40

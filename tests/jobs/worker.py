@@ -29,17 +29,17 @@ from tiny import blocks, comparisons, demonstrations, lively_policy, tiny_encode
 
 from instructrl import distributed
 from instructrl.models.backbone import set_residual_dropout
-from instructrl.models.passes import PassConfig
 from instructrl.models.policy import Policy
+from instructrl.models.settings import PassConfig
 from instructrl.models.spread import gathered, unsharded
 from instructrl.rollout.generate import Sampling, sample_rollout
-from instructrl.trainers.checkpoints import CheckpointConfig, Checkpoints
+from instructrl.trainers.checkpoints import Checkpoints
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.loop import Trainer
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig, PPOTrainer
-from instructrl.trainers.reward_model import RewardModelConfig, RewardModelTrainer
-from instructrl.trainers.sft import SFTConfig, SFTTrainer
+from instructrl.trainers.ppo import PPOTrainer
+from instructrl.trainers.reward_model import RewardModelTrainer
+from instructrl.trainers.settings import AdamConfig, CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
+from instructrl.trainers.sft import SFTTrainer
 
 ENCODER = tiny_encoder()
 Spread = Literal["ddp", "fsdp"]

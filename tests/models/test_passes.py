@@ -6,8 +6,9 @@ from tiny import demonstrations, lively_policy, tiny_encoder, tiny_reward_model
 from torch import nn
 
 from instructrl.data.encoding import Encoder
-from instructrl.models.passes import PassConfig
+from instructrl.models.passes import applied
 from instructrl.models.policy import Policy
+from instructrl.models.settings import PassConfig
 
 PLAIN, SAVING = PassConfig(), PassConfig(checkpoint_activations=True)
 LOW = PassConfig(precision="bfloat16")
@@ -31,7 +32,7 @@ def gradients(policy: Policy, passes: PassConfig, encoder: Encoder) -> tuple[lis
         kept += x.numel()
         return x
 
-    with passes.applied([policy]):
+    with applied(passes, [policy]):
         with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
             total = policy(sequences(encoder)).sum()
         return list(torch.autograd.grad(total, list(policy.parameters()))), kept
@@ -46,7 +47,7 @@ def test_checkpoints_keep_less_and_change_no_bit(encoder):
 
 def test_blocks_are_their_own_again_afterwards(encoder):
     policy = lively_policy(encoder)
-    with SAVING.applied([policy]):
+    with applied(SAVING, [policy]):
         assert any("forward" in vars(module) for module in policy.modules())
     assert not any("forward" in vars(module) for module in policy.modules())
 
@@ -54,7 +55,7 @@ def test_blocks_are_their_own_again_afterwards(encoder):
 def test_a_network_without_blocks_is_refused():
     with (
         pytest.raises(ValueError, match=r"checkpoint_activations: found .* accepted is false"),
-        SAVING.applied([nn.Linear(2, 2)]),
+        applied(SAVING, [nn.Linear(2, 2)]),
     ):
         pass
 
@@ -65,7 +66,7 @@ def test_bfloat16_is_in_the_products_and_nowhere_else(encoder):
     seen = set()
     block = policy.lm.base_model.h[0].attn.c_attn
     block.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-    with LOW.applied([policy]), torch.no_grad():
+    with applied(LOW, [policy]), torch.no_grad():
         logprobs, scores = policy(sequences(encoder)), reward_model(sequences(encoder))
     assert seen == {torch.bfloat16}
     assert logprobs.dtype == scores.dtype == torch.float32

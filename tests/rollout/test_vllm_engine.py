@@ -11,14 +11,14 @@ import torch
 from tiny import lively_policy, tiny_encoder, tiny_reward_model, words
 
 from instructrl import cli
-from instructrl.data.encoding import Limits
+from instructrl.data.settings import Limits
 from instructrl.models.policy import Policy
 from instructrl.rollout.engines import open_engine
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.randomness import keyed_seed
 from instructrl.rollout.vllm_engine import VLLMEngine
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig, PPOTrainer
+from instructrl.trainers.ppo import PPOTrainer
+from instructrl.trainers.settings import AdamConfig, PPOConfig
 
 ENCODER = tiny_encoder()
 END = ENCODER.end_of_text

@@ -8,7 +8,8 @@ import torture
 from test_resume import files, run
 
 from instructrl.runs.folder import open_folder
-from instructrl.trainers.checkpoints import CheckpointConfig, Checkpoints
+from instructrl.trainers.checkpoints import Checkpoints
+from instructrl.trainers.settings import CheckpointConfig
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from instructrl.runs.named import RUNS
 from instructrl.runs.plan import plan
-from instructrl.trainers.ppo import PPOConfig
+from instructrl.trainers.settings import PPOConfig
 
 SIZES = ("instructgpt_1_3b", "instructgpt_6b", "instructgpt_175b")
 

@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 from tiny import demonstrations, tiny_encoder
 
-from instructrl.data.encoding import Limits
+from instructrl.data.settings import Limits
 from instructrl.runs.experiment import few_shot_form
 from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.steps import Workspace, take_disjoint
-from instructrl.trainers.checkpoints import CheckpointConfig
 from instructrl.trainers.log import RunLog
-from instructrl.trainers.ppo import PPOConfig
+from instructrl.trainers.settings import CheckpointConfig, PPOConfig
 from instructrl.types import Demonstration
 
 

@@ -15,20 +15,17 @@ from tiny_runs import MINIATURE, small
 
 from instructrl import cli, kernels, ops
 from instructrl.commands import options
-from instructrl.data.encoding import Limits
 from instructrl.data.readers import write_jsonl
+from instructrl.data.settings import Limits
 from instructrl.evaluation.report import write_report
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
-from instructrl.runs.files import FilesConfig, read_files, run_files
+from instructrl.runs.files import read_files, run_files
 from instructrl.runs.folder import open_folder
-from instructrl.runs.miniature import MiniatureConfig
 from instructrl.runs.recipe import Recipe
+from instructrl.runs.settings import FilesConfig, MiniatureConfig
 from instructrl.trainers.log import RunLog
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig
-from instructrl.trainers.reward_model import RewardModelConfig
-from instructrl.trainers.sft import SFTConfig
+from instructrl.trainers.settings import AdamConfig, PPOConfig, RewardModelConfig, SFTConfig
 from instructrl.types import Document, Prompt
 
 NAMES = ["GPT", "GPT (prompted)", "SFT", "PPO", "PPO-ptx"]

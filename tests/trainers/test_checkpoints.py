@@ -12,12 +12,12 @@ import torch
 from probes import assert_same_state, quiet_log
 from tiny import comparisons, demonstrations, lively_policy, tiny_encoder, tiny_reward_model
 
-from instructrl import distributed, interruption
+from instructrl import interruption
 from instructrl.trainers import checkpoints as module
-from instructrl.trainers.checkpoints import CheckpointConfig, Checkpoints, fingerprint
+from instructrl.trainers.checkpoints import Checkpoints, fingerprint
 from instructrl.trainers.log import Phase
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.reward_model import RewardModelConfig, RewardModelTrainer
+from instructrl.trainers.reward_model import RewardModelTrainer
+from instructrl.trainers.settings import AdamConfig, CheckpointConfig, RewardModelConfig
 from instructrl.trainers.state_files import read_state, write_state
 from instructrl.types import Comparison
 
@@ -365,25 +365,3 @@ def test_a_signal_after_the_question_waits_for_the_next_step(tmp_path, monkeypat
     found = calm.newest()
     assert found is not None
     assert found.step == interrupted.step == 3
-
-
-def test_a_second_sigint_leaves_at_once():
-    def twice() -> None:
-        os.kill(os.getpid(), interruption.signal.SIGINT)
-        assert interruption.wished()
-        os.kill(os.getpid(), interruption.signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt), interruption.heeded():
-        twice()
-    assert not interruption.wished()
-    distributed.leave_if_wished()
-
-
-def test_under_a_launcher_a_second_sigint_is_the_first_come_again(monkeypatch):
-    """The terminal sends one to every process, and torchrun passes its own on."""
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    with interruption.heeded():
-        for _ in range(2):
-            os.kill(os.getpid(), interruption.signal.SIGINT)
-        with pytest.raises(interruption.Interrupted):
-            distributed.leave_if_wished()

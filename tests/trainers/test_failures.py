@@ -11,13 +11,20 @@ from rich.console import Console
 from tiny import blocks, comparisons, demonstrations, lively_policy, tiny_encoder, tiny_reward_model
 
 from instructrl import profiling
-from instructrl.trainers.checkpoints import CheckpointConfig, Checkpoints
+from instructrl.trainers.checkpoints import Checkpoints
 from instructrl.trainers.log import RunLog
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig, PPOTrainer
-from instructrl.trainers.pretraining import PretrainingConfig, PretrainingTrainer
-from instructrl.trainers.reward_model import RewardModelConfig, RewardModelTrainer
-from instructrl.trainers.sft import SFTConfig, SFTTrainer
+from instructrl.trainers.ppo import PPOTrainer
+from instructrl.trainers.pretraining import PretrainingTrainer
+from instructrl.trainers.reward_model import RewardModelTrainer
+from instructrl.trainers.settings import (
+    AdamConfig,
+    CheckpointConfig,
+    PPOConfig,
+    PretrainingConfig,
+    RewardModelConfig,
+    SFTConfig,
+)
+from instructrl.trainers.sft import SFTTrainer
 
 ENCODER = tiny_encoder()
 ADAM = AdamConfig(lr=1e-3)

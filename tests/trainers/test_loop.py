@@ -9,7 +9,8 @@ from probes import EPS, metrics_of, quiet_log
 from torch import nn
 
 from instructrl.trainers.loop import DataOrder
-from instructrl.trainers.optimization import AdamConfig, Update
+from instructrl.trainers.optimization import Update
+from instructrl.trainers.settings import AdamConfig
 
 
 def linear(config: AdamConfig) -> tuple[nn.Linear, Update]:

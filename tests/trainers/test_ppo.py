@@ -14,8 +14,8 @@ from torch import nn
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.trainers import ppo as ppo_module
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig, PPOTrainer
+from instructrl.trainers.ppo import PPOTrainer
+from instructrl.trainers.settings import AdamConfig, PPOConfig
 
 ENCODER = tiny_encoder()
 PROMPTS = [words(random.Random(i)) for i in range(20)]

@@ -11,8 +11,8 @@ from tiny import comparisons, demonstrations, lively_policy, tiny_encoder, tiny_
 from instructrl import profiling
 from instructrl.models.scoring import RewardModel
 from instructrl.rollout.scoring import comparison_scores, score_texts
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.reward_model import RewardModelConfig, RewardModelTrainer, normalize_on_demonstrations
+from instructrl.trainers.reward_model import RewardModelTrainer, normalize_on_demonstrations
+from instructrl.trainers.settings import AdamConfig, RewardModelConfig
 from instructrl.types import Comparison
 
 CONFIG = RewardModelConfig(adam=AdamConfig(lr=3e-3), batch_size=8)

@@ -10,9 +10,9 @@ from torch import nn
 
 from instructrl.models.policy import Policy
 from instructrl.trainers import sft as sft_module
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.pretraining import PretrainingConfig, PretrainingTrainer
-from instructrl.trainers.sft import SFTConfig, SFTTrainer, demonstration_loss
+from instructrl.trainers.pretraining import PretrainingTrainer
+from instructrl.trainers.settings import AdamConfig, PretrainingConfig, SFTConfig
+from instructrl.trainers.sft import SFTTrainer, demonstration_loss
 from instructrl.types import Demonstration
 
 CONFIG = SFTConfig(adam=AdamConfig(lr=1e-3), batch_size=8, epochs=2, residual_dropout=0.0)

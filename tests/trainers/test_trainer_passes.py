@@ -9,13 +9,14 @@ from probes import quiet_log
 from tiny import comparisons, demonstrations, lively_policy, tiny_encoder, tiny_reward_model, words
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from instructrl.models.passes import PassConfig
+from instructrl.models.passes import applied
+from instructrl.models.settings import PassConfig
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.trainers.loop import Trainer
-from instructrl.trainers.optimization import AdamConfig
-from instructrl.trainers.ppo import PPOConfig, PPOTrainer
-from instructrl.trainers.reward_model import RewardModelConfig, RewardModelTrainer
-from instructrl.trainers.sft import SFTConfig, SFTTrainer
+from instructrl.trainers.ppo import PPOTrainer
+from instructrl.trainers.reward_model import RewardModelTrainer
+from instructrl.trainers.settings import AdamConfig, PPOConfig, RewardModelConfig, SFTConfig
+from instructrl.trainers.sft import SFTTrainer
 
 ENCODER = tiny_encoder()
 PLAIN, SAVING = PassConfig(), PassConfig(checkpoint_activations=True)
@@ -61,13 +62,13 @@ def test_trainers_take_their_steps_with_either(passes):
 def test_in_bfloat16_the_weights_are_those_of_the_last_optimiser_step():
     policy = lively_policy(ENCODER)
     rows = ENCODER.demonstrations(demonstrations(4))
-    with LOW.applied([policy]):
+    with applied(LOW, [policy]):
         before = policy(rows)
         with torch.no_grad():
             for parameter in policy.parameters():
                 parameter.mul_(1.5)
         after = policy(rows)
-    with LOW.applied([policy]):
+    with applied(LOW, [policy]):
         fresh = policy(rows)
     assert torch.equal(after, fresh)
     assert not torch.equal(after, before)
@@ -92,7 +93,7 @@ def test_sampling_in_bfloat16_converts_weights_once_and_leaves_the_gradient_alon
         x for name, x in policy.named_parameters() if name.endswith("weight") and ".h." in name and x.dim() == 2
     ]
     rows = ENCODER.demonstrations(demonstrations(4))
-    with LOW.applied([policy]):
+    with applied(LOW, [policy]):
         with _Conversions(matrices) as conversions:
             rollout = sample_rollout(policy, ENCODER, ["w1", "w2 w3"], Sampling(seed=0, max_response_tokens=8))
         policy(rows).sum().backward()

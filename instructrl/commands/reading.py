@@ -1,0 +1,133 @@
+"""What each command line asks for, as settings. Nothing here needs torch: help and mistakes come at once.
+
+Each function takes the words behind the command. It returns None where it has printed all that was asked for, and
+raises ValueError for what it does not take.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from rich.console import Console
+from rich.table import Table
+
+from instructrl.commands import options
+from instructrl.commands.settings import (
+    CheckCommand,
+    DoctorCommand,
+    EvalCommand,
+    PPOCommand,
+    ReportCommand,
+    RewardModelCommand,
+    RunCommand,
+    SFTCommand,
+)
+from instructrl.data.settings import PrepareConfig
+from instructrl.runs.named import RUNS
+
+_RUN_USAGE = """usage: instructrl run NAME [--out FOLDER] [--dry-run] [--fresh] [--config FILE] [OPTIONS]
+       instructrl run --list
+
+All steps of a named run. `instructrl run NAME --help` lists its options, each of which can also be set in a YAML file.
+--dry-run prints the plan, the sizes and the steps, and does nothing. --out: where models, metrics, results.json and
+report.html go (default: runs/NAME-SEED). The same command continues a run that was stopped; --fresh
+starts over."""
+
+_DATA_USAGE = """usage: instructrl data prepare [OPTIONS]
+       instructrl data check {demonstrations,comparisons,prompts,corpus} FILE
+
+prepare: duplicates by long common prefix, cap per user, split by user, personal data out of the training split, length
+limits; writes the splits and a report of counts and lengths. check: reads every row and names those that are wrong."""
+
+
+def _step(config: type, name: str, description: str) -> Callable[[Sequence[str]], Any]:
+    """A command whose options are the fields of one dataclass."""
+    return lambda words: options.parse(config, words, program=f"instructrl {name}", description=description)
+
+
+def _run(words: Sequence[str]) -> RunCommand | None:
+    if not words or words[0] in ("-h", "--help"):
+        print(f"{_RUN_USAGE}\n")
+        Console().print(_list())
+        return None
+    if words[0] == "--list":
+        Console().print(_list())
+        return None
+    name = words[0]
+    if name not in RUNS:
+        close = difflib.get_close_matches(name, RUNS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"accepted are {', '.join(RUNS)}"
+        raise ValueError(f"run: found the name {name!r}, {hint}")
+    named = RUNS[name]
+    own = options.Parser(prog=f"instructrl run {name}", add_help=False, allow_abbrev=False)
+    own.add_argument("--out", type=Path)
+    own.add_argument("--dry-run", action="store_true")
+    own.add_argument("--fresh", action="store_true")
+    chosen, rest = own.parse_known_args(list(words[1:]))
+    config = options.parse(
+        named.config,
+        rest,
+        program=f"instructrl run {name}",
+        description=f"{named.description.capitalize()}. Beside these: --out FOLDER, --dry-run, --fresh.",
+    )
+    if not chosen.dry_run:
+        named.check(config)
+    folder = Path("runs") / f"{name}-{config.seed}" if chosen.out is None else chosen.out
+    return RunCommand(name=name, named=named, config=config, folder=folder, dry_run=chosen.dry_run, fresh=chosen.fresh)
+
+
+def _list() -> Table:
+    table = Table("run", "what it does", box=None, pad_edge=False)
+    for name, run in RUNS.items():
+        table.add_row(name, run.description)
+    return table
+
+
+def _data(words: Sequence[str]) -> PrepareConfig | CheckCommand | None:
+    if not words or words[0] in ("-h", "--help"):
+        print(_DATA_USAGE)
+        return None
+    if words[0] == "prepare":
+        return options.parse(
+            PrepareConfig, words[1:], program="instructrl data prepare", description="The paper's data hygiene."
+        )
+    if words[0] == "check":
+        parser = options.Parser(prog="instructrl data check", description="Read every row of a file.")
+        parser.add_argument("kind", choices=get_args(get_type_hints(CheckCommand)["kind"]))
+        parser.add_argument("file")
+        chosen = parser.parse_args(words[1:])
+        return CheckCommand(kind=chosen.kind, file=chosen.file)
+    raise ValueError(f"data: found {words[0]!r}, accepted are prepare and check")
+
+
+def _report(words: Sequence[str]) -> ReportCommand:
+    parser = options.Parser(
+        prog="instructrl report", description="Write report.html from the results and metrics of a finished run."
+    )
+    parser.add_argument("folder", type=Path, help="folder of a run, with results.json and metrics.jsonl")
+    parser.add_argument("--figure", type=Path, metavar="FILE.svg", help="also write the win rates as an SVG picture")
+    chosen = parser.parse_args(words)
+    return ReportCommand(folder=chosen.folder, figure=chosen.figure)
+
+
+def _doctor(words: Sequence[str]) -> DoctorCommand:
+    parser = options.Parser(
+        prog="instructrl doctor",
+        description="Versions; every op and backend: usable here or not, and why not; how each was built; a self-test "
+        "of each.",
+    )
+    parser.parse_args(words)
+    return DoctorCommand()
+
+
+READERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
+    "run": _run,
+    "sft": _step(SFTCommand, "sft", "Step 1: supervised fine-tuning."),
+    "rm": _step(RewardModelCommand, "rm", "Step 2: the reward model."),
+    "ppo": _step(PPOCommand, "ppo", "Step 3: proximal policy optimisation."),
+    "eval": _step(EvalCommand, "eval", "Compare models on prompts."),
+    "report": _report,
+    "data": _data,
+    "doctor": _doctor,
+}

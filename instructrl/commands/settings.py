@@ -1,0 +1,158 @@
+"""Settings of the commands that are single steps, and of those that look at what came out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from instructrl.data.settings import Limits
+from instructrl.rollout.settings import EngineName
+from instructrl.runs.named import NamedRun
+from instructrl.settings import require_positive
+from instructrl.trainers.settings import CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTCommand:
+    """Fine-tune a language model on demonstrations; every epoch is kept as a transformers folder."""
+
+    # the pretrained model: a transformers folder or name
+    model: str
+    # demonstrations: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
+    data: str
+    # demonstrations for the validation loss
+    validation: str
+    # folder for models and metrics
+    out: str
+    # plain text, where sft.pretraining_fraction asks for it
+    corpus: str | None = None
+    # start over where `out` holds an earlier run; without it the same command goes on where it was left
+    fresh: bool = False
+    # of everything random
+    seed: int = 0
+    # length of a block of plain text
+    block_tokens: int = 2048
+    # of prompts and responses, in tokens
+    limits: Limits = Limits()
+    # of the training
+    sft: SFTConfig = SFTConfig()
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModelCommand:
+    """Train a reward model on all pairs of K-wise comparisons, then set its bias on demonstrations."""
+
+    # what it starts from, usually the last SFT epoch: a transformers folder or name
+    model: str
+    # comparisons: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
+    data: str
+    # demonstrations, which are to score 0 on average
+    demonstrations: str
+    # folder for the model and metrics
+    out: str
+    # comparisons to measure the accuracy on
+    validation: str | None = None
+    # start over where `out` holds an earlier run; without it the same command goes on where it was left
+    fresh: bool = False
+    # of everything random
+    seed: int = 0
+    # of prompts and responses, in tokens
+    limits: Limits = Limits()
+    # of the training
+    reward_model: RewardModelConfig = RewardModelConfig()
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PPOCommand:
+    """PPO against a reward model; PPO-ptx where ppo.ptx_coef is positive."""
+
+    # the policy it starts from, also the reference of the KL: a transformers folder or name
+    model: str
+    # a folder that `instructrl rm` wrote, with the same tokenizer
+    reward_model: str
+    # prompts: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
+    data: str
+    # folder for the model and metrics
+    out: str
+    # plain text for the pretraining mix
+    corpus: str | None = None
+    # start over where `out` holds an earlier run; without it the same command goes on where it was left
+    fresh: bool = False
+    # of everything random
+    seed: int = 0
+    # samples the responses; vllm has random numbers of its own: other tokens, and not the same ones in every run
+    engine: EngineName = "builtin"
+    # length of a block of plain text
+    block_tokens: int = 2048
+    # of prompts and responses, in tokens
+    limits: Limits = Limits()
+    # of the training
+    ppo: PPOConfig = PPOConfig()
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalCommand:
+    """Win rates against a baseline, judged by a reward model."""
+
+    # the baseline: a transformers folder or name
+    baseline: str
+    # models to compare with it: folders or names with the same tokenizer
+    models: tuple[str, ...]
+    # the judge: a folder that `instructrl rm` wrote
+    reward_model: str
+    # prompts: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
+    data: str
+    # folder for results.json, which holds the responses too; `instructrl report` makes a page of it
+    out: str
+    # start over where `out` holds an earlier run
+    fresh: bool = False
+    # of everything sampled
+    seed: int = 0
+    # of the sampled responses
+    temperature: float = 1.0
+    # of prompts and responses, in tokens
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        names = (self.baseline, *self.models)
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError(f"models: found {list(self.models)}, accepted is at least one model, each different")
+        require_positive(self, "temperature")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCommand:
+    """A named run, with its own configuration as it is to be carried out."""
+
+    name: str
+    named: NamedRun
+    config: Any
+    folder: Path
+    dry_run: bool
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckCommand:
+    """A file of data of which every row is to be read."""
+
+    kind: Literal["demonstrations", "comparisons", "prompts", "corpus"]
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportCommand:
+    """The page of a finished run, and its main plot as a picture where a file is named for it."""
+
+    folder: Path
+    figure: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorCommand:
+    """What this machine can run: nothing to choose."""

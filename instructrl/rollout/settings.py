@@ -1,0 +1,5 @@
+"""Settings of the rollout."""
+
+from typing import Literal
+
+EngineName = Literal["builtin", "vllm"]

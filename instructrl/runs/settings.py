@@ -1,0 +1,223 @@
+"""Settings of the named runs."""
+
+from dataclasses import dataclass, fields, replace
+
+from instructrl.data.settings import Limits
+from instructrl.runs.recipe import ModelShape, Recipe
+from instructrl.settings import require_positive
+from instructrl.trainers.settings import (
+    AdamConfig,
+    CheckpointConfig,
+    PPOConfig,
+    PretrainingConfig,
+    RewardModelConfig,
+    SFTConfig,
+)
+
+MINIATURE_DESCRIPTION = "a generated world in which the paper's experiment takes minutes"
+PUBLIC_DESCRIPTION = "real human rankings and demonstrations with the GPT-2 tokenizer and a small model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiniatureSizes:
+    """How much of everything the world provides."""
+
+    # documents of the pretraining corpus, about 40 tokens each
+    documents: int = 60_000
+    # documents held out, to measure the alignment tax
+    held_out_documents: int = 1_000
+    # demonstrations that labelers write for SFT
+    demonstrations: int = 4_000
+    # prompts whose completions are ranked for the reward model
+    comparisons: int = 6_000
+    # fewest and most completions of a ranked prompt
+    min_completions: int = 4
+    max_completions: int = 9
+    # prompts that PPO samples responses to
+    ppo_prompts: int = 3_000
+    # prompts of validation users: validation loss and the selection of the SFT baseline
+    validation: int = 300
+    # comparisons by held-out labelers on validation users' prompts
+    held_out_comparisons: int = 400
+    # prompts of test users: the evaluation
+    test: int = 1_500
+
+    @property
+    def completions(self) -> tuple[int, int]:
+        """Fewest and most completions of a ranked prompt."""
+        return self.min_completions, self.max_completions
+
+    def __post_init__(self) -> None:
+        require_positive(self, *(field.name for field in fields(self)))
+        if not 2 <= self.min_completions <= self.max_completions:
+            raise ValueError(
+                f"min_completions: found {self.min_completions}, accepted are 2 to max_completions "
+                f"{self.max_completions}"
+            )
+
+
+def _miniature_ppo(ptx_coef: float) -> PPOConfig:
+    return PPOConfig(
+        num_episodes=20 * 256,
+        rollout_batch=256,
+        minibatch=64,
+        microbatch=64,
+        policy_adam=AdamConfig(lr=3e-4),
+        value_adam=AdamConfig(lr=5e-4),
+        warmup_iterations=5,
+        kl_coef=0.15,
+        ema_decay=0.9,
+        ptx_coef=ptx_coef,
+        ptx_examples_per_episode=0.5,
+    )
+
+
+MINIATURE_RECIPE = Recipe(
+    limits=Limits(max_prompt_tokens=104, max_response_tokens=32),
+    block_tokens=128,
+    pretraining=PretrainingConfig(adam=AdamConfig(lr=4e-3, max_grad_norm=1.0), warmup_steps=100, batch_size=8),
+    sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1),
+    ppo_start=SFTConfig(
+        adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1, pretraining_fraction=0.1
+    ),
+    reward_model=RewardModelConfig(adam=AdamConfig(lr=1e-3), batch_size=16),
+    ppo=_miniature_ppo(0.0),
+    ppo_ptx=_miniature_ppo(1.0),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiniatureConfig:
+    """One run of the miniature."""
+
+    # of the world, the data, the models and everything sampled
+    seed: int = 0
+    # of the model that is made
+    model: ModelShape = ModelShape(heads=2, context=136)
+    # of the data that the world provides
+    sizes: MiniatureSizes = MiniatureSizes()
+    # what each step does
+    recipe: Recipe = MINIATURE_RECIPE
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
+
+    def __post_init__(self) -> None:
+        needed = max(self.recipe.limits.total, self.recipe.block_tokens)
+        if self.model.context < needed:
+            raise ValueError(
+                f"model.context: found {self.model.context}, accepted is at least {needed}, which recipe.limits and "
+                "recipe.block_tokens take"
+            )
+        if self.recipe.pretraining is None:
+            raise ValueError("recipe.pretraining: found null, accepted are settings: the model is made here")
+
+
+MINIATURE = MiniatureConfig()
+
+
+SMOKE = MiniatureConfig(
+    sizes=MiniatureSizes(
+        documents=3_000,
+        held_out_documents=100,
+        demonstrations=200,
+        comparisons=200,
+        ppo_prompts=200,
+        validation=60,
+        held_out_comparisons=60,
+        test=200,
+    ),
+    recipe=replace(
+        MINIATURE_RECIPE,
+        ppo=replace(MINIATURE_RECIPE.ppo, num_episodes=512),
+        ppo_ptx=replace(MINIATURE_RECIPE.ppo_ptx, num_episodes=512),
+    ),
+)
+
+
+def _public_ppo(ptx_coef: float) -> PPOConfig:
+    return PPOConfig(
+        num_episodes=128,
+        rollout_batch=32,
+        minibatch=16,
+        microbatch=16,
+        policy_adam=AdamConfig(lr=1e-4),
+        value_adam=AdamConfig(lr=3e-4),
+        warmup_iterations=2,
+        max_response_tokens=48,
+        ema_decay=0.8,
+        ptx_coef=ptx_coef,
+        ptx_examples_per_episode=0.5,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicConfig:
+    """One run on public data."""
+
+    # of the splits, the models and everything sampled
+    seed: int = 0
+    # folder with the data sets finegrained_qa_feedback_k4, gsm8k, english_novels_pre1900, squality and gpt2_bpe
+    data: str = "../shared/data"
+    # a pretrained model with its tokenizer, a transformers folder or name; None makes and pretrains one
+    model: str | None = None
+    # of the model that is made
+    shape: ModelShape = ModelShape(layers=2, width=128, heads=4, context=320)
+    # words of the passages beside a question
+    max_passage_words: int = 40
+    # blocks of plain text, for pretraining and for the mix
+    blocks: int = 500
+    # demonstrations, after the split
+    demonstrations: int = 200
+    # prompts that PPO samples responses to, and that the models are compared on
+    ppo_prompts: int = 128
+    test_prompts: int = 60
+    # what each step does
+    recipe: Recipe = Recipe(
+        limits=Limits(max_prompt_tokens=160, max_response_tokens=128),
+        block_tokens=128,
+        pretraining=PretrainingConfig(adam=AdamConfig(lr=2e-3), batch_size=16),
+        sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=16, epochs=2, residual_dropout=0.1),
+        ppo_start=SFTConfig(
+            adam=AdamConfig(lr=5e-4), batch_size=16, epochs=2, residual_dropout=0.1, pretraining_fraction=0.1
+        ),
+        reward_model=RewardModelConfig(adam=AdamConfig(lr=3e-4), batch_size=8),
+        ppo=_public_ppo(0.0),
+        ppo_ptx=_public_ppo(1.0),
+    )
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
+
+
+PUBLIC = PublicConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesConfig:
+    """All steps on files."""
+
+    # of everything random
+    seed: int = 0
+    # folder that `instructrl data prepare` wrote
+    data: str | None = None
+    # plain text for the pretraining mix: a path or hub:NAME
+    corpus: str | None = None
+    # the pretrained model: a transformers folder or name
+    model: str | None = None
+    # what the reward model starts from, with the same tokenizer; None is the last SFT epoch
+    reward_base: str | None = None
+    # test prompts that the models are compared on
+    test_prompts: int = 1_000
+    # what each step does
+    recipe: Recipe = Recipe()
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
+
+    def __post_init__(self) -> None:
+        require_positive(self, "test_prompts")
+
+
+def check_paths(config: FilesConfig) -> None:
+    """Raise ValueError where a path that the run needs is not given."""
+    missing = [name for name in ("data", "corpus", "model") if getattr(config, name) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)}: found nothing, this run needs --data, --corpus and --model")

@@ -1,0 +1,12 @@
+"""What the settings of all packages check. They stand in the `settings.py` of each and import no torch: a command line
+is read, or refused, at once."""
+
+import math
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Raise ValueError for a field of a config that is not above 0 and finite; None counts as not set."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name}: found {value}, accepted are positive numbers")

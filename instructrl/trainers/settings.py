@@ -1,0 +1,233 @@
+"""Settings of the trainers: the paper's numbers where it gives them."""
+
+import math
+from dataclasses import dataclass
+
+from instructrl.models.settings import PassConfig
+from instructrl.settings import require_positive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamConfig:
+    """Adam as in the paper (C): beta2 0.95. What the paper leaves open is off or PyTorch's default."""
+
+    # peak learning rate
+    lr: float
+    # decay of the gradient's mean
+    beta1: float = 0.9
+    # decay of the gradient's square
+    beta2: float = 0.95
+    # added to the square root of the second moment
+    eps: float = 1e-8
+    # decoupled, as in AdamW
+    weight_decay: float = 0.0
+    # clips the gradient's norm; None does not
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(self, "lr", "eps", "max_grad_norm")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay: found {self.weight_decay}, accepted are numbers from 0")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """How often a run is saved, and how much of it stays. Changes no result."""
+
+    # seconds between two checkpoints of a step, taken between optimiser steps or PPO iterations; 0 takes each
+    every_seconds: float = 300.0
+    # how many are kept
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        require_positive(self, "keep")
+        if not self.every_seconds >= 0:
+            raise ValueError(f"every_seconds: found {self.every_seconds}, accepted are numbers from 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainingConfig:
+    """For models small enough to be made here; the paper starts from GPT-3."""
+
+    # its rate follows a cosine to a tenth
+    adam: AdamConfig = AdamConfig(lr=1e-3)
+    # steps over which the rate rises from zero
+    warmup_steps: int = 0
+    # blocks in an optimiser step
+    batch_size: int = 32
+    # passes over the corpus
+    epochs: int = 1
+    # blocks in one forward pass; changes memory, not the result
+    microbatch: int = 64
+    # precision and memory of the forward passes
+    passes: PassConfig = PassConfig()
+
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size", "epochs", "microbatch")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps: found {self.warmup_steps}, accepted are numbers from 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTConfig:
+    """The paper's numbers for 1.3B (C.1)."""
+
+    # its rate follows a cosine to a tenth, without warm-up
+    adam: AdamConfig = AdamConfig(lr=9.65e-6)
+    # examples in an optimiser step, those of the pretraining mix included
+    batch_size: int = 32
+    # passes over the demonstrations; every epoch is kept
+    epochs: int = 16
+    # on the outputs of attention and MLP blocks
+    residual_dropout: float = 0.2
+    # share of each batch that is blocks of plain text (0.1 in the branch that PPO starts from)
+    pretraining_fraction: float = 0.0
+    # examples in one forward pass; changes memory, and of the result what dropout leaves out
+    microbatch: int = 32
+    # precision and memory of the forward passes
+    passes: PassConfig = PassConfig()
+
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size", "epochs", "microbatch")
+        if not 0 <= self.pretraining_fraction < 1 or self.num_pretraining >= self.batch_size:
+            raise ValueError(
+                f"pretraining_fraction: found {self.pretraining_fraction}, accepted are shares below 1 that leave "
+                f"demonstrations in a batch of {self.batch_size}"
+            )
+        if not 0 <= self.residual_dropout < 1:
+            raise ValueError(f"residual_dropout: found {self.residual_dropout}, accepted is [0, 1)")
+
+    @property
+    def num_pretraining(self) -> int:
+        """Blocks of plain text in each batch: at least one where there is a mix at all."""
+        return max(round(self.pretraining_fraction * self.batch_size), 1) if self.pretraining_fraction else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModelConfig:
+    """The paper's numbers (C.2)."""
+
+    # its rate follows a cosine to a tenth
+    adam: AdamConfig = AdamConfig(lr=9e-6)
+    # comparisons (prompts with their K completions and all pairs) in an optimiser step
+    batch_size: int = 64
+    # more than one overfits at once, says the paper
+    epochs: int = 1
+    # prompts in one forward pass; changes memory, not the result
+    microbatch: int = 8
+    # precision and memory of the forward passes
+    passes: PassConfig = PassConfig()
+
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size", "epochs", "microbatch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PPOConfig:
+    """The paper's numbers (section 3.5, C.4 and E); where it is silent, the predecessor's."""
+
+    # responses sampled in all
+    num_episodes: int = 256_000
+    # episodes per iteration
+    rollout_batch: int = 512
+    # episodes per optimiser step
+    minibatch: int = 64
+    # passes over a rollout batch
+    num_epochs: int = 1
+    # episodes in one forward pass; changes memory, not the result
+    microbatch: int = 64
+    # precision and memory of the forward passes
+    passes: PassConfig = PassConfig()
+    # of the policy; constant after the warm-up
+    policy_adam: AdamConfig = AdamConfig(lr=8.05e-6)
+    # of the value function, a network of its own
+    value_adam: AdamConfig = AdamConfig(lr=9e-6)
+    # iterations over which both rates rise from a tenth of their peak
+    warmup_iterations: int = 10
+    # coefficient of the per-token KL penalty
+    kl_coef: float = 0.02
+    # nats per episode; set, the coefficient adapts to it, else it is fixed as in the paper
+    kl_target: float | None = None
+    # episodes over which an adaptive coefficient moves
+    kl_horizon: int = 10_000
+    # of later rewards, the gamma of reinforcement learning; the gamma of the paper's equation 2 is ptx_coef
+    discount: float = 1.0
+    # of generalized advantage estimation
+    lam: float = 0.95
+    # of the probability ratio
+    cliprange: float = 0.2
+    # of the value function's change
+    cliprange_value: float = 0.2
+    # of the value loss beside the policy loss
+    vf_coef: float = 0.1
+    # of the rollout
+    temperature: float = 1.0
+    # where a response is cut in the rollout; None is the limit of the run
+    max_response_tokens: int | None = None
+    # score of a response that was cut; None keeps the reward model's
+    missing_eos_score: float | None = -1.0
+    # decay of the averaged policy, per optimiser step
+    ema_decay: float = 0.992
+    # gamma of equation 2, the coefficient of the pretraining loss: 0 is PPO, above is PPO-ptx
+    ptx_coef: float = 0.0
+    # blocks of plain text beside each episode
+    ptx_examples_per_episode: float = 8.0
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self,
+            "num_episodes",
+            "rollout_batch",
+            "minibatch",
+            "num_epochs",
+            "microbatch",
+            "temperature",
+            "max_response_tokens",
+            "kl_target",
+            "kl_horizon",
+        )
+        if self.rollout_batch % self.minibatch:
+            raise ValueError(
+                f"minibatch: found {self.minibatch}, accepted are divisors of rollout_batch {self.rollout_batch}"
+            )
+        if self.num_episodes % self.rollout_batch:
+            raise ValueError(
+                f"num_episodes: found {self.num_episodes}, accepted are multiples of rollout_batch {self.rollout_batch}"
+            )
+        for name in (
+            "kl_coef",
+            "ptx_coef",
+            "ptx_examples_per_episode",
+            "vf_coef",
+            "cliprange",
+            "cliprange_value",
+            "warmup_iterations",
+        ):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers from 0")
+        for name in ("discount", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are numbers from 0 to 1")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: found {self.ema_decay}, accepted is [0, 1)")
+        if self.ptx_coef > 0 and self.num_ptx_examples < 1:
+            raise ValueError(
+                f"ptx_examples_per_episode: found {self.ptx_examples_per_episode}, accepted is at least one block of "
+                f"plain text beside a minibatch of {self.minibatch}"
+            )
+
+    @property
+    def num_iterations(self) -> int:
+        return self.num_episodes // self.rollout_batch
+
+    @property
+    def num_optimizer_steps(self) -> int:
+        return self.num_iterations * self.num_epochs * (self.rollout_batch // self.minibatch)
+
+    @property
+    def num_ptx_examples(self) -> int:
+        """Blocks of plain text beside each minibatch."""
+        return round(self.ptx_examples_per_episode * self.minibatch) if self.ptx_coef > 0 else 0
