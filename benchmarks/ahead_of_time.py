@@ -54,7 +54,7 @@ class Row:
         return self.backend, self.file, self.kernel, self.arch
 
 
-def _tool(name: str) -> str | None:
+def tool(name: str) -> str | None:
     """A program of the CUDA toolkit: from the variable of its name, PATH, beside nvcc, or from Triton's wheel."""
     places = [os.environ.get("PATH", "")]
     places += [str(Path(os.environ[home]) / "bin") for home in ("CUDA_HOME", "CUDA_PATH") if home in os.environ]
@@ -67,12 +67,12 @@ def _tool(name: str) -> str | None:
 
 def why_not() -> str | None:
     """What is missing to compile the CUDA kernels and read their machine code, or None."""
-    missing = [name for name in ("nvcc", "nvdisasm", "c++filt") if _tool(name) is None]
+    missing = [name for name in ("nvcc", "nvdisasm", "c++filt") if tool(name) is None]
     return f"{', '.join(missing)} not found" if missing else None
 
 
 def _run(name: str, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    program = _tool(name)
+    program = tool(name)
     if program is None:
         raise RuntimeError(f"{name} not found: put it on PATH or set {name.upper()}")
     done = subprocess.run([program, *arguments], input=text, capture_output=True, text=True)
@@ -192,7 +192,7 @@ def stored_versions(path: Path = STORED) -> dict[str, str]:
 
 def tool_versions() -> dict[str, str]:
     versions = {}
-    if _tool("nvcc") is not None:
+    if tool("nvcc") is not None:
         release = re.search(r"release .*, (V[\d.]+)", _run("nvcc", "--version").stdout)
         versions["nvcc"] = release[1] if release else "unknown"
     if importlib.util.find_spec("triton") is not None:

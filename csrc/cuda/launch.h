@@ -62,7 +62,7 @@ inline cudaStream_t current_stream(int32_t device_index) {
     return reinterpret_cast<Function>(found);
   }();
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(function(device_index, &stream));
+  TORCH_ERROR_CODE_CHECK(function(device_index, &stream));
   return static_cast<cudaStream_t>(stream);
 }
 
