@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 INDEX ?=
+PEERS ?=
+STEPS ?=
 
 # Nothing is built in isolation here, and from 25.3 on pip refuses to hear of constraints for that.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
@@ -13,18 +15,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TOOLS := $(VENV)/.tools
 
-.PHONY: help demo test smoke torture lint bench ahead-of-time gpu-check gpu-targets clean
+.PHONY: help demo test smoke torture lint headers bench ahead-of-time gpu clean
 
 help:
 	@echo "make demo           the miniature experiment, from nothing to a report: about ten minutes on two cores"
 	@echo "make test           all tests"
 	@echo "make smoke          the miniature cut down to two minutes"
 	@echo "make lint           ruff and pyright"
+	@echo "make headers        csrc/ compiled against the headers of the oldest torch that is promised"
 	@echo "make torture        a run that is killed sixty times, beside one that is not"
 	@echo "make bench          the ops beside PyTorch and installed peers, into benchmarks/results/<machine>"
 	@echo "make ahead-of-time  what the CUDA and Triton kernels compile to; needs nvcc, no GPU"
-	@echo "make gpu-check      on a machine with an NVIDIA GPU: build, tests, compute-sanitizer, benchmarks"
-	@echo "make gpu-targets    there too: the targets of the GPU ops beside their peers, in eight minutes"
+	@echo "make gpu            on a machine with an NVIDIA GPU, in ten minutes: build, targets beside peers, tests, sanitizers"
 
 # What the build needs comes first, so that the package can be built against the torch that it will run with.
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
@@ -51,6 +53,9 @@ lint: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+headers: $(TOOLS)
+	$(BIN)/python tests/torch_headers.py
+
 torture: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py
 
@@ -61,11 +66,8 @@ ahead-of-time: $(TOOLS)
 	$(BIN)/python benchmarks/ahead_of_time.py --write
 
 # With the torch of PYTHON's own environment, which is the one that knows the GPU.
-gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py
-
-gpu-targets:
-	$(PYTHON) benchmarks/gpu_targets.py
+gpu:
+	$(PYTHON) benchmarks/gpu.py $(if $(PEERS),--peers "$(PEERS)") $(if $(STEPS),--only $(STEPS))
 
 clean:
 	rm -rf $(VENV) build *.egg-info instructrl/_C*.so

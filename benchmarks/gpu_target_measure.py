@@ -4,12 +4,24 @@ import importlib.util
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from gpu_target_rows import BACKENDS, Prepared, Provider, Row, Setting, Target
-from gpu_timing import CpuMeter, DeviceTimer, GpuMeter, Memory, Meter, Step, copy_step, num_calls, product_step
+from gpu_timing import (
+    CaptureError,
+    CpuMeter,
+    DeviceTimer,
+    GpuMeter,
+    Memory,
+    Meter,
+    Step,
+    copy_step,
+    num_calls,
+    product_step,
+)
 from torch import Tensor
 
 from instructrl import ops
@@ -24,7 +36,27 @@ else:
 FAILURES = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError, OSError,
             TritonError)  # fmt: skip
 LEAST_ROUNDS = 3
+CHECK, GRAPH = "check", "graph"
 FLOAT32_PEER = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What a process met its end in before this one: a provider's `CHECK` or the capture of its `GRAPH`, and why."""
+
+    stage: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """deadline: of `time.monotonic`, after which no round begins. without: by provider, what is not tried again. tell:
+    called with the provider and the stage that begins, "" where it is everybody's."""
+
+    rounds: int
+    deadline: float
+    without: dict[str, Trouble]
+    tell: Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +142,23 @@ def why_peer_is_wrong(found: list[Distance], eager: list[Distance], inputs: dict
     return ""
 
 
-def check(prepared: Prepared, meter: Meter) -> dict[str, dict[str, Any]]:
+def check(prepared: Prepared, meter: Meter, attempt: Attempt) -> dict[str, dict[str, Any]]:
     """By provider: "error", the largest relative distance from the truth, and "left_out", why it is not timed."""
     inputs = prepared.sets[0]
-    plain = {name: distances(results_of(prepared.providers[name], inputs), prepared)
-             for name in ("reference", "eager") if name in prepared.providers}  # fmt: skip
+    plain = {}
+    for name in ("reference", "eager"):
+        if name in prepared.providers:
+            attempt.tell(name, CHECK)
+            plain[name] = distances(results_of(prepared.providers[name], inputs), prepared)
     found: dict[str, dict[str, Any]] = {}
     for name, provider in prepared.providers.items():
         start = time.perf_counter()
         found[name] = {}
+        trouble = attempt.without.get(name)
+        if trouble is not None and trouble.stage == CHECK:
+            found[name]["left_out"] = trouble.why
+            continue
+        attempt.tell(name, CHECK)
         try:
             away = distances(results_of(provider, inputs), prepared)
             if name in BACKENDS:
@@ -129,12 +169,13 @@ def check(prepared: Prepared, meter: Meter) -> dict[str, dict[str, Any]]:
             found[name] |= {"left_out": why} if why else {}
         except FAILURES as error:
             found[name]["left_out"] = first_line(error)
+        # Raises where the device is dead, and then everything after it would be in vain.
         meter.synchronize()
         found[name]["first_seconds"] = round(time.perf_counter() - start, 2)
     return found
 
 
-def contender(provider: Provider, prepared: Prepared, row: Row, meter: Meter) -> Contender:
+def contender(provider: Provider, prepared: Prepared, graph: bool, meter: Meter) -> Contender:
     sets = itertools.cycle(prepared.sets)
 
     def step() -> list[Tensor]:
@@ -145,7 +186,7 @@ def contender(provider: Provider, prepared: Prepared, row: Row, meter: Meter) ->
             step()
         calls = num_calls(meter.wall(step, 1))
         memory = meter.memory(step)
-        timer = meter.timer(step, calls, row.graph)
+        timer = meter.timer(step, calls, graph)
     return Contender(step=step, backend=provider.backend, calls=calls, timer=timer, memory=memory)
 
 
@@ -205,28 +246,46 @@ def verdict(target: Target, found: dict[str, Any], dry: bool) -> dict[str, Any]:
     return {"target": target.text, "found": value, "verdict": "dry" if dry else "met" if met else "missed"}
 
 
-def run_row(row: Row, setting: Setting, meter: Meter, rounds: int, deadline: float) -> dict[str, Any]:
-    """Everything of one row. deadline: of `time.monotonic`, after which no round begins."""
+def made_ready(
+    row: Row, prepared: Prepared, found: dict[str, dict[str, Any]], meter: Meter, attempt: Attempt
+) -> dict[str, Contender]:
+    """The providers that are right. found: what `check` did, to which is added why one is not timed after all."""
+    contenders: dict[str, Contender] = {}
+    for name, provider in prepared.providers.items():
+        if "left_out" in found[name]:
+            continue
+        trouble = attempt.without.get(name)
+        graph = row.graph and trouble is None
+        attempt.tell(name, GRAPH if graph else CHECK)
+        found[name]["why_no_graph"] = trouble.why if trouble else ""
+        try:
+            contenders[name] = contender(provider, prepared, graph, meter)
+        except CaptureError:
+            raise
+        except FAILURES as error:
+            found[name]["left_out"] = first_line(error)
+            meter.synchronize()
+    return contenders
+
+
+def run_row(row: Row, setting: Setting, meter: Meter, attempt: Attempt) -> dict[str, Any]:
+    """Everything of one row."""
     prepared = row.prepare(setting)
-    found = check(prepared, meter)
+    found = check(prepared, meter, attempt)
+    attempt.tell("", "")
     contenders: dict[str, Contender] = {}
     amount = 0
     if row.yardstick:
         contenders[row.yardstick], amount = yardstick(row.yardstick, setting, meter)
-    for name, provider in prepared.providers.items():
-        if "left_out" not in found[name]:
-            try:
-                contenders[name] = contender(provider, prepared, row, meter)
-            except FAILURES as error:
-                found[name]["left_out"] = first_line(error)
-                meter.synchronize()
-    times = take_turns(contenders, meter, rounds, deadline)
+    contenders |= made_ready(row, prepared, found, meter, attempt)
+    attempt.tell("", "")
+    times = take_turns(contenders, meter, attempt.rounds, attempt.deadline)
     beside = times.pop(row.yardstick, [])
     work = (prepared.num_bytes if row.yardstick == "copy" else prepared.num_flops) / max(amount, 1)
     for name, pairs in times.items():
         x = contenders[name]
         found[name] |= figures(pairs, beside, work, x.memory)
-        found[name] |= {"calls": x.calls, "device_time_by": x.timer.method, "why_no_graph": x.timer.why_no_graph}
+        found[name] |= {"calls": x.calls, "device_time_by": x.timer.method}
     result: dict[str, Any] = {"row": row.name, "gate": prepared.gate, "bytes": prepared.num_bytes}
     result |= {"flops": prepared.num_flops, "num_sets": len(prepared.sets), "providers": found}
     result["set_bytes"] = sum(x.nbytes for x in prepared.sets[0].values() if isinstance(x, Tensor))

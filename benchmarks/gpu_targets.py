@@ -1,6 +1,6 @@
 """The targets of the GPU ops, each beside eager PyTorch, torch.compile of it and installed peers, in one run.
 
-    make gpu-targets        or        python benchmarks/gpu_targets.py [--out FOLDER] [--only TEXT] [--no-build]
+    make gpu STEPS="build targets"        or, built before,        python benchmarks/gpu_targets.py [--only TEXT]
 
 Every provider is held against float64 before it is timed. A round runs each in turn, with a copy of 2 GiB or a bfloat16
 product of 8192^3 among them, whose rate is what shares are of: medians of the rounds' own, with the middle half of the
@@ -8,10 +8,11 @@ rounds in brackets. Wall time is that of a call among many, device time is by CU
 replaying a graph. Inputs that fit the cache are taken in turns from several sets, 8 at most. Bytes and FLOPs are the
 least that a step must move and multiply; memory is the allocator's high-water mark, workspace what of it is no result.
 
-It fits in eight minutes, building included: each row has a limit, runs in a process that is ended at it, and is written
-down before the next one begins. Exit code 0 where every target is met, 1 where one is not, 2 where there is no GPU.
-Files: benchmarks/results/MACHINE/gpu-targets.json, .md and .log. `--dry --out FOLDER` goes through all of it with tiny
-shapes on the CPU; its exit code is 0 where every row was measured.
+Each row has a limit, runs in a process that is ended at it, and is written down before the next one begins. A provider
+in which a process dies, hangs, loses the device or cannot be captured as a graph costs the others nothing: the row
+begins again in a fresh process without it, or without its graph. Exit code 0 where every target is met, 1 where one is
+not, 2 where there is no GPU. Files: gpu-targets.json, .md and .log in benchmarks/results/MACHINE. `--dry --out FOLDER`
+goes through all of it with tiny shapes on the CPU; its exit code is 0 where every row was measured.
 """
 
 import argparse
@@ -19,28 +20,33 @@ import gc
 import importlib.util
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gpu_check
+import gpu
 import torch
+from gpu_steps import ROOT, SCRATCH
 
-# The rows are known before the first build, which installs the package.
+# Where the build failed, the package is not installed.
 if importlib.util.find_spec("instructrl") is None:
-    sys.path.append(str(gpu_check.ROOT))
+    sys.path.append(str(ROOT))
 
 from gpu_target_losses import linear_ppo_row, linear_row, ppo_row
-from gpu_target_measure import meter_of, run_row
+from gpu_target_measure import CHECK, Attempt, Trouble, meter_of, run_row
 from gpu_target_rows import AdvantageShape, Row, Setting, Target, advantages_row, logits_row, ranking_row
 
 BUDGET_S = 465
 STARTUP_S = 60
 """For importing, and for the first use of the device, before the first row of a process."""
+PROVIDER_S = 30
+"""For one provider's first calls, compilers included."""
+RETRIES = 3
+"""Of a row, each without one more provider or graph."""
 GIB = 1024.0
 
 
@@ -84,17 +90,26 @@ ROWS: tuple[Row, ...] = (
 BY_NAME = {row.name: row for row in ROWS}
 
 
-def work(names: list[str], results: Path, dry: bool, rounds: int) -> None:
-    """In a process of its own: a line of results for each row, as it is finished."""
+def work(names: list[str], lines: Path, dry: bool, rounds: int, without: dict[str, dict[str, Trouble]]) -> None:
+    """In a process of its own: a line for each row's results, as it is finished, and one for what is begun."""
     torch._functorch.config.donated_buffer = False  # pyright: ignore  (a backward is timed again and again)
     device = torch.device("cpu" if dry else "cuda")
     meter = meter_of(device)
     setting = Setting(device=device, dry=dry, cache_bytes=meter.cache_bytes)
+
+    def write(line: dict[str, Any]) -> None:
+        with lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
     for name in names:
         row = BY_NAME[name]
-        found = run_row(row, setting, meter, rounds, time.monotonic() + 0.6 * row.limit_s)
-        with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+        attempt = Attempt(
+            rounds=rounds,
+            deadline=time.monotonic() + 0.6 * row.limit_s,
+            without=without.get(name, {}),
+            tell=lambda provider, stage: write({"begun": provider, "stage": stage}),
+        )
+        write(run_row(row, setting, meter, attempt))
         torch.compiler.reset()
         if device.type == "cuda":
             gc.collect()
@@ -104,14 +119,16 @@ def work(names: list[str], results: Path, dry: bool, rounds: int) -> None:
 class Run:
     """Rows in processes, under a time budget; files after each row.
 
-    command: starts a process that does what `work` does, given the file for results and then names of rows.
-    head: what the numbers were taken on.
+    command: starts a process that does what `work` does, given the file for lines, what to do without as JSON, and then
+    names of rows. head: what the numbers were taken on.
     """
 
     def __init__(self, command: list[str], folder: Path, head: dict[str, Any], deadline: float) -> None:
         self.command, self.folder, self.head, self.deadline = command, folder, head, deadline
         self.rows: list[dict[str, Any]] = []
-        self._lines, self._log = folder / "gpu-targets.part", folder / "gpu-targets.log"
+        self.without: dict[str, dict[str, Trouble]] = {}
+        self._lines, self._log = SCRATCH / f"targets-{os.getpid()}.part", folder / "gpu-targets.log"
+        self._begun = ("", "")
 
     def all(self, rows: list[Row]) -> None:
         waiting = list(rows)
@@ -124,12 +141,15 @@ class Run:
             waiting = waiting[done:]
 
     def _process(self, rows: list[Row]) -> int:
-        """Start a process on these; returns how many of them are written down, the one that it failed in included."""
+        """Start a process on these; returns how many of them are done with."""
+        self._lines.parent.mkdir(parents=True, exist_ok=True)
         self._lines.write_text("", encoding="utf-8")
+        self._begun = ("", "")
+        without = {name: {x: asdict(trouble) for x, trouble in found.items()} for name, found in self.without.items()}
         with self._log.open("a", encoding="utf-8") as log:
             child = subprocess.Popen(
-                [*self.command, str(self._lines), *(row.name for row in rows)],
-                stdout=log, stderr=subprocess.STDOUT, cwd=gpu_check.ROOT,
+                [*self.command, str(self._lines), json.dumps(without), *(row.name for row in rows)],
+                stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
             )  # fmt: skip
         try:
             return self._watch(child, rows)
@@ -140,25 +160,43 @@ class Run:
             self._lines.unlink()
 
     def _watch(self, child: subprocess.Popen[bytes], rows: list[Row]) -> int:
-        done, since, spare = 0, time.monotonic(), STARTUP_S
+        done, read, spare = 0, 0, STARTUP_S
+        row_since = since = time.monotonic()
         while True:
             ended = child.poll()
             # A line that is being written has no end yet.
             lines = self._lines.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-            for line in lines[done:]:
-                self._add(json.loads(line))
-                done, since, spare = done + 1, time.monotonic(), 0
+            for line in map(json.loads, lines[read:]):
+                since = time.monotonic()
+                if "begun" in line:
+                    self._begun = (line["begun"], line["stage"])
+                else:
+                    self._add(line)
+                    done, row_since, spare, self._begun = done + 1, since, 0, ("", "")
+            read = len(lines)
             if done == len(rows):
                 # Its end may take a moment; nothing is lost by not waiting for it.
                 return done
-            limit = min(since + spare + rows[done].limit_s, self.deadline)
             if ended is not None:
-                self._add(unmeasured(rows[done], f"failed with exit code {ended}: {self._last_line()}"))
-                return done + 1
-            if time.monotonic() > limit:
-                self._add(unmeasured(rows[done], f"cut off after {time.monotonic() - since:.0f} s"))
-                return done + 1
+                return done + self._failed(rows[done], f"failed with exit code {ended}: {self._last_line()}")
+            now, limit = time.monotonic(), min(row_since + spare + rows[done].limit_s, self.deadline)
+            if now > limit or (self._begun[0] and now > since + PROVIDER_S):
+                began = since if self._begun[0] else row_since
+                return done + self._failed(rows[done], f"cut off after {now - began:.0f} s")
             time.sleep(0.1)
+
+    def _failed(self, row: Row, why: str) -> int:
+        """Blame the provider that was under way; 1 where the row is done with, 0 where it is worth another try."""
+        provider, stage = self._begun
+        known = self.without.setdefault(row.name, {})
+        # Without plain PyTorch there is nothing to check the others by.
+        needed = stage == CHECK and provider in ("eager", "reference")
+        if provider and not needed and len(known) < RETRIES and time.monotonic() < self.deadline:
+            known[provider] = Trouble(stage=stage, why=why)
+            print(f"{row.name}: {provider}, {stage}: {why}; again without", flush=True)
+            return 0
+        self._add(unmeasured(row, why))
+        return 1
 
     def _last_line(self) -> str:
         lines = [x for x in self._log.read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()]
@@ -224,29 +262,12 @@ def figures_line(x: dict[str, Any]) -> str:
     return f"| {wall} | {device} | {x['device_time_by']} | {percent} | {memory} | {error} |"
 
 
-def is_built() -> bool:
-    """Whether the CUDA library is here and newer than what it is made of."""
-    library = gpu_check.ROOT / "instructrl" / "_C_cuda.so"
-    sources = [path for path in (gpu_check.ROOT / "csrc").rglob("*") if path.is_file()]
-    return library.exists() and all(path.stat().st_mtime < library.stat().st_mtime for path in sources)
-
-
-def why_not_built(machine: dict[str, Any], log: Path) -> str:
-    """Build for this machine's GPU where that is due; why it could not be done, "" where it is there."""
-    if is_built():
-        return ""
-    step = gpu_check.steps(Path(os.devnull), tuple(machine["capability"]))[0]
-    outcome = gpu_check.run(step, log)
-    return "" if outcome.exit_code == 0 else f"the build failed: {outcome.summary}"
-
-
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, help="folder for the files (default: benchmarks/results/MACHINE)")
+    parser.add_argument("--out", type=Path, help="folder for the files (default: $OUT, benchmarks/results/MACHINE)")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for everything")
-    parser.add_argument("--no-build", action="store_true", help="with the library that is there")
     parser.add_argument("--dry", action="store_true", help="tiny shapes on the CPU; needs --out")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -259,20 +280,20 @@ def main() -> int:
     """Measure and write. Returns the exit code."""
     start, arguments = time.monotonic(), parsed()
     if arguments.work:
-        work(arguments.work[1:], Path(arguments.work[0]), arguments.dry, arguments.rounds)
+        lines, without, *names = arguments.work
+        found = {
+            row: {name: Trouble(**trouble) for name, trouble in troubles.items()}
+            for row, troubles in json.loads(without).items()
+        }
+        work(names, Path(lines), arguments.dry, arguments.rounds, found)
         return 0
-    why = "" if arguments.dry else gpu_check.why_not()
-    machine: dict[str, Any] = {"gpu": "dry"} if arguments.dry or why else gpu_check.machine()
-    name = re.sub(r"[^a-z0-9]+", "-", str(machine["gpu"]).lower()).strip("-")
-    folder = (arguments.out or gpu_check.ROOT / "benchmarks" / "results" / name).resolve()
-    if not why:
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "gpu-targets.log"
-        log.write_text(json.dumps(machine) + "\n", encoding="utf-8")
-        why = "" if arguments.dry or arguments.no_build else why_not_built(machine, log)
-    if why:
+    try:
+        machine = {"gpu": "dry"} if arguments.dry else gpu.machine()
+        folder = gpu.results_folder(arguments.out, str(machine["gpu"]))
+    except (RuntimeError, subprocess.TimeoutExpired) as why:
         print(f"gpu-targets: {why}", file=sys.stderr)
         return 2
+    (folder / "gpu-targets.log").write_text(json.dumps(machine) + "\n", encoding="utf-8")
     head = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "dry": arguments.dry}
     command = [
         sys.executable,

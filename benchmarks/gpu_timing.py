@@ -30,13 +30,15 @@ class DeviceTimer:
     """How the device time of one step is taken.
 
     seconds: of a step. method: "graph" (replays of `GRAPH_STEPS` steps, no gaps between launches), "events" (around
-    steps that the host sends while the device is still busy with the flush before them) or "wall". why_no_graph: where
-    one was asked for and could not be had.
+    steps that the host sends while the device is still busy with the flush before them) or "wall".
     """
 
     seconds: Callable[[], float]
     method: str
-    why_no_graph: str = ""
+
+
+class CaptureError(RuntimeError):
+    """A step could not be captured as a graph. What it leaves behind spoils what comes after it in this process."""
 
 
 def num_calls(seconds: float) -> int:
@@ -90,17 +92,13 @@ class GpuMeter:
         return wall_seconds(step, calls, self.synchronize)
 
     def timer(self, step: Step, calls: int, graph: bool) -> DeviceTimer:
-        """graph: replay one; where capturing fails, events."""
+        """graph: replay one. Raises `CaptureError` where that cannot be had."""
         if not graph:
             return DeviceTimer(seconds=lambda: self._by_events(step, calls), method="events")
         try:
             captured = self._captured(step)
         except RuntimeError as error:
-            # A capture that failed leaves its stream current.
-            torch.cuda.set_stream(torch.cuda.default_stream())
-            torch.cuda.synchronize()
-            why = str(error).strip().split("\n")[0]
-            return DeviceTimer(seconds=lambda: self._by_events(step, calls), method="events", why_no_graph=why)
+            raise CaptureError(str(error).strip().split("\n")[0]) from error
         replays = max(1, math.ceil(calls / GRAPH_STEPS))
 
         def replay() -> list[Tensor]:

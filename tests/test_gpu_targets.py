@@ -1,11 +1,13 @@
-"""`make gpu-targets` where there is no GPU: all rows with tiny shapes, rows that fail or hang, the calls of CUDA."""
+"""The targets of `make gpu` where there is no GPU: tiny shapes, rows that fail or hang, the calls of CUDA."""
 
 import json
+import os
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -53,14 +55,29 @@ def test_what_is_asked_for_is_in_the_table():
 # Does what the worker does, on rows that are told by their names.
 WORKER = """
 import json, sys, time
-for name in sys.argv[2:]:
+without = json.loads(sys.argv[2])
+
+def write(line):
+    with open(sys.argv[1], "a") as file:
+        file.write(json.dumps(line) + "\\n")
+
+for name in sys.argv[3:]:
     if name == "dies":
         print("the reason")
         raise SystemExit(3)
     if name == "hangs":
         time.sleep(60)
-    with open(sys.argv[1], "a") as file:
-        file.write(json.dumps({"row": name, "providers": {}, "targets": []}) + "\\n")
+    for provider in ("eager", "native", "compile"):
+        for stage in ("check", "graph"):
+            write({"begun": provider, "stage": stage})
+            known = without.get(name, {}).get(provider, {"stage": ""})["stage"]
+            if f"{provider} {stage}" in name and known != stage:
+                print("its reason")
+                time.sleep(60) if "hangs" in name else sys.exit(3)
+    write({"begun": "", "stage": ""})
+    if "rounds" in name:
+        raise SystemExit(4)
+    write({"row": name, "without": without.get(name, {}), "providers": {}, "targets": []})
 """
 
 
@@ -86,12 +103,43 @@ def test_a_row_that_dies_or_hangs_costs_no_other(tmp_path, monkeypatch):
     assert rows[3]["why"].startswith("cut off after")
     assert all("why" not in rows[place] for place in (0, 2, 4))
     assert rows[3]["targets"][0]["verdict"] == rows[3]["why"]
-    assert not (tmp_path / "gpu-targets.part").exists()
+    assert not list(gpu_targets.SCRATCH.glob(f"targets-{os.getpid()}*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("compile check", {"compile": "check"}),
+        ("eager graph", {"eager": "graph"}),
+        ("native check compile graph", {"native": "check", "compile": "graph"}),
+        ("native check hangs", {"native": "check"}),
+    ],
+)
+def test_a_provider_that_spoils_its_process_costs_no_other(tmp_path, monkeypatch, name, without):
+    monkeypatch.setattr(gpu_targets, "PROVIDER_S", 2)
+    rows = run(tmp_path, [row(name), row("b")])
+    assert [x["row"] for x in rows] == [name, "b"]
+    assert {x: trouble["stage"] for x, trouble in rows[0]["without"].items()} == without
+    for trouble in rows[0]["without"].values():
+        assert trouble["why"].startswith("cut off after" if "hangs" in name else "failed with exit code 3: its reason")
+    assert rows[1]["without"] == {}
+
+
+@pytest.mark.parametrize("name", ["eager check", "rounds"])
+def test_what_is_nobodys_or_everybodys_fault_ends_the_row(tmp_path, name):
+    rows = run(tmp_path, [row(name), row("b")])
+    assert "why" in rows[0]
+    assert "why" not in rows[1]
 
 
 def test_what_no_time_is_left_for_is_written_down(tmp_path):
     rows = run(tmp_path, [row("a"), row("b")], seconds=-1.0)
     assert [x["why"] for x in rows] == ["not run: no time was left"] * 2
+
+
+def attempt(**without):
+    troubles = {name: measure.Trouble(stage=stage, why="it died") for name, stage in without.items()}
+    return measure.Attempt(rounds=2, deadline=0.0, without=troubles, tell=lambda provider, stage: None)
 
 
 def prepared(**providers):
@@ -118,6 +166,7 @@ def test_only_what_is_right_is_timed():
             missing=missing,
         ),
         gpu_timing.CpuMeter(),
+        attempt(),
     )
     kept = {name for name, x in found.items() if "left_out" not in x}
     assert kept == {"eager", "triton", "near"}
@@ -135,7 +184,51 @@ def test_what_a_provider_leaves_unwritten_is_seen():
         calls.append(1)
         return [kept]
 
-    assert "left_out" in measure.check(prepared(lazy=writes_once), gpu_timing.CpuMeter())["lazy"]
+    assert "left_out" in measure.check(prepared(lazy=writes_once), gpu_timing.CpuMeter(), attempt())["lazy"]
+
+
+def test_what_spoiled_a_process_is_not_tried_again():
+    right = torch.linspace(1.0, 2.0, 8)
+
+    class Meter(gpu_timing.CpuMeter):
+        asked: ClassVar = {}
+
+        def timer(self, step, calls, graph):
+            self.asked[float(step()[0][0])] = graph
+            return super().timer(step, calls, graph)
+
+    def never(x):
+        raise AssertionError
+
+    made = prepared(dead=never, near=lambda x: [right * (1 + 1e-5)])
+    graphs = Row(name="", prepare=lambda setting: made, yardstick="", graph=True)
+    found = measure.run_row(graphs, DRY, Meter(), attempt(dead="check", near="graph"))["providers"]
+    assert found["dead"] == {"left_out": "it died"}
+    assert found["near"]["why_no_graph"] == "it died"
+    assert found["eager"]["why_no_graph"] == ""
+    assert Meter.asked == {1.0: True, float(right[0] * (1 + 1e-5)): False}
+
+
+def test_a_capture_that_fails_ends_the_process():
+    class Meter(gpu_timing.CpuMeter):
+        def timer(self, step, calls, graph):
+            raise gpu_timing.CaptureError("operation not permitted")
+
+    graphs = Row(name="", prepare=lambda setting: prepared(), yardstick="", graph=True)
+    with pytest.raises(gpu_timing.CaptureError):
+        measure.run_row(graphs, DRY, Meter(), attempt())
+
+
+def test_a_device_that_is_dead_ends_the_process():
+    class Meter(gpu_timing.CpuMeter):
+        def synchronize(self):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def dies(x):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal"):
+        measure.check(prepared(dies=dies), Meter(), attempt())
 
 
 def test_shares_and_verdicts():
@@ -235,12 +328,11 @@ def test_replays_of_a_graph(cuda):
     assert timer.seconds() == pytest.approx(24e-3 / gpu_timing.GRAPH_STEPS)
 
 
-def test_a_capture_that_fails_is_told_and_events_are_taken(cuda):
+def test_a_capture_that_fails_is_told(cuda):
     cuda.fails = True
-    timer = gpu_timing.GpuMeter().timer(cuda.step, 5, graph=True)
-    assert (timer.method, timer.why_no_graph) == ("events", "operation not permitted")
-    assert (cuda.stream, cuda.open) == ("default", 0)
-    assert timer.seconds() == pytest.approx(3e-3)
+    with pytest.raises(gpu_timing.CaptureError, match=r"^operation not permitted$"):
+        gpu_timing.GpuMeter().timer(cuda.step, 5, graph=True)
+    assert cuda.open == 0
 
 
 def test_memory_of_a_step(cuda):
@@ -249,7 +341,10 @@ def test_memory_of_a_step(cuda):
 
 
 def test_a_machine_without_a_gpu_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(gpu_targets.gpu_check, "why_not", lambda: "torch sees no NVIDIA GPU")
+    def machine():
+        raise RuntimeError("torch sees no NVIDIA GPU")
+
+    monkeypatch.setattr(gpu_targets.gpu, "machine", machine)
     monkeypatch.setattr(sys, "argv", ["gpu_targets.py"])
     assert gpu_targets.main() == 2
     assert capsys.readouterr().err == "gpu-targets: torch sees no NVIDIA GPU\n"

@@ -1,0 +1,90 @@
+"""Calls the kernels of csrc/cuda on small inputs, for compute-sanitizer to look at: a step of gpu.py.
+
+    compute-sanitizer --tool memcheck --kernel-name kns=instructrl python benchmarks/gpu_sanitized.py [--seconds 30]
+
+Inputs are the cases of the ops, made on the CPU, so that hardly anything but our kernels runs on the GPU: both sides of
+a tile's edge, masks, misaligned rows, packed sequences. Cases take turns by op, so that a run of any length sees all of
+them. It ends by itself when its seconds are over. What the results are is for the tests.
+"""
+
+import argparse
+import importlib
+import time
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instructrl import ops
+from instructrl.ops.cases import CASES, Case
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Matrix products, which are a library's, and the kernels of the ops that are called here.
+OTHERS = ("linear",)
+
+
+def jobs() -> list[tuple[Case, torch.dtype]]:
+    """Every op's first case, then every op's second, and so on, for one dtype after the other."""
+    by_op: dict[str, list[Case]] = {}
+    for case in CASES:
+        if not case.large and not any(name in case.op for name in OTHERS):
+            by_op.setdefault(case.op, []).append(case)
+    turns = [case for turn in zip_longest(*by_op.values()) for case in turn if case is not None]
+    return [(case, dtype) for dtype in DTYPES for case in turns]
+
+
+def moved(x: Any, device: torch.device) -> Any:
+    """On a device, with its strides and as far from a 16-byte boundary as it was."""
+    if not isinstance(x, Tensor):
+        return x
+    storage = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
+    return storage.to(device).as_strided(x.shape, x.stride(), x.storage_offset())
+
+
+def tensors(output: Any) -> Iterator[Tensor]:
+    """Those in nested tuples and dicts."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (tuple, dict)):
+        for x in output.values() if isinstance(output, dict) else output:
+            yield from tensors(x)
+
+
+def call(case: Case, dtype: torch.dtype, device: torch.device) -> None:
+    """Forward, and backward where there is one. The gradients that go in are made on the CPU as well."""
+    family, function = case.op.split(".")
+    arguments = {name: moved(x, device) for name, x in case.make(dtype).items()}
+    arguments |= {name: arguments[name].requires_grad_() for name in case.gradients}
+    output = getattr(importlib.import_module(f"instructrl.ops.{family}"), function)(**arguments)
+    found = [x for x in tensors(output) if x.requires_grad]
+    if found:
+        upstream = [torch.randn(x.shape, dtype=x.dtype).to(device) for x in found]
+        torch.autograd.grad(found, [arguments[name] for name in case.gradients], upstream, allow_unused=True)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> int:
+    """Call what the seconds allow. Returns the exit code."""
+    start = time.monotonic()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    arguments = parser.parse_args()
+    todo, done = jobs(), 0
+    with ops.use_backend("native"):
+        for case, dtype in todo:
+            if time.monotonic() - start > arguments.seconds:
+                break
+            print(f"{case.op} {case.name} {dtype}", flush=True)
+            call(case, dtype, torch.device(arguments.device))
+            done += 1
+    seen = len({case.op for case, _ in todo[:done]})
+    print(f"{done} of {len(todo)} cases of {seen} ops in {time.monotonic() - start:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
