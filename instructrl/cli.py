@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
-from instructrl import __version__, interruption
+from instructrl import __version__, interruption, threads
 
 # Command -> (what it does, where it is carried out). That is imported once the options are known to be good.
 COMMANDS = {
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] not in IN_JOBS and _num_processes() != "1":
         first = os.environ.get("RANK", "0") == "0"
         return _fail(f"{arguments[0]}: found {_num_processes()} processes, accepted is one") if first else 2
+    threads.wait_briefly()
     try:
         return _carry_out(arguments[0], arguments[1:])
     except interruption.Interrupted as signal:
@@ -96,7 +97,7 @@ def _in_job(name: str, settings: Callable[[], Any]) -> int:
     """In the job of processes that torchrun has made, of which the first one has the output."""
     from instructrl import distributed
 
-    with distributed.joined(lambda: _say(f"instructrl: error: {_LOSS}")):
+    with distributed.joined(lambda: _say(f"instructrl: error: {_LOSS}")), threads.by_work():
         if distributed.is_main():
             return _with_signals(name, settings())
         warnings.simplefilter("ignore")

@@ -18,6 +18,7 @@ LAYERS = {
     "settings": 0,
     "interruption": 0,
     "profiling": 0,
+    "threads": 0,
     "kernels": 0,
     "ops": 1,
     "distributed": 1,

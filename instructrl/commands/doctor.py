@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from instructrl import kernels
+from instructrl import kernels, threads
 from instructrl.commands.settings import DoctorCommand
 from instructrl.evaluation.results import versions
 from instructrl.ops import dispatch, selftest
@@ -18,6 +18,7 @@ def main(config: DoctorCommand) -> int:
     console = Console(highlight=False)
     console.print(f"{platform.system()} {platform.machine()}")
     console.print("  ".join(f"{name} {version}" for name, version in versions().items()))
+    console.print(threads.described(), soft_wrap=True)
     console.print()
     console.print(_table(rows))
     console.print()

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from instructrl import distributed
+from instructrl import distributed, threads
 from instructrl.commands.settings import RunCommand
 from instructrl.evaluation.report import write_report
 from instructrl.evaluation.table import results_table
@@ -41,5 +41,5 @@ def _plan(command: RunCommand) -> Table:
     )
     for row in named.plan(command.config):
         table.add_row(*row)
-    table.caption = f"would write to {command.folder}"
+    table.caption = f"would write to {command.folder}\n{threads.described()}"
     return table

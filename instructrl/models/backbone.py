@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
-from instructrl import profiling
+from instructrl import profiling, threads
 from instructrl.models.folders import read_config, read_network
 from instructrl.types import Sequences, SharedPrompts
 
@@ -164,6 +164,7 @@ def hidden_states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     """
     mask = sequences.mask
     profiling.count_tokens(mask)
+    threads.choose(model.base_model, mask.numel())
     return model.base_model(
         input_ids=sequences.tokens, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
     ).last_hidden_state
@@ -177,6 +178,7 @@ def shared_prompt_states(model: PreTrainedModel, rows: SharedPrompts) -> Tensor:
     """
     segments = rows.segments
     profiling.count_tokens(segments >= 0)
+    threads.choose(model.base_model, segments.numel())
     behind = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
     same = segments[:, :, None] == segments[:, None, :]
     visible = (same | (segments == 0)[:, None, :]) & behind

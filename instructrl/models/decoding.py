@@ -5,6 +5,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from instructrl import threads
 from instructrl.models.backbone import position_ids
 from instructrl.models.policy import Policy
 
@@ -57,6 +58,7 @@ class Decoder:
         return order
 
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        threads.choose(self._network, tokens.numel())
         output = self._network(
             input_ids=tokens,
             attention_mask=self._mask,

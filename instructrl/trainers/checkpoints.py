@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from instructrl import distributed
+from instructrl import distributed, threads
 from instructrl.trainers.settings import CheckpointConfig
 from instructrl.trainers.state_files import STRUCTURE, TENSORS, read_state, state_bytes, write_state
 
@@ -161,7 +161,7 @@ def rounding() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "processes": distributed.size_of_job(),
-        "threads": torch.get_num_threads(),
+        "threads": threads.rounding(),
         "device": torch.cuda.get_device_name(here) if gpu else f"CPU {torch.backends.cpu.get_cpu_capability()}",
     }
 

@@ -1,0 +1,176 @@
+"""The miniature's steps by number of threads and way of waiting, with both cores free and with one of them busy.
+
+    python benchmarks/threads.py [--rounds 3] [--out FILE.json]
+
+Milliseconds of the phases of an iteration of PPO-ptx with the miniature's model (256 episodes of 60 + 32 tokens, four
+optimiser steps), of ten steps of its pretraining (8 blocks of 128), and of twenty products of 64x128 by 128x128. Each
+way of waiting is a process of its own, since libgomp reads it once; on the busy core runs a loop of another session.
+Medians of rounds, but means of many products in each: what a preempted thread costs is rare and large. As root, all of
+this takes precedence of what else the machine does.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from instructrl import threads
+
+WAYS = {
+    "libgomp's own": {},
+    "asleep": {"OMP_WAIT_POLICY": "passive"},
+    f"{threads.SPINS:,} looks": {"GOMP_SPINCOUNT": str(threads.SPINS)},
+}
+THREADS = ("1", "2", "by work")
+PROMPT, VOCABULARY = 60, 1000
+
+
+def steps() -> Callable[[], dict[str, float]]:
+    """A function that does all of it once and returns seconds by phase."""
+    import torch
+
+    from instructrl import profiling
+    from instructrl.data.encoding import Encoder, blocks_as_sequences
+    from instructrl.data.tokenizers import word_tokenizer
+    from instructrl.models.policy import gpt2_policy
+    from instructrl.models.scoring import RewardModel
+    from instructrl.runs.settings import MINIATURE
+    from instructrl.trainers.likelihood import accumulate_likelihood_gradient
+    from instructrl.trainers.ppo import PPOTrainer
+
+    recipe, shape = MINIATURE.recipe, MINIATURE.model
+    assert recipe.pretraining is not None
+    words = [f"w{number}" for number in range(VOCABULARY)]
+    encoder = Encoder(word_tokenizer(words), recipe.limits)
+    torch.manual_seed(0)
+    policy = gpt2_policy(
+        vocabulary=len(encoder.tokenizer),
+        context=shape.context,
+        layers=shape.layers,
+        width=shape.width,
+        heads=shape.heads,
+        end_of_text=encoder.end_of_text,
+    )
+    reward = RewardModel.from_policy(policy, torch.Generator().manual_seed(0))
+    rng = random.Random(0)
+    prompts = [" ".join(rng.choices(words, k=PROMPT)) for _ in range(2048)]
+    blocks = torch.randint(1, VOCABULARY, (512, recipe.block_tokens))
+    trainer = PPOTrainer(policy, reward, prompts, encoder, recipe.ppo_ptx, seed=0, blocks=blocks)
+    few = [blocks_as_sequences(blocks[: recipe.pretraining.batch_size])]
+    a, b = torch.randn(64, 128), torch.randn(128, 128)
+
+    def run() -> dict[str, float]:
+        with profiling.collect() as profile:
+            trainer.train_step()
+        trainer.step = 0
+        names = {
+            "generate": ("generate",),
+            "score": ("logprobs", "values", "score"),
+            "update": ("update", "pretraining"),
+        }
+        seconds = {name: sum(profile.seconds[part] for part in parts) for name, parts in names.items()}
+        start = time.perf_counter()
+        for _ in range(10):
+            accumulate_likelihood_gradient(policy, few, 64)
+        seconds["pretrain"] = time.perf_counter() - start
+        seconds["all"] = sum(seconds.values())
+        start = time.perf_counter()
+        for _ in range(1000):
+            a @ b
+        seconds["products"] = (time.perf_counter() - start) / 50
+        return seconds
+
+    return run
+
+
+def serve() -> None:
+    """One measurement for each number of threads that is read."""
+    import torch
+
+    run, most = steps(), torch.get_num_threads()
+    run()
+    for line in sys.stdin:
+        name = line.strip()
+        torch.set_num_threads(int(name) if name.isdecimal() else most)
+        with nullcontext() if name.isdecimal() else threads.by_work():
+            print(json.dumps(run()), flush=True)
+
+
+def precede(process: int) -> None:
+    """Give the session of a process precedence of others, where the system lets us."""
+    group = Path(f"/proc/{process}/autogroup")
+    if os.geteuid() == 0 and group.exists():
+        group.write_text("-20")
+
+
+@contextmanager
+def busy(core: int) -> Iterator[None]:
+    work = f"import os\nos.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    loop = subprocess.Popen([sys.executable, "-c", work], start_new_session=True)
+    precede(loop.pid)
+    try:
+        yield
+    finally:
+        loop.kill()
+        loop.wait()
+
+
+def measure(variables: dict[str, str], rounds: int, core: int) -> dict[str, list[dict[str, float]]]:
+    """ "THREADS, free or busy" -> the rounds."""
+    plain = {name: text for name, text in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "MKL_"))}
+    command = [sys.executable, __file__, "--serve"]
+    found: dict[str, list[dict[str, float]]] = {}
+    with subprocess.Popen(
+        command,
+        env=plain | variables,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        precede(server.pid)
+        for _ in range(rounds):
+            for name in THREADS:
+                for state in ("free", "busy"):
+                    with busy(core) if state == "busy" else nullcontext():
+                        server.stdin.write(f"{name}\n")
+                        server.stdin.flush()
+                        found.setdefault(f"{name}, {state}", []).append(json.loads(server.stdout.readline()))
+        server.stdin.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve()
+        return
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    os.sched_setaffinity(0, cores)
+    medians = {}
+    for way, variables in WAYS.items():
+        for key, rows in measure(variables, arguments.rounds, cores[-1]).items():
+            medians[f"{way}, {key}"] = {name: 1000 * statistics.median(row[name] for row in rows) for name in rows[0]}
+    names = list(next(iter(medians.values())))
+    print("\n".join([f"| ms | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]))
+    for key, row in medians.items():
+        print(f"| {key} | {' | '.join(f'{row[name]:,.1f}' for name in names)} |")
+    if arguments.out:
+        arguments.out.write_text(json.dumps(medians, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
