@@ -14,12 +14,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TOOLS := $(VENV)/.tools
+# A process for each core, up to eight; whoever is done takes over tests of another.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test smoke torture lint headers bench ahead-of-time gpu clean
+.PHONY: help demo test quick smoke torture lint headers bench ahead-of-time gpu clean
 
 help:
 	@echo "make demo           the miniature experiment, from nothing to a report: about ten minutes on two cores"
-	@echo "make test           all tests"
+	@echo "make test           all tests, on all cores"
+	@echo "make quick          the tests that are not slow: for whoever changes one thing"
 	@echo "make smoke          the miniature cut down to two minutes"
 	@echo "make lint           ruff and pyright"
 	@echo "make headers        csrc/ compiled against the headers of the oldest torch that is promised"
@@ -43,7 +46,11 @@ demo: $(STAMP)
 	$(BIN)/instructrl run miniature --out runs/miniature
 
 test: $(TOOLS)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# The slowest of the quick ones at the end: what is slower than the rest belongs into SLOW of tests/conftest.py.
+quick: $(TOOLS)
+	$(PYTEST) -m "not slow" --durations 5
 
 smoke: $(STAMP)
 	$(BIN)/instructrl run smoke --out runs/smoke

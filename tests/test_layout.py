@@ -4,6 +4,7 @@ Each rule is a function of a module's place and its source, so that the tests be
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def sources() -> dict[str, str]:
     return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in [*paths, ROOT / "setup.py"]}
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """Every rule reads every file."""
+    return ast.parse(source)
+
+
+@functools.cache
+def nodes(source: str) -> list[ast.AST]:
+    return list(ast.walk(parsed(source)))
+
+
 def module_of(path: str) -> str:
     """Dotted name; `kernels/native` is installed as `instructrl.kernels.native`."""
     name = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -55,7 +67,7 @@ def imports(path: str, source: str) -> Iterator[str]:
     package = module_of(path).split(".")
     if not path.endswith("__init__.py"):
         package = package[:-1]
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -121,7 +133,7 @@ def empty_names(path: str, source: str) -> list[str]:
 def too_long(path: str, source: str) -> list[str]:
     """Files and functions that nobody reads in one go."""
     found = [f"{path} has {n} lines"] if (n := len(source.splitlines())) > MAX_LINES else []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             product = not path.startswith("tests/")
@@ -133,7 +145,7 @@ def too_long(path: str, source: str) -> list[str]:
 def catches_everything(path: str, source: str) -> list[str]:
     """`except:`, `except Exception` and the like, alone or in a tuple."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.ExceptHandler):
             kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
             names = {"everything" if kind is None else ast.unparse(kind) for kind in kinds}
@@ -150,7 +162,7 @@ def unpickles(path: str, source: str) -> list[str]:
     found = [
         f"{path} imports {name}" for name in sorted(modules & {"pickle", "cPickle", "dill", "cloudpickle", "shelve"})
     ]
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Call):
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             if ast.unparse(node.func) == "torch.load" and keywords.get("weights_only") != "True":
@@ -163,7 +175,7 @@ def unpickles(path: str, source: str) -> list[str]:
 def trusting_defaults(path: str, source: str) -> list[str]:
     """Functions and classes that trust a model's own code unless told otherwise."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             plain = [*node.args.posonlyargs, *node.args.args]
             pairs = [*zip(plain[::-1], node.args.defaults[::-1], strict=False)]
@@ -184,7 +196,7 @@ def loose_records(path: str, source: str) -> list[str]:
     if not path.startswith(("instructrl/", "kernels/")):
         return []
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         for decorator in node.decorator_list if isinstance(node, ast.ClassDef) else ():
             text = ast.unparse(decorator)
             name = getattr(node, "name", "_")
@@ -201,7 +213,7 @@ def nameless_keys(path: str, source: str) -> list[str]:
     if not path.startswith("instructrl/"):
         return []
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("keyed_seed", "keyed_generator"):
             numbers = [ast.unparse(part) for part in node.args if ast.unparse(part).lstrip("-").isdigit()]
             found += [f"{path}:{node.lineno} has the key {number}" for number in numbers]
@@ -212,7 +224,7 @@ def undocumented(path: str, source: str) -> list[str]:
     """Files without a first line that says what they are for."""
     if not path.startswith(("instructrl/", "kernels/")):
         return []
-    return [] if ast.get_docstring(ast.parse(source)) else [f"{path} has no docstring"]
+    return [] if ast.get_docstring(parsed(source)) else [f"{path} has no docstring"]
 
 
 # Rule, path and source of a file that breaks it, and of one that keeps it.

@@ -3,11 +3,13 @@
 A process that loads it must have been started with `environment()`: the address sanitizer's runtime comes first.
 """
 
+import fcntl
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -48,9 +50,22 @@ def _compiled(source: Path, headers: list[Path], folder: Path) -> Path:
     return target
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time builds in a folder: the others would compile the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def build(folder: Path, sources: Iterable[Path] = ()) -> Path:
     """The library, built in `folder` from what is new there. sources: other kernels in place of those of csrc/cuda."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _built(folder, sources)
+
+
+def _built(folder: Path, sources: Iterable[Path]) -> Path:
     kernels = sorted(sources) or sorted((_CSRC / "cuda").glob("*.cu"))
     headers = sorted([*_CSRC.glob("*.h"), *(_CSRC / "cuda").glob("*.h"), *_HERE.glob("*.h")])
     with ThreadPoolExecutor(os.cpu_count()) as pool:

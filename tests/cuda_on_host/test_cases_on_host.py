@@ -17,8 +17,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return host_library.build(tmp_path_factory.mktemp("cuda_on_host"))
+def library(objects):
+    return host_library.build(objects)
 
 
 def run(library, schedule, *arguments):

@@ -37,8 +37,8 @@ _ABORTS = {
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return host_library.build(tmp_path_factory.mktemp("cuda_on_host"), [Path(__file__).with_name("faults.cu")])
+def library(objects):
+    return host_library.build(objects, [Path(__file__).with_name("faults.cu")])
 
 
 def run(library, schedule, *kinds):

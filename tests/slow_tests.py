@@ -1,0 +1,26 @@
+"""The tests that `make quick` leaves out: what compiles, starts processes, or trains a whole run."""
+
+SLOW = (
+    "ahead_of_time",
+    "cuda_on_host",
+    "jobs",
+    "triton_interpreted",
+    "bad_input/test_bad_input.py::test_bad_input_in_a_process_of_its_own",
+    "bad_input/test_fuzz_loaders.py",
+    "bad_input/test_fuzz_ops.py",
+    "ops/test_instruction_sets.py",
+    "ops/test_ops_behaviour.py::test_inductor_compiles_the_ranking_loss",
+    "ops/test_ops_behaviour.py::test_compiles_without_a_graph_break",
+    "ops/test_ops_hazards.py::test_settings_may_be_symbols",
+    "runs/test_resume.py",
+    "runs/test_whole_runs.py",
+    "safety/test_browser.py",
+    "safety/test_hostile_report.py",
+    "test_readme.py::test_your_own_files_from_start_to_end",
+)
+"""Folders, files and functions in tests/; all of what is in them."""
+
+
+def is_slow(place: str) -> bool:
+    """place: of a test below tests/, as pytest names it, without parameters."""
+    return any(place == slow or place.startswith((f"{slow}/", f"{slow}::")) for slow in SLOW)
