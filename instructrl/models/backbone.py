@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from instructrl import profiling, threads
 from instructrl.models.folders import read_config, read_network
+from instructrl.models.scalar_heads import scalar_class, scalar_class_of
 from instructrl.types import Sequences, SharedPrompts
 
 # Every dropout probability that a transformers configuration is known to carry. Zero in all of them is the only state
@@ -96,15 +97,14 @@ def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedM
     """The same network with the unembedding replaced by a projection to a scalar (paper, 3.5).
 
     The projection starts at standard deviation `1/sqrt(D+1)` as in the paper's predecessor.
-    Raises ValueError where transformers has no such head for the architecture.
+    Raises ValueError where the architecture cannot have one.
     """
     config = copy.deepcopy(lm.config)
     config.num_labels = 1
     config.tie_word_embeddings = False
-    # Said in words: transformers' default is to ask whoever sits at the terminal.
-    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    if not isinstance(getattr(model, "score", None), nn.Linear):
-        raise ValueError(f"model: found {type(model).__name__}, accepted are architectures with a linear `score` head")
+    text = config.get_text_config()
+    text.pad_token_id = getattr(text, "pad_token_id", None)  # transformers' head asks for it, CodeGen has none
+    model = scalar_class(lm)._from_config(config, dtype=torch.float32)
     model.base_model.load_state_dict(lm.base_model.state_dict())
     _with_fused_activations(model)
     width = model.score.in_features
@@ -121,12 +121,9 @@ def load_scalar_model(path: str | Path) -> PreTrainedModel:
     if getattr(config, "num_labels", None) != 1:
         raise ValueError(f"{path}: found a head of {config.num_labels} outputs, accepted is a reward model's of 1")
     _without_dropout(config)
-    model = read_network(AutoModelForSequenceClassification, path, config)
-    head = getattr(model, "score", None)
-    if not isinstance(head, nn.Linear):
-        raise ValueError(f"model {path}: found {type(model).__name__}, accepted are those with a linear `score` head")
+    model = read_network(scalar_class_of(config), path, config)
     with torch.no_grad():
-        _check_finite(model, head(model.base_model(input_ids=torch.tensor([[1, 2, 3]])).last_hidden_state))
+        _check_finite(model, model.score(model.base_model(input_ids=torch.tensor([[1, 2, 3]])).last_hidden_state))
     return _with_fused_activations(model)
 
 

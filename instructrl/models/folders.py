@@ -72,6 +72,15 @@ def read_network(
             f"model {path}: found {_one_line(error)}, accepted are configurations and weights that transformers loads"
         ) from error
     _check_loaded(path, network, found)
+    return with_named_base(network)
+
+
+def with_named_base(network: PreTrainedModel) -> PreTrainedModel:
+    """The network with `base_model` as the part below its head, which some classes call otherwise (Llama 4)."""
+    if network.base_model is network:
+        parts = [name for name, part in network.named_children() if isinstance(part, PreTrainedModel)]
+        if len(parts) == 1:
+            network.base_model_prefix = parts[0]
     return network
 
 

@@ -256,7 +256,9 @@ _RULES: tuple[tuple[re.Pattern[str], _Rule], ...] = tuple(
         (r"mamba_(d_head|headdim|head_dim)", _state_head_width),
         (r"mamba_d_ssm", _state_width),
         (r"(num|n|(num_)?(en|de)coder|swa_num)?_?(attention_)?heads?(_per_layer)?|n_head", _heads),
-        (r"(index_n|indexer_n|indexer_kv|linear_num|linear_num_key|linear_num_value)_?heads", _at_most(2)),
+        # Tokens are chosen by sums of `relu`s over these heads: with few of them sums would be zero, and equal.
+        (r"(index|indexer)_(n|kv)_?heads", _at_most(16)),
+        (r"linear_num_(key_|value_)?heads", _at_most(2)),
         (r"qk_head_dim", _at_most(2 * HEAD_WIDTH)),
         (r"((global|swa|attention|qk_rope|qk_nope|v|indexer?|linear(_key|_value)?)_)?head_dim", _head_width),
         (r"kv_channels|d_kv|d_head|attention_head_size|dim_head", _head_width),

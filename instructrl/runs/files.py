@@ -13,6 +13,7 @@ from instructrl.data.readers import read_comparisons, read_corpus, read_demonstr
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.backbone import check_context, check_vocabulary, set_residual_dropout
 from instructrl.models.policy import Policy
+from instructrl.models.scalar_heads import scalar_class
 from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.journal import Journal
 from instructrl.runs.settings import FilesConfig
@@ -47,6 +48,7 @@ def read_files(config: FilesConfig) -> FilesInput:
     check_context(gpt.lm, recipe.limits.total)
     check_context(gpt.lm, recipe.block_tokens, "recipe.block_tokens")
     check_vocabulary(gpt.lm, config.model, len(encoder.tokenizer))
+    scalar_class(gpt.lm)  # that of the reward model: found missing here, and not after SFT
     set_residual_dropout(gpt.lm, max(recipe.sft.residual_dropout, recipe.ppo_start.residual_dropout))
     set_residual_dropout(gpt.lm, 0.0)
     reward_base = None if config.reward_base is None else load_other_policy(config.reward_base, encoder)

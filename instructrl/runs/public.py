@@ -18,6 +18,7 @@ from instructrl.data.public import (
 from instructrl.data.tokenizers import gpt2_tokenizer, load_tokenizer
 from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
+from instructrl.models.scalar_heads import scalar_class
 from instructrl.rollout.randomness import keyed_seed
 from instructrl.runs import steps
 from instructrl.runs.experiment import Material, run_experiment
@@ -50,6 +51,7 @@ def read_public(config: PublicConfig) -> PublicInput:
     gpt = None if config.model is None else Policy.load(config.model)
     if gpt is not None:
         check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
+        scalar_class(gpt.lm)  # that of the reward model: found missing here, and not after SFT
     return PublicInput(config=config, encoder=encoder, material=_material(config, data, encoder), gpt=gpt)
 
 
