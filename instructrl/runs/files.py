@@ -48,10 +48,10 @@ def read_files(config: FilesConfig) -> FilesInput:
     check_context(gpt.lm, recipe.limits.total)
     check_context(gpt.lm, recipe.block_tokens, "recipe.block_tokens")
     check_vocabulary(gpt.lm, config.model, len(encoder.tokenizer))
-    scalar_class(gpt.lm)  # that of the reward model: found missing here, and not after SFT
     set_residual_dropout(gpt.lm, max(recipe.sft.residual_dropout, recipe.ppo_start.residual_dropout))
     set_residual_dropout(gpt.lm, 0.0)
     reward_base = None if config.reward_base is None else load_other_policy(config.reward_base, encoder)
+    scalar_class((reward_base or gpt).lm)  # of the reward model: where there is none, that is said before SFT
     return FilesInput(config=config, encoder=encoder, material=material, gpt=gpt, reward_base=reward_base)
 
 

@@ -51,7 +51,7 @@ def read_public(config: PublicConfig) -> PublicInput:
     gpt = None if config.model is None else Policy.load(config.model)
     if gpt is not None:
         check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
-        scalar_class(gpt.lm)  # that of the reward model: found missing here, and not after SFT
+        scalar_class(gpt.lm)  # of the reward model: where there is none, that is said before SFT
     return PublicInput(config=config, encoder=encoder, material=_material(config, data, encoder), gpt=gpt)
 
 
