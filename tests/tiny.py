@@ -21,11 +21,13 @@ def tiny_encoder(max_prompt_tokens: int = 12, max_response_tokens: int = 8) -> E
     return Encoder(tokenizer, limits)
 
 
-def tiny_policy(encoder: Encoder, seed: int = 0) -> Policy:
+def tiny_policy(encoder: Encoder, seed: int = 0, unnamed: int = 0) -> Policy:
+    """unnamed: embeddings that no token has."""
     torch.manual_seed(seed)
-    size = len(encoder.tokenizer)
+    ids = len(encoder.tokenizer)
+    size = ids + unnamed
     policy = gpt2_policy(vocabulary=size, context=32, layers=2, width=32, heads=2, end_of_text=encoder.end_of_text)
-    return policy.eval()
+    return Policy(policy.lm, ids).eval()
 
 
 def tiny_reward_model(policy: Policy, seed: int = 0) -> RewardModel:
@@ -58,9 +60,9 @@ def blocks(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(1, NUM_WORDS, (count, BLOCK), generator=torch.Generator().manual_seed(seed))
 
 
-def lively_policy(encoder: Encoder, seed: int = 0) -> Policy:
+def lively_policy(encoder: Encoder, seed: int = 0, unnamed: int = 0) -> Policy:
     """A policy whose distribution depends on what it has read; an untrained one is nearly uniform."""
-    policy = tiny_policy(encoder, seed)
+    policy = tiny_policy(encoder, seed, unnamed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.parameters():

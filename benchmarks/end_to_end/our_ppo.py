@@ -40,7 +40,7 @@ def main() -> None:
         missing_eos_score=None,
     )
     trainer = PPOTrainer(
-        Policy.load(folder / "policy").to(task.device),
+        Policy.load(folder / "policy", tokenizer).to(task.device),
         RewardModel.load(folder / "reward_model").to(task.device),
         prompts,
         Encoder(tokenizer, limits),

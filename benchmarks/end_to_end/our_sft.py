@@ -35,7 +35,7 @@ def main() -> None:
         epochs=1000,
         residual_dropout=0.0,
     )
-    trainer = SFTTrainer(Policy.load(folder / "policy"), rows, encoder, config, seed=0)
+    trainer = SFTTrainer(Policy.load(folder / "policy", encoder.tokenizer), rows, encoder, config, seed=0)
     clock = given.Clock()
     for _ in given.turns():
         clock.start("step")

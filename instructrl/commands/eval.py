@@ -38,7 +38,7 @@ def main(config: EvalCommand) -> int:
     )
     performances = []
     for name in (config.baseline, *config.models):
-        policy = baseline if not performances else Policy.load(name)
+        policy = baseline if not performances else Policy.load(name, encoder.tokenizer)
         with work.log.phase(name, 1, "responses") as progress:
             samples = sample_texts(policy.eval(), work.encoder, texts, sampling)
             scores = score_texts(judge, work.encoder, texts, samples.texts, samples.finished).tolist()

@@ -207,17 +207,6 @@ def check_context(model: PreTrainedModel, needed: int, name: str = "limits") -> 
         )
 
 
-def check_vocabulary(model: PreTrainedModel, name: str | Path, num_tokens: int) -> None:
-    """Raise ValueError where the tokenizer has ids that the model has no embedding for. name: of the model."""
-    embeddings = model.get_input_embeddings()
-    assert isinstance(embeddings, nn.Embedding)
-    if num_tokens > embeddings.num_embeddings:
-        raise ValueError(
-            f"model {name}: found a tokenizer of {num_tokens} tokens for {embeddings.num_embeddings} embeddings, "
-            "accepted is one whose ids all have an embedding"
-        )
-
-
 def _without_dropout(config) -> None:
     for field in _DROPOUT_FIELDS:
         if isinstance(getattr(config, field, None), float):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from instructrl.models.backbone import check_output_embedding, load_causal_lm, response_states
+from instructrl.models.vocabulary import check_vocabulary, num_ids, tell_of_holes
 from instructrl.ops import logprobs
 from instructrl.types import Sequences
 
@@ -14,18 +15,30 @@ from instructrl.types import Sequences
 class Policy(nn.Module):
     """Log-probabilities of responses, without ever holding logits.
 
-    `forward` is the log-probability pass, so that a distributed wrapper around the module sees it.
+    num_ids: of the tokens that there are, 0 to num_ids - 1; the distribution is over them. None: as many as the network
+    has embeddings, which often are more. `forward` is the log-probability pass, so that a distributed wrapper around
+    the module sees it.
     """
 
-    def __init__(self, lm: PreTrainedModel) -> None:
+    def __init__(self, lm: PreTrainedModel, num_ids: int | None = None) -> None:
         super().__init__()
         check_output_embedding(lm)
         self.lm = lm
+        self.num_ids = self._num_rows() if num_ids is None else num_ids
 
     @classmethod
-    def load(cls, path: str | Path) -> "Policy":
-        """From a transformers folder or name; see `load_causal_lm`."""
-        return cls(load_causal_lm(path))
+    def load(cls, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> "Policy":
+        """From a transformers folder or name; see `load_causal_lm`.
+
+        tokenizer: that it is to be used with, which says what ids there are; None takes the network by itself. Raises
+        ValueError where an id of the tokenizer has no embedding.
+        """
+        lm = load_causal_lm(path)
+        if tokenizer is None:
+            return cls(lm)
+        check_vocabulary(lm, path, tokenizer)
+        tell_of_holes(tokenizer)
+        return cls(lm, num_ids(tokenizer))
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write a transformers folder that `AutoModelForCausalLM.from_pretrained` loads."""
@@ -45,14 +58,32 @@ class Policy(nn.Module):
         )
 
     def head_inputs(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the `linear_*` operations take: states [B, T, D] of the response tokens, weight [V, D], bias [V]."""
+        """What the `linear_*` operations take: states [B, T, D] of the response tokens, weight [V, D], bias [V].
+
+        V: ids that there are.
+        """
         return _as_multiplied(response_states(self.lm, sequences)), *self.output_embedding()
 
     def output_embedding(self) -> tuple[Tensor, Tensor | None]:
-        """Weight [V, D] and bias [V] of the projection to logits, in the dtype of autocast where that is on."""
+        """Weight [V, D] and bias [V] of the projection to logits, in the dtype of autocast where that is on.
+
+        The rows of ids that there are, as views: gradients go to the whole weight.
+        """
         head = self.lm.get_output_embeddings()
         assert isinstance(head, nn.Linear)  # checked when the policy was made
-        return _as_multiplied(head.weight), None if head.bias is None else _as_multiplied(head.bias)
+        return self._used(head.weight), None if head.bias is None else self._used(head.bias)
+
+    @property
+    def has_unused_rows(self) -> bool:
+        """Whether the network has embeddings that no id has."""
+        return self.num_ids < self._num_rows()
+
+    def _num_rows(self) -> int:
+        return len(self.lm.get_output_embeddings().weight)
+
+    def _used(self, rows: Tensor) -> Tensor:
+        # A slice of everything would cost the backward pass a copy of the gradient.
+        return _as_multiplied(rows[: self.num_ids] if self.has_unused_rows else rows)
 
 
 def _as_multiplied(x: Tensor) -> Tensor:

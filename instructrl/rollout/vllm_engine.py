@@ -67,9 +67,11 @@ class VLLMEngine:
         # A trainer's autocast is not meant for the engine, which has the precision that it was opened with.
         with torch.autocast(device.type, enabled=False):
             self._take_weights(policy)
+            # None for all: a list of every id is a mask that changes nothing and is built for each response.
+            allowed = list(range(policy.num_ids)) if policy.has_unused_rows else None
             outputs = self._llm.generate(
                 [{"prompt_token_ids": ids} for ids in encoded],
-                [self._parameters(sampling, encoder.end_of_text, episode) for episode in episodes],
+                [self._parameters(sampling, encoder.end_of_text, allowed, episode) for episode in episodes],
                 use_tqdm=False,
             )
         responses = [_response(output) for output in outputs]
@@ -94,7 +96,7 @@ class VLLMEngine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM: found its prefix cache in use after a weight update, accepted is an idle engine")
 
-    def _parameters(self, sampling: Sampling, end_of_text: int, episode: int) -> Any:
+    def _parameters(self, sampling: Sampling, end_of_text: int, allowed: list[int] | None, episode: int) -> Any:
         """vLLM's `SamplingParams` of one response: the whole distribution, one token that ends it."""
         return self._vllm.SamplingParams(
             seed=keyed_seed(sampling.seed, episode),
@@ -110,6 +112,7 @@ class VLLMEngine:
             stop_token_ids=[end_of_text],
             ignore_eos=True,
             detokenize=False,
+            allowed_token_ids=allowed,
         )
 
 

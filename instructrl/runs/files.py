@@ -11,7 +11,7 @@ from instructrl.data import tables
 from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.readers import read_comparisons, read_corpus, read_demonstrations, read_prompts
 from instructrl.data.tokenizers import load_tokenizer
-from instructrl.models.backbone import check_context, check_vocabulary, set_residual_dropout
+from instructrl.models.backbone import check_context, set_residual_dropout
 from instructrl.models.policy import Policy
 from instructrl.models.scalar_heads import scalar_class
 from instructrl.runs.experiment import Material, run_experiment
@@ -44,10 +44,9 @@ def read_files(config: FilesConfig) -> FilesInput:
     recipe = config.recipe
     encoder = Encoder(load_tokenizer(config.model), recipe.limits)
     material = _material(config, Path(config.data), config.corpus, encoder)
-    gpt = Policy.load(config.model)
+    gpt = Policy.load(config.model, encoder.tokenizer)
     check_context(gpt.lm, recipe.limits.total)
     check_context(gpt.lm, recipe.block_tokens, "recipe.block_tokens")
-    check_vocabulary(gpt.lm, config.model, len(encoder.tokenizer))
     set_residual_dropout(gpt.lm, max(recipe.sft.residual_dropout, recipe.ppo_start.residual_dropout))
     set_residual_dropout(gpt.lm, 0.0)
     reward_base = None if config.reward_base is None else load_other_policy(config.reward_base, encoder)

@@ -14,9 +14,10 @@ from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.hygiene import prompt_text
 from instructrl.data.readers import Records, read_corpus
 from instructrl.data.tokenizers import load_tokenizer
-from instructrl.models.backbone import check_context, check_vocabulary, hide_loading_bars
+from instructrl.models.backbone import check_context, hide_loading_bars
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
+from instructrl.models.vocabulary import check_vocabulary
 from instructrl.runs.folder import check_folder, open_folder
 from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import Recipe
@@ -38,19 +39,17 @@ def load_start(model: str, recipe: Recipe, config: Any, block_tokens: int = 0) -
     hide_loading_bars()
     check_folder(Path(config.out), config, fresh=config.fresh)
     encoder = Encoder(load_tokenizer(model), recipe.limits)
-    policy = Policy.load(model)
+    policy = Policy.load(model, encoder.tokenizer)
     check_context(policy.lm, recipe.limits.total)
     check_context(policy.lm, block_tokens, "block_tokens")
-    check_vocabulary(policy.lm, model, len(encoder.tokenizer))
     return encoder, policy
 
 
 def load_other_policy(path: str, encoder: Encoder) -> Policy:
     """A policy that reads and writes the tokens of the first. Raises ValueError where it cannot."""
     check_tokenizer(path, encoder)
-    policy = Policy.load(path)
+    policy = Policy.load(path, encoder.tokenizer)
     check_context(policy.lm, encoder.limits.total)
-    check_vocabulary(policy.lm, path, len(encoder.tokenizer))
     return policy
 
 
@@ -59,7 +58,7 @@ def load_judge(path: str, encoder: Encoder) -> RewardModel:
     check_tokenizer(path, encoder)
     reward_model = RewardModel.load(path)
     check_context(reward_model.network, encoder.limits.total)
-    check_vocabulary(reward_model.network, path, len(encoder.tokenizer))
+    check_vocabulary(reward_model.network, path, encoder.tokenizer)
     return reward_model
 
 

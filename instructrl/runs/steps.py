@@ -19,6 +19,7 @@ from instructrl.evaluation.contenders import Contender, Exam
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import unsharded
+from instructrl.models.vocabulary import num_ids
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.generate import Samples, Sampling, sample_rollout, sample_texts
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
@@ -72,6 +73,10 @@ class Workspace:
             raise ValueError(f"{folder}: found nothing, accepted is the model that was saved there, or --fresh")
         return folder
 
+    def load(self, name: str) -> Policy:
+        """A policy that is there, with the run's tokenizer."""
+        return Policy.load(self.saved(name), self.encoder.tokenizer)
+
     def save(self, model: Policy | RewardModel, name: str) -> Path:
         """Write a model as `models/NAME`: whole and on the disk when this returns."""
         with unsharded(model) as found:
@@ -120,7 +125,7 @@ def new_policy(work: Workspace, shape: ModelShape) -> Policy:
     with torch.random.fork_rng([]):
         torch.manual_seed(work.seed_for("initialisation"))
         return gpt2_policy(
-            vocabulary=len(work.encoder.tokenizer),
+            vocabulary=num_ids(work.encoder.tokenizer),
             context=shape.context,
             layers=shape.layers,
             width=shape.width,
@@ -141,7 +146,7 @@ def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> Policy:
         return _train(work, trainer, checkpoints, found, lambda: work.save(learner, "gpt"))
 
     work.journal.once("pretraining", train, policy, blocks)
-    return Policy.load(work.saved("gpt"))
+    return work.load("gpt")
 
 
 def _learner(network: NetworkT) -> NetworkT:
@@ -208,7 +213,7 @@ def finetune(
         SFTEpoch(epoch=epoch, policy_folder=work.saved(name(epoch)), validation_loss=loss)
         for epoch, loss in enumerate(losses, start=1)
     ]
-    return Policy.load(epochs[-1].policy_folder), epochs
+    return work.load(name(len(losses))), epochs
 
 
 def fit_reward_model(
@@ -251,7 +256,7 @@ def select_sft(
         rows = []
         with work.log.phase("sft selection", len(epochs), "responses") as progress:
             for epoch in epochs:
-                policy = Policy.load(epoch.policy_folder)
+                policy = Policy.load(epoch.policy_folder, work.encoder.tokenizer)
                 samples = sample_texts(policy, work.encoder, prompts, work.sampling("selection"))
                 scores = score_texts(reward_model, work.encoder, prompts, samples.texts, samples.finished)
                 score = float(scores.mean())
@@ -261,11 +266,11 @@ def select_sft(
         best = max(range(len(rows)), key=lambda i: rows[i]["score"])
         for i, row in enumerate(rows):
             row["selected"] = i == best
-        work.save(Policy.load(epochs[best].policy_folder), "sft")
+        work.save(Policy.load(epochs[best].policy_folder, work.encoder.tokenizer), "sft")
         return rows
 
     rows = work.journal.once("selection", step, reward_model, prompts)
-    return Policy.load(work.saved("sft")), rows
+    return work.load("sft"), rows
 
 
 def optimize_policy(
@@ -303,7 +308,7 @@ def optimize_policy(
         return _train(work, trainer, checkpoints, found, lambda: work.save(trainer.averaged_policy(), phase))
 
     work.journal.once(phase, step, start, reward_model, prompts, blocks)
-    return Policy.load(work.saved(phase))
+    return work.load(phase)
 
 
 def sample_completions(

@@ -1,6 +1,9 @@
 """Tokenizers, and models that have to fit another one."""
 
+import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from table import Row, both, cut, edited, removed, text, weights
@@ -20,6 +23,35 @@ def _more_words() -> None:
     word_tokenizer([f"w{number}" for number in range(40)]).save_pretrained("model")
 
 
+def _hole(path: str, token: str = "w29", to: int = 90) -> Callable[[], object]:
+    """A token at another id, as many tokens as before."""
+
+    def move() -> None:
+        file = Path(path, "tokenizer.json")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["model"]["vocab"].pop(token, None)
+        content["model"]["vocab"][token] = to
+        for added in content["added_tokens"]:
+            added["id"] = to if added["content"] == token else added["id"]
+        file.write_text(json.dumps(content), encoding="utf-8")
+
+    return move
+
+
+def _fewer_embeddings(path: str, rows: int = 30) -> Callable[[], object]:
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["transformer.wte.weight"] = tensors["transformer.wte.weight"][:rows].clone()
+
+    return both(edited(f"{path}/config.json", vocab_size=rows), weights(path, cut))
+
+
+def _beyond(token: str, number: int, model: str = "model", rows: int = 32) -> str:
+    return (
+        f"model {model}: found a tokenizer whose {token!r} has the id {number}, for {rows} embeddings; accepted is one "
+        "whose ids all have an embedding"
+    )
+
+
 def _nan(tensors: dict[str, torch.Tensor]) -> None:
     name = min(tensors)
     tensors[name] = torch.full_like(tensors[name], float("nan"))
@@ -30,10 +62,29 @@ TOKENIZERS = [
         what="vocabulary larger than the embeddings",
         step="sft",
         make=_more_words,
-        message=(
-            "model model: found a tokenizer of 42 tokens for 32 embeddings, accepted is one whose ids all have "
-            "an embedding"
-        ),
+        message=_beyond("<|endoftext|>", 41),
+    ),
+    Row(
+        what="fewer tokens than embeddings, an id beyond them",
+        step="sft",
+        make=_hole("model"),
+        message=_beyond("w29", 90),
+    ),
+    Row(what="such ids in `rm`", step="rm", make=_hole("model"), message=_beyond("w29", 90)),
+    Row(what="such ids in `ppo`", step="ppo", make=_hole("model"), message=_beyond("w29", 90)),
+    Row(what="such ids in `eval`", step="eval", make=_hole("model"), message=_beyond("w29", 90)),
+    Row(what="such ids in `run files`", step="files", make=_hole("model"), message=_beyond("w29", 90)),
+    Row(
+        what="end of text beyond the embeddings",
+        step="sft",
+        make=_hole("model", "<|endoftext|>"),
+        message=_beyond("<|endoftext|>", 90),
+    ),
+    Row(
+        what="embeddings of the judge end below the ids",
+        step="ppo",
+        make=_fewer_embeddings("reward"),
+        message=_beyond("<|endoftext|>", 31, "reward", 30),
     ),
     Row(
         what="no tokenizer",

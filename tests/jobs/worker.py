@@ -60,7 +60,7 @@ def sft(passes: PassConfig, microbatch: int) -> SFTTrainer:
 
 
 def sft_bfloat16(passes: PassConfig, microbatch: int) -> SFTTrainer:
-    """Another architecture, without tied embeddings, in bfloat16, with checkpointed activations."""
+    """Another architecture: untied embeddings, some of them unnamed; in bfloat16, with checkpointed activations."""
     config = SFTConfig(
         adam=AdamConfig(lr=1e-3),
         batch_size=6,
@@ -71,7 +71,7 @@ def sft_bfloat16(passes: PassConfig, microbatch: int) -> SFTTrainer:
     )
     torch.manual_seed(0)
     shape = LlamaConfig(
-        vocab_size=len(ENCODER.tokenizer),
+        vocab_size=len(ENCODER.tokenizer) + 5,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -80,7 +80,9 @@ def sft_bfloat16(passes: PassConfig, microbatch: int) -> SFTTrainer:
         max_position_embeddings=64,
         tie_word_embeddings=False,
     )
-    return SFTTrainer(Policy(LlamaForCausalLM(shape)).eval(), demonstrations(13), ENCODER, config, seed=1)
+    return SFTTrainer(
+        Policy(LlamaForCausalLM(shape), len(ENCODER.tokenizer)).eval(), demonstrations(13), ENCODER, config, seed=1
+    )
 
 
 def reward_model(passes: PassConfig, microbatch: int) -> RewardModelTrainer:
@@ -106,7 +108,7 @@ def ppo(passes: PassConfig, microbatch: int) -> PPOTrainer:
         passes=passes,
     )
     prompts = [row.prompt for row in demonstrations(20)]
-    policy, judge = lively_policy(ENCODER).double(), tiny_reward_model(tiny_policy(ENCODER)).double()
+    policy, judge = lively_policy(ENCODER, unnamed=5).double(), tiny_reward_model(tiny_policy(ENCODER)).double()
     return PPOTrainer(policy, judge, prompts, ENCODER, config, seed=3, blocks=blocks(9))
 
 

@@ -35,6 +35,7 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     detokenize: bool = True
+    allowed_token_ids: list[int] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 2:
@@ -131,6 +132,10 @@ class LLM:
         tokens: list[int] = []
         while True:
             logits = self.worker.policy.lm(input_ids=torch.tensor([prompt + tokens])).logits[0, -1]
+            if params.allowed_token_ids is not None:
+                barred = torch.ones_like(logits, dtype=torch.bool)
+                barred[params.allowed_token_ids] = False
+                logits = logits.masked_fill(barred, float("-inf"))
             weights = (logits / params.temperature).softmax(dim=0)
             tokens.append(int(torch.multinomial(weights, 1, generator=generator)))
             if tokens[-1] in stops:

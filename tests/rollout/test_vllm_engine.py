@@ -85,6 +85,16 @@ def test_rows_are_what_was_sampled(vllm, folder):
     assert 0 < int(rollout.finished.sum()) < len(PROMPTS)
 
 
+def test_unnamed_embeddings_are_barred(vllm, tmp_path):
+    policy = lively_policy(ENCODER, unnamed=9)
+    policy.save(tmp_path / "model", ENCODER.tokenizer)
+    rows = VLLMEngine(tmp_path / "model", ENCODER.limits)(policy, ENCODER, PROMPTS, SAMPLING).sequences
+    assert int(rows.response.max()) < policy.num_ids
+    policy.num_ids += 9
+    rows = VLLMEngine(tmp_path / "model", ENCODER.limits)(policy, ENCODER, PROMPTS, SAMPLING).sequences
+    assert int(rows.response.max()) >= len(ENCODER.tokenizer)
+
+
 def test_one_token_ends_a_response(vllm, folder):
     """Not the others that the model's folder names."""
     rows = VLLMEngine(folder, ENCODER.limits)(lively_policy(ENCODER), ENCODER, PROMPTS, SAMPLING).sequences
