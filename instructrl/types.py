@@ -189,11 +189,23 @@ class Rollout(_TensorRecord):
     """Responses that a policy sampled.
 
     sequences: the prompts and the sampled responses.
-    finished: [B] bool; the response ended with the end-of-text token (False: it was cut at the length limit).
+    finished: [B] bool; the response ended with a token that ends one (False: it was cut at the length limit).
     """
 
     sequences: Sequences
     finished: Tensor
+
+    def closed(self, end_of_text: int) -> Sequences:
+        """The sequences as texts are encoded: what finished ends with this token, whichever one the policy sampled."""
+        rows = self.sequences
+        return replace(rows, response=rows.response.masked_fill(self.last_tokens, end_of_text))
+
+    @property
+    def last_tokens(self) -> Tensor:
+        """[B, T] bool, True at the token that ended a finished response."""
+        mask = self.sequences.response_mask
+        last = mask & ~torch.nn.functional.pad(mask[:, 1:], (0, 1))
+        return last & self.finished[:, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

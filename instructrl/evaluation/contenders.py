@@ -9,7 +9,7 @@ from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import unsharded
-from instructrl.rollout.generate import Sampling, sample_rollout
+from instructrl.rollout.generate import Sampling, response_texts, sample_rollout
 from instructrl.rollout.scoring import in_batches, mean_loss, score_texts
 from instructrl.types import Sequences
 
@@ -91,7 +91,7 @@ class Exam:
         asked = [contender.form(prompt) for prompt in self.prompts]
         rollout = sample_rollout(contender.policy, self.encoder, asked, self.sampling)
         sequences, finished = rollout.sequences, rollout.finished.tolist()
-        texts = self.encoder.decode(sequences.response, sequences.response_mask)
+        texts = response_texts(rollout, self.encoder)
         return Performance(
             name=contender.name,
             texts=texts,

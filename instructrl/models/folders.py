@@ -6,7 +6,7 @@ an index of shards names: what does not end in `.safetensors` goes through the u
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
@@ -22,7 +22,10 @@ INDEX = "model.safetensors.index.json"
 _OF_AN_INDEX = ".safetensors.index.json"
 _ACCEPTED = "accepted are safetensors: nothing is unpickled"
 # What transformers raises for a configuration that it cannot use, by the ways in which it can be wrong.
-_OF_A_CONFIG = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, StrictDataclassError)
+_OF_A_CONFIG = (
+    *(ValueError, TypeError, KeyError, AttributeError, AssertionError, RuntimeError, ImportError),
+    StrictDataclassError,
+)
 
 
 def read_config(path: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -112,6 +115,33 @@ def _check_loaded(path: str | Path, network: PreTrainedModel, found: dict[str, A
         warnings.warn(
             f"model {path}: {len(unused)} weights have no place in a {kind}, such as {unused[0]}", stacklevel=2
         )
+
+
+def save_network(
+    network: PreTrainedModel,
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    ends: Sequence[int] = (),
+    **fields: Any,
+) -> None:
+    """Write a transformers folder with its tokenizer. The configuration's end of text is the tokenizer's.
+
+    ends: tokens that end a response, the tokenizer's first, for `generation_config.json`. fields: of the configuration.
+    """
+    fields = {**fields, "eos_token_id": tokenizer.eos_token_id}
+    for config in (network.config, network.config.get_text_config(decoder=True)):
+        for name, value in fields.items():
+            setattr(config, name, value)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # Not through the object: of one that was changed, transformers refuses settings that it only warns of otherwise.
+    path = Path(folder) / "generation_config.json"
+    if ends and path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("_from_model_config", None)  # it would be made again, of the configuration
+        content["eos_token_id"] = list(ends) if len(ends) > 1 else ends[0]
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_names(path: str | Path, config: PretrainedConfig) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from instructrl.models.backbone import check_output_embedding, load_causal_lm, response_states
-from instructrl.models.vocabulary import check_vocabulary, num_ids, tell_of_holes
+from instructrl.models.folders import save_network
+from instructrl.models.vocabulary import check_vocabulary, learn_every_embedding, num_ids, tell_of_holes
 from instructrl.ops import logprobs
 from instructrl.types import Sequences
 
@@ -23,6 +24,7 @@ class Policy(nn.Module):
     def __init__(self, lm: PreTrainedModel, num_ids: int | None = None) -> None:
         super().__init__()
         check_output_embedding(lm)
+        learn_every_embedding(lm)
         self.lm = lm
         self.num_ids = self._num_rows() if num_ids is None else num_ids
 
@@ -42,8 +44,14 @@ class Policy(nn.Module):
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write a transformers folder that `AutoModelForCausalLM.from_pretrained` loads."""
-        self.lm.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save_network(self.lm, folder, tokenizer, ends=self.ends(tokenizer.eos_token_id))
+
+    def ends(self, end_of_text: int) -> list[int]:
+        """The tokens that end a response: the tokenizer's, and where the model's `generation_config` lists several,
+        those too. One that it names alone gives way to the tokenizer's."""
+        found = getattr(self.lm.generation_config, "eos_token_id", None)
+        listed = found if isinstance(found, list) and len(found) > 1 else []
+        return list(dict.fromkeys([end_of_text, *(token for token in listed if 0 <= token < self.num_ids)]))
 
     def forward(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
         """Log-probability of every response token: [B, T] float32 in nats, 0 where masked."""
@@ -69,8 +77,7 @@ class Policy(nn.Module):
 
         The rows of ids that there are, as views: gradients go to the whole weight.
         """
-        head = self.lm.get_output_embeddings()
-        assert isinstance(head, nn.Linear)  # checked when the policy was made
+        head = self._head()
         return self._used(head.weight), None if head.bias is None else self._used(head.bias)
 
     @property
@@ -79,7 +86,12 @@ class Policy(nn.Module):
         return self.num_ids < self._num_rows()
 
     def _num_rows(self) -> int:
-        return len(self.lm.get_output_embeddings().weight)
+        return len(self._head().weight)
+
+    def _head(self) -> nn.Linear:
+        head = self.lm.get_output_embeddings()
+        assert isinstance(head, nn.Linear)  # checked when the policy was made
+        return head
 
     def _used(self, rows: Tensor) -> Tensor:
         # A slice of everything would cost the backward pass a copy of the gradient.

@@ -15,7 +15,9 @@ from instructrl.models.backbone import (
     scalar_model,
     shared_prompt_states,
 )
+from instructrl.models.folders import save_network
 from instructrl.models.policy import Policy
+from instructrl.models.vocabulary import learn_every_embedding, padding_id
 from instructrl.types import Sequences, SharedPrompts
 
 # Where the bias lives in a saved folder: `config.json` is the one file that every loader keeps.
@@ -27,6 +29,7 @@ class _ScalarHead(nn.Module):
 
     def __init__(self, network: PreTrainedModel, bias: float = 0.0) -> None:
         super().__init__()
+        learn_every_embedding(network)
         self.network = network
         self.register_buffer("bias", torch.tensor(float(bias)))
 
@@ -48,12 +51,12 @@ class _ScalarHead(nn.Module):
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads.
 
-        Its score of a single sequence is ours without the bias; for batches transformers wants a padding token that
-        differs from the end of text.
+        Its score of a single sequence is ours without the bias. transformers reads it at the last token that is not the
+        configuration's padding, so that one is named only where nothing but padding can be this token; without it,
+        transformers refuses batches.
         """
-        setattr(self.network.config, _BIAS_FIELD, float(self.bias))
-        self.network.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        padding, bias = padding_id(tokenizer), {_BIAS_FIELD: float(self.bias)}
+        save_network(self.network, folder, tokenizer, pad_token_id=padding, **bias)
 
 
 class RewardModel(_ScalarHead):

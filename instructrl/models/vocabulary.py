@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -35,6 +36,22 @@ def tell_of_holes(tokenizer: PreTrainedTokenizerBase) -> None:
             "leave them out",
             stacklevel=2,
         )
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that pads and is nothing else: not the end of text, and none that a text can produce. Or None."""
+    token, number = tokenizer.pad_token, tokenizer.pad_token_id
+    if not isinstance(number, int) or number in (tokenizer.eos_token_id, tokenizer.unk_token_id):
+        return None
+    in_text = tokenizer.encode(str(token), add_special_tokens=False, split_special_tokens=True)
+    return None if number in in_text else number
+
+
+def learn_every_embedding(network: nn.Module) -> None:
+    """Let the token that the configuration names for padding learn, too: it may be the end of text."""
+    for module in network.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None  # its one effect is that this row has no gradient
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

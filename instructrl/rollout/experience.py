@@ -57,13 +57,15 @@ def make_experience(
     reference: Policy,
     value_function: ValueFunction,
     reward_model: RewardModel,
+    end_of_text: int,
     kl_coef: float,
     estimation: Estimation,
 ) -> tuple[Experience, RolloutStatistics]:
     """Score a rollout and estimate its advantages, whitened over the whole of it.
 
     The log-probabilities are recomputed with the pass that training uses, not taken from the sampler, so that the
-    ratio of the first minibatch is 1.
+    ratio of the first minibatch is 1. The reward model has learned one way for a response to end: it reads end_of_text
+    where a finished one ended with another token.
     """
     sequences, size = rollout.sequences, estimation.batch_size
     with profiling.phase("logprobs"):
@@ -74,7 +76,7 @@ def make_experience(
     with profiling.phase("values"), unsharded(value_function) as network:
         values = in_batches(network, sequences, size)
     with profiling.phase("score"), unsharded(reward_model) as network:
-        scores = in_batches(network, sequences, size)
+        scores = in_batches(network, rollout.closed(end_of_text), size)
     shaped = penalize_unfinished(scores, rollout.finished, estimation.missing_eos_score)
     mask = sequences.response_mask
     with profiling.phase("advantages"):

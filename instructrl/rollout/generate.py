@@ -50,7 +50,8 @@ def generate(
     """One response to each prompt, decoded together.
 
     prompt: [B, P] int64 left-padded, prompt_mask: [B, P] bool. episodes: [B] int64, the key of each row's randomness.
-    end_of_text: the token that finishes a response and is part of it. Finished rows leave the batch.
+    end_of_text: with the policy's other `ends`, what finishes a response and is part of it. Finished rows leave the
+    batch.
     """
     num_rows, limit = prompt.shape[0], sampling.max_response_tokens
     response = torch.full((num_rows, limit), end_of_text, dtype=torch.int64, device=prompt.device)
@@ -58,12 +59,13 @@ def generate(
     finished = torch.zeros(num_rows, dtype=torch.bool, device=prompt.device)
     uniforms = keyed_uniforms(sampling.seed, episodes, limit)
     rows = torch.arange(num_rows, device=prompt.device)
+    ends = torch.tensor(policy.ends(end_of_text), device=prompt.device)
     decoder = Decoder(policy, prompt, prompt_mask)
     for position in range(limit):
         tokens = sample_tokens(decoder.logits(), uniforms[rows, position], temperature=sampling.temperature)
         response[rows, position] = tokens
         response_mask[rows, position] = True
-        ended = tokens == end_of_text
+        ended = (tokens[:, None] == ends).any(dim=1)
         finished[rows[ended]] = True
         if ended.any():
             left = decoder.drop(ended)
@@ -122,8 +124,12 @@ def sample_texts(
 ) -> Samples:
     """`sample_rollout` as texts."""
     rollout = sample_rollout(policy, encoder, prompts, sampling, first_episode=first_episode)
-    texts = encoder.decode(rollout.sequences.response, rollout.sequences.response_mask)
-    return Samples(texts=texts, finished=rollout.finished.tolist())
+    return Samples(texts=response_texts(rollout, encoder), finished=rollout.finished.tolist())
+
+
+def response_texts(rollout: Rollout, encoder: Encoder) -> list[str]:
+    """What was said, without the token that ended it."""
+    return encoder.decode(rollout.sequences.response, rollout.sequences.response_mask & ~rollout.last_tokens)
 
 
 def _concatenated(parts: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor]:

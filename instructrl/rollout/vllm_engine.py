@@ -62,6 +62,7 @@ class VLLMEngine:
         """
         self._check(encoder, sampling)
         device = next(policy.parameters()).device
+        ends = policy.ends(encoder.end_of_text)
         encoded = [encoder.prompt(prompt) for prompt in prompts]
         episodes = range(first_episode, first_episode + len(encoded))
         # A trainer's autocast is not meant for the engine, which has the precision that it was opened with.
@@ -71,14 +72,14 @@ class VLLMEngine:
             allowed = list(range(policy.num_ids)) if policy.has_unused_rows else None
             outputs = self._llm.generate(
                 [{"prompt_token_ids": ids} for ids in encoded],
-                [self._parameters(sampling, encoder.end_of_text, allowed, episode) for episode in episodes],
+                [self._parameters(sampling, ends, allowed, episode) for episode in episodes],
                 use_tqdm=False,
             )
         responses = [_response(output) for output in outputs]
         prompt, prompt_mask = pad_left(encoded, encoder.end_of_text)
         response, response_mask = pad_right(responses, encoder.end_of_text)
         sequences = Sequences(prompt=prompt, prompt_mask=prompt_mask, response=response, response_mask=response_mask)
-        finished = torch.tensor([ids[-1] == encoder.end_of_text for ids in responses])
+        finished = torch.tensor([ids[-1] in ends for ids in responses])
         return Rollout(sequences=sequences, finished=finished).to(device)
 
     def _check(self, encoder: Encoder, sampling: Sampling) -> None:
@@ -96,8 +97,8 @@ class VLLMEngine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM: found its prefix cache in use after a weight update, accepted is an idle engine")
 
-    def _parameters(self, sampling: Sampling, end_of_text: int, allowed: list[int] | None, episode: int) -> Any:
-        """vLLM's `SamplingParams` of one response: the whole distribution, one token that ends it."""
+    def _parameters(self, sampling: Sampling, ends: list[int], allowed: list[int] | None, episode: int) -> Any:
+        """vLLM's `SamplingParams` of one response: the whole distribution of the allowed tokens, and what ends it."""
         return self._vllm.SamplingParams(
             seed=keyed_seed(sampling.seed, episode),
             temperature=sampling.temperature,
@@ -108,8 +109,8 @@ class VLLMEngine:
             presence_penalty=0.0,
             frequency_penalty=0.0,
             repetition_penalty=1.0,
-            # Without `ignore_eos` every token that the model's folder names as an end would end a response, too.
-            stop_token_ids=[end_of_text],
+            # Without `ignore_eos` every token that the engine's folder names as an end would end a response, too.
+            stop_token_ids=ends,
             ignore_eos=True,
             detokenize=False,
             allowed_token_ids=allowed,

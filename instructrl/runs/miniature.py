@@ -12,6 +12,7 @@ from instructrl.evaluation.contenders import Contender, Exam, Judgement, Questio
 from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
+from instructrl.rollout.generate import response_texts
 from instructrl.rollout.randomness import keyed_seed
 from instructrl.runs import steps
 from instructrl.runs.journal import Journal
@@ -211,8 +212,7 @@ def _gold_observer(world: MiniatureWorld, work: steps.Workspace):
     """The gold rubric's mean over each rollout batch: shows over-optimisation, and nothing is trained on it."""
 
     def observe(prompts: Sequence[str], rollout: Rollout) -> dict[str, float]:
-        sequences = rollout.sequences
-        texts = work.encoder.decode(sequences.response, sequences.response_mask)
+        texts = response_texts(rollout, work.encoder)
         rows = zip(prompts, texts, rollout.finished.tolist(), strict=True)
         return {"gold": sum(world.rate(*row).score for row in rows) / len(prompts)}
 

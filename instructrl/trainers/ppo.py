@@ -17,7 +17,7 @@ from instructrl.objectives.kl_control import adaptive_kl_coef
 from instructrl.ops.ppo import linear_ppo_loss
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.experience import Estimation, RolloutStatistics, make_experience
-from instructrl.rollout.generate import Sampling, sample_rollout
+from instructrl.rollout.generate import Sampling, response_texts, sample_rollout
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient, select_microbatch
 from instructrl.trainers.loop import DataOrder, Trainer
@@ -124,6 +124,7 @@ class PPOTrainer(Trainer):
             reference=self.reference,
             value_function=self.value_function,
             reward_model=self.reward_model,
+            end_of_text=self.encoder.end_of_text,
             kl_coef=self.kl_coef,
             estimation=Estimation(
                 discount=self.config.discount,
@@ -208,8 +209,7 @@ class PPOTrainer(Trainer):
         rows = self.prompt_order.rows(self.step * self.config.rollout_batch, self.config.rollout_batch)
         found: dict[str, Any] = {"rows": rows, "prompts": [self.prompts[i] for i in rows]}
         if self._rollout is not None:
-            sequences = self._rollout.sequences
-            found["responses"] = self.encoder.decode(sequences.response, sequences.response_mask)
+            found["responses"] = response_texts(self._rollout, self.encoder)
             found["finished"] = self._rollout.finished.tolist()
         return found
 

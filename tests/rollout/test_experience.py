@@ -40,6 +40,7 @@ class Setup:
             reference=self.reference if reference is None else reference,
             value_function=self.value_function,
             reward_model=self.reward_model,
+            end_of_text=tiny_encoder().end_of_text,
             kl_coef=kl_coef,
             estimation=replace(Estimation(), **changes),
         )

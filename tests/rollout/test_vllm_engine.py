@@ -95,8 +95,17 @@ def test_unnamed_embeddings_are_barred(vllm, tmp_path):
     assert int(rows.response.max()) >= len(ENCODER.tokenizer)
 
 
-def test_one_token_ends_a_response(vllm, folder):
-    """Not the others that the model's folder names."""
+def test_the_policys_ends_end_a_response(vllm, folder):
+    rollout = VLLMEngine(folder, ENCODER.limits)(Policy.load(folder, ENCODER.tokenizer), ENCODER, PROMPTS, SAMPLING)
+    rows = rollout.sequences
+    last = rows.response[rollout.last_tokens].tolist()
+    assert len(last) == int(rollout.finished.sum())
+    assert set(last) == {END, OTHER_END}
+    assert not ((rows.response[:, :-1] == OTHER_END) & rows.response_mask[:, 1:]).any()
+
+
+def test_what_the_engines_folder_names_ends_none(vllm, folder):
+    """The policy is another model: the folder gave the architecture."""
     rows = VLLMEngine(folder, ENCODER.limits)(lively_policy(ENCODER), ENCODER, PROMPTS, SAMPLING).sequences
     inside = (rows.response[:, :-1] == OTHER_END) & rows.response_mask[:, 1:]
     assert inside.any()
