@@ -6,7 +6,7 @@ an index of shards names: what does not end in `.safetensors` goes through the u
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,13 +121,13 @@ def save_network(
     network: PreTrainedModel,
     folder: str | Path,
     tokenizer: PreTrainedTokenizerBase,
+    fields: Mapping[str, Any],
     *,
     ends: Sequence[int] = (),
-    **fields: Any,
 ) -> None:
     """Write a transformers folder with its tokenizer. The configuration's end of text is the tokenizer's.
 
-    ends: tokens that end a response, the tokenizer's first, for `generation_config.json`. fields: of the configuration.
+    fields: of the configuration. ends: tokens that end a response, the tokenizer's first, for `generation_config.json`.
     """
     fields = {**fields, "eos_token_id": tokenizer.eos_token_id}
     for config in (network.config, network.config.get_text_config(decoder=True)):

@@ -44,7 +44,9 @@ class Policy(nn.Module):
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write a transformers folder that `AutoModelForCausalLM.from_pretrained` loads."""
-        save_network(self.lm, folder, tokenizer, ends=self.ends(tokenizer.eos_token_id))
+        end_of_text = tokenizer.eos_token_id
+        assert isinstance(end_of_text, int)  # `load_tokenizer` and `Encoder` refuse others
+        save_network(self.lm, folder, tokenizer, {}, ends=self.ends(end_of_text))
 
     def ends(self, end_of_text: int) -> list[int]:
         """The tokens that end a response: the tokenizer's, and where the model's `generation_config` lists several,

@@ -55,8 +55,8 @@ class _ScalarHead(nn.Module):
         configuration's padding, so that one is named only where nothing but padding can be this token; without it,
         transformers refuses batches.
         """
-        padding, bias = padding_id(tokenizer), {_BIAS_FIELD: float(self.bias)}
-        save_network(self.network, folder, tokenizer, pad_token_id=padding, **bias)
+        fields = {"pad_token_id": padding_id(tokenizer), _BIAS_FIELD: float(self.bias)}
+        save_network(self.network, folder, tokenizer, fields)
 
 
 class RewardModel(_ScalarHead):
