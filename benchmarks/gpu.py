@@ -111,7 +111,8 @@ def ended(child: subprocess.Popen[bytes], seconds: float) -> int | None:
     try:
         return child.wait(timeout=seconds - grace)
     except (subprocess.TimeoutExpired, KeyboardInterrupt) as why:
-        child.send_signal(signal.SIGINT)
+        # To all of it, as a terminal does: pytest-xdist waits for workers that were not told.
+        os.killpg(child.pid, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=grace)
         if isinstance(why, KeyboardInterrupt):
@@ -280,7 +281,8 @@ def main() -> int:
         code = 130
     targets = folder / "gpu-targets.md"
     if any(x.name == "targets" and x.state != "not run" for x in run.outcomes) and targets.exists():
-        print("\n" + targets.read_text(encoding="utf-8").partition("\n\n| row | provider")[0])
+        lines = targets.read_text(encoding="utf-8").partition("\n\n| row | provider")[0].splitlines()
+        print("", *(line[:160] for line in lines), sep="\n")
     print("\n" + table(found, run.outcomes))
     print(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return code or int(any(x.state != "passed" for x in run.outcomes))

@@ -120,7 +120,17 @@ time.sleep(60)
 DEAF = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('begun', flush=True); time.sleep(60)"
 
 
-@pytest.mark.parametrize(("code", "said"), [(WAITS, "what was found until then"), (DEAF, "begun")])
+# As pytest-xdist: it ends when what it started does.
+LEADS = f"""
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.exit(subprocess.run([sys.executable, "-c", {WAITS!r}]).returncode)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(WAITS, "what was found until then"), (LEADS, "what was found until then"), (DEAF, "begun")]
+)
 def test_a_step_is_interrupted_before_its_limit(run, code, said):
     start = time.monotonic()
     (found, after), _, _ = run(python(code, limit_s=8), python("print('right')"))
@@ -188,6 +198,15 @@ def test_wheels_of_peers_are_installed_one_by_one(tmp_path):
     (step,) = gpu_steps.peers([tmp_path / "bad-1.0-py3-none-any.whl"])
     assert step.command[-1] == str(tmp_path / "bad-1.0-py3-none-any.whl")
     assert gpu_steps.peers([]) == []
+
+
+def test_a_version_that_came_as_a_wheel_counts(monkeypatch, tmp_path):
+    (tmp_path / "setuptools-999.0.dist-info").mkdir()
+    (tmp_path / "setuptools-999.0.dist-info" / "METADATA").write_text("Name: setuptools\nVersion: 999.0\n")
+    assert gpu_steps.version("setuptools") not in (None, "999.0")
+    monkeypatch.setattr(gpu_steps, "SITE", tmp_path)
+    assert gpu_steps.version("setuptools") == "999.0"
+    assert gpu_steps.version("no-such-package") is None
 
 
 def test_tests_run_side_by_side_where_they_can(monkeypatch):
