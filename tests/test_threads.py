@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from tiny import tiny_encoder, tiny_policy
+from tiny import comparisons, tiny_encoder, tiny_policy, tiny_reward_model
 
 from instructrl import cli, threads
 from instructrl.models.decoding import Decoder
@@ -74,6 +74,15 @@ def test_passes_of_a_tiny_network_take_one_thread_inside_alone():
         policy(rollout.sequences).sum().backward()
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 4
+
+
+@pytest.mark.usefixtures("four")
+def test_so_do_passes_that_share_their_prompts():
+    encoder = tiny_encoder()
+    model, rows = tiny_reward_model(tiny_policy(encoder)), encoder.shared_prompts(comparisons(2))
+    with threads.by_work():
+        model.shared_prompt_scores(rows)
+        assert torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])

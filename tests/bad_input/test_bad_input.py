@@ -52,7 +52,9 @@ def test_the_table_is_long_and_its_rows_differ():
     assert len(ROWS) + len(rows_ops.ROWS) >= 80
     assert len({(row.shown, row.what) for row in ROWS}) == len(ROWS)
     for row in [*ROWS, *rows_ops.ROWS]:
-        assert any(words in row.message for words in (" accepted ", "did you mean", "needs", "argument")), row
+        assert any(
+            words in row.message for words in (" accepted ", "did you mean", "needs", "argument", "missing, required")
+        ), row
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.step} {row.what}".strip())
