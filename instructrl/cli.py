@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any
 
 from instructrl import __version__, interruption, threads
@@ -79,7 +79,16 @@ def _carry_out(name: str, words: Sequence[str]) -> int:
     settings = _settings(name, words)
     if settings is None:
         return 0
-    return _in_job(name, lambda: settings) if name in IN_JOBS else _module(name).main(settings)
+    with _waits_shown():
+        return _in_job(name, lambda: settings) if name in IN_JOBS else _with_signals(name, settings)
+
+
+def _waits_shown() -> AbstractContextManager[Any]:
+    from rich.console import Console
+
+    from instructrl import progress
+
+    return progress.shown_on(Console(stderr=True))
 
 
 def _settings(name: str, words: Sequence[str]) -> Any:
@@ -89,17 +98,24 @@ def _settings(name: str, words: Sequence[str]) -> Any:
 
 
 def _module(name: str) -> Any:
-    # A variable of the environment may be wrong, which shows when backends are loaded.
-    return importlib.import_module(COMMANDS[name][1])
+    from instructrl import progress
+
+    with progress.wait("importing torch and transformers"):
+        # A variable of the environment may be wrong, which shows when backends are loaded.
+        return importlib.import_module(COMMANDS[name][1])
 
 
 def _in_job(name: str, settings: Callable[[], Any]) -> int:
     """In the job of processes that torchrun has made, of which the first one has the output."""
-    from instructrl import distributed
+    from instructrl import progress
+
+    with progress.wait("importing torch"):
+        from instructrl import distributed
 
     with distributed.joined(lambda: _say(f"instructrl: error: {_LOSS}")), threads.by_work():
         if distributed.is_main():
-            return _with_signals(name, settings())
+            with _waits_shown() if distributed.size_of_job() > 1 else nullcontext():
+                return _with_signals(name, settings())
         warnings.simplefilter("ignore")
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
             return _with_signals(name, settings())

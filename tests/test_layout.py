@@ -17,6 +17,7 @@ FOLDERS = ("instructrl", "kernels", "tests", "benchmarks")
 LAYERS = {
     "types": 0,
     "settings": 0,
+    "progress": 0,
     "interruption": 0,
     "profiling": 0,
     "threads": 0,

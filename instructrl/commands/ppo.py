@@ -21,8 +21,15 @@ def main(config: PPOCommand) -> int:
     check_rows(records, encoder)
     blocks = read_blocks(config.corpus, encoder, block_tokens, "ppo.ptx_coef" if config.ppo.ptx_coef > 0 else None)
     engine = open_engine(config.engine, config.model, config.limits, precision=config.ppo.passes.precision)
-    work = open_workspace(encoder, recipe, config, config.checkpoints)
+    sources = {
+        "model": config.model,
+        "reward model": config.reward_model,
+        "prompts": config.data,
+        "plain text": config.corpus,
+    }
+    work = open_workspace(encoder, recipe, config, config.checkpoints, sources)
     prompts = [prompt.text for prompt in records]
     optimize_policy(work, policy, reward_model, prompts, phase=phase, blocks=blocks, engine=engine)
+    work.journal.tell_if_done()
     print(work.folder / "models" / phase)
     return 0

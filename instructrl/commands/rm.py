@@ -20,8 +20,10 @@ def main(config: RewardModelCommand) -> int:
     held_out = None if config.validation is None else read_comparisons(config.validation)
     if held_out is not None:
         check_rows(held_out, encoder)
-    work = open_workspace(encoder, recipe, config, config.checkpoints)
+    sources = {"model": config.model, "comparisons": config.data, "demonstrations": config.demonstrations}
+    work = open_workspace(encoder, recipe, config, config.checkpoints, sources)
     reward_model = fit_reward_model(work, policy, comparisons, demonstrations)
+    work.journal.tell_if_done()
     print(f"bias {float(reward_model.bias):+.4f}  {work.folder / 'models' / 'reward_model'}")
     if held_out is not None:
         held_out = list(held_out)

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from instructrl import distributed, threads
+from instructrl import distributed, progress, threads
 from instructrl.commands.settings import RunCommand
 from instructrl.evaluation.report import write_report
 from instructrl.evaluation.table import results_table
@@ -24,7 +24,8 @@ def main(command: RunCommand) -> int:
     open_folder(folder, config, fresh=command.fresh)
     results = command.named.carry_out(given, folder, RunLog(folder, continued=True))
     if distributed.is_main():
-        report = write_report(folder)
+        with progress.wait("writing the report"):
+            report = write_report(folder)
         console.print(results_table(results))
         console.print(f"report: {report}", soft_wrap=True)
     return 0

@@ -19,8 +19,15 @@ def main(config: SFTCommand) -> int:
     check_rows(valid, encoder)
     mixed = "sft.pretraining_fraction" if config.sft.num_pretraining else None
     blocks = read_blocks(config.corpus, encoder, block_tokens, mixed)
-    work = open_workspace(encoder, recipe, config, config.checkpoints)
+    sources = {
+        "model": config.model,
+        "demonstrations": config.data,
+        "validation": config.validation,
+        "plain text": config.corpus,
+    }
+    work = open_workspace(encoder, recipe, config, config.checkpoints, sources)
     _, epochs = finetune(work, policy, train, valid, phase="sft", blocks=blocks)
+    work.journal.tell_if_done()
     for epoch in epochs:
         print(f"epoch {epoch.epoch:2}  validation loss {epoch.validation_loss:.4f}  {epoch.policy_folder}")
     return 0

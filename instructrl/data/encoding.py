@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from instructrl import progress
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import encode_text, end_of_text
 from instructrl.types import Comparison, Demonstration, Document, Sequences, SharedPrompts
@@ -138,7 +139,7 @@ def pack_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizer
     start = begin_of_text(tokenizer) or [end]
     between = [] if end in start else [end]
     stream: list[int] = []
-    for document in documents:
+    for document in progress.through("plain text to tokens", documents):
         stream += [*start, *encode_text(tokenizer, document.text), *between]
     num_blocks = len(stream) // length
     if num_blocks == 0:

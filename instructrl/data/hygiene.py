@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from instructrl import progress
 from instructrl.data.encoding import begin_of_text
 from instructrl.data.personal_data import find_personal_data
 from instructrl.data.tokenizers import encode_text
@@ -68,7 +69,7 @@ def drop_common_prefixes(records: Iterable[RecordT], *, min_prefix_chars: int = 
     seen: set[Record] = set()
     kept: list[RecordT] = []
     reasons: Counter[str] = Counter()
-    for record in records:
+    for record in progress.through("common prefixes", records):
         text = prompt_text(record)
         if first.setdefault(prefix_key(text, min_prefix_chars), text) != text:
             reasons["common prefix"] += 1
@@ -160,7 +161,7 @@ def remove_personal_data(records: Iterable[RecordT], *, phone_regions: Sequence[
     kept: list[RecordT] = []
     removed = 0
     reasons: Counter[str] = Counter()
-    for record in records:
+    for record in progress.through("personal data", records):
         texts = (prompt_text(record), *completion_texts(record))
         kinds = {data.kind for text in texts for data in find_personal_data(text, phone_regions=phone_regions)}
         reasons.update(kinds)
@@ -188,7 +189,7 @@ def limit_lengths(
     reasons: Counter[str] = Counter()
     removed = 0
     start = len(begin_of_text(tokenizer))
-    for record in records:
+    for record in progress.through("lengths", records):
         num_tokens = len(encode_text(tokenizer, prompt_text(record)))
         fitting = [len(encode_text(tokenizer, text)) < max_response_tokens for text in completion_texts(record)]
         if not 0 < num_tokens <= max_prompt_tokens - start:

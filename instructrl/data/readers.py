@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+from instructrl import progress
 from instructrl.data import columns
 from instructrl.data.rows import DataError, Rows, open_rows
 from instructrl.types import Comparison, Demonstration, Document, Prompt
@@ -91,7 +92,7 @@ def read_corpus(source: str | Path) -> Records[Document]:
 def check(records: Sequence[Any], *, max_errors: int = 20) -> int:
     """Read every record. Returns their number; raises DataError that lists the first `max_errors` bad rows."""
     errors: list[str] = []
-    for number in range(len(records)):
+    for number in progress.through("rows", range(len(records))):
         try:
             records[number]
         except DataError as error:

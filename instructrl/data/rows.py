@@ -24,6 +24,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from instructrl import progress
+
 CACHED_ROW_GROUPS = 2
 SCAN_BYTES = 1 << 20
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
@@ -209,11 +211,12 @@ def open_rows(source: str | Path, columns: Iterable[str]) -> Rows:
     if path.suffix == ".parquet":
         return ParquetRows(path, columns)
     # The file lives as long as the rows do, and is closed with them.
-    file = _unpacked(path) if path.suffix == ".gz" else path.open("rb")
-    file.seek(0)
-    if path.suffix == ".txt":
-        return TextRows(str(path), file, array("Q", _document_starts(file)), file.tell())
-    return JsonRows(str(path), file, array("Q", _line_starts(file)), file.tell())
+    with progress.wait(f"looking for the rows of {path}"):
+        file = _unpacked(path) if path.suffix == ".gz" else path.open("rb")
+        file.seek(0)
+        if path.suffix == ".txt":
+            return TextRows(str(path), file, array("Q", _document_starts(file)), file.tell())
+        return JsonRows(str(path), file, array("Q", _line_starts(file)), file.tell())
 
 
 def _line_starts(file: BinaryIO) -> Iterator[int]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from instructrl import progress
 from instructrl.models.backbone import check_output_embedding, load_causal_lm, response_states
 from instructrl.models.folders import save_network
 from instructrl.models.vocabulary import check_vocabulary, learn_every_embedding, num_ids, tell_of_holes
@@ -35,7 +36,8 @@ class Policy(nn.Module):
         tokenizer: that it is to be used with, which says what ids there are; None takes the network by itself. Raises
         ValueError where an id of the tokenizer has no embedding.
         """
-        lm = load_causal_lm(path)
+        with progress.wait(f"loading {path}"):
+            lm = load_causal_lm(path)
         if tokenizer is None:
             return cls(lm)
         check_vocabulary(lm, path, tokenizer)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from instructrl import progress
 from instructrl.models.backbone import (
     hidden_states,
     load_scalar_model,
@@ -42,7 +43,8 @@ class _ScalarHead(nn.Module):
     @classmethod
     def load(cls, path: str | Path):
         """From a transformers sequence-classification folder with one output."""
-        network = load_scalar_model(path)
+        with progress.wait(f"loading {path}"):
+            network = load_scalar_model(path)
         bias = getattr(network.config, _BIAS_FIELD, 0.0)
         if not isinstance(bias, int | float) or not math.isfinite(bias):
             raise ValueError(f"{path}/config.json: {_BIAS_FIELD}: found {bias!r}, accepted is a finite number")

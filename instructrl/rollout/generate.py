@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instructrl import distributed
+from instructrl import distributed, progress
 from instructrl.data.encoding import Encoder, pad_left
 from instructrl.models.decoding import Decoder
 from instructrl.models.passes import converted_once
@@ -96,7 +96,7 @@ def sample_rollout(
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     own = distributed.own_rows(order)
     parts = []
-    with unsharded(policy) as network:
+    with unsharded(policy) as network, progress.wait("sampling", len(own)) as advance:
         device = next(network.parameters()).device
         for start in range(0, len(own) or 1, sampling.batch_size):
             places = own[start : start + sampling.batch_size] or order[:1]  # nobody's row, for the shape of nothing
@@ -105,6 +105,7 @@ def sample_rollout(
             parts.append(
                 generate(network, prompt.to(device), prompt_mask.to(device), episodes, encoder.end_of_text, sampling)
             )
+            advance(len(places))
     back = torch.tensor(order, device=device).argsort()
     response, response_mask, finished = (
         distributed.gather(part[: len(own)], len(order)) for part in _concatenated(parts)

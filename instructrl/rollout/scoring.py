@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instructrl import distributed
+from instructrl import distributed, progress
 from instructrl.data.encoding import Encoder
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
@@ -25,7 +25,11 @@ def in_batches(function: Callable[[Sequences], Tensor], sequences: Sequences, si
     own = distributed.own_rows(order)
     # With fewer rows than processes, one that has none does the first again, for the shape of its nothing.
     parts = (own if len(own) else order[:1]).split(size)
-    found = [function(sequences.select(rows).trim()) for rows in parts]
+    found = []
+    with progress.wait("scoring", max(len(own), min(len(order), 1))) as advance:
+        for rows in parts:
+            found.append(function(sequences.select(rows).trim()))
+            advance(len(rows))
     padded = [x if x.dim() == 1 else F.pad(x, (0, width - x.shape[1])) for x in found]
     return distributed.gather(torch.cat(padded)[: len(own)], len(order))[order.argsort()]
 
@@ -35,7 +39,8 @@ def mean_loss(policy: Policy, parts: Sequence[Sequences], batch_size: int = 64) 
     """Negative log-likelihood per response token over all parts, in nats."""
     with unsharded(policy) as network:
         device = next(network.parameters()).device
-        total = sum(float(in_batches(network, part.to(device), batch_size).double().sum()) for part in parts)
+        rows = progress.through("loss", parts)
+        total = sum(float(in_batches(network, part.to(device), batch_size).double().sum()) for part in rows)
     return -total / max(num_tokens(parts), 1)
 
 
@@ -52,12 +57,13 @@ def score_texts(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(responses[i]))
     own = distributed.own_rows(order)
     found = [torch.empty(0)]
-    with unsharded(reward_model) as network:
+    with unsharded(reward_model) as network, progress.wait("scores", len(own)) as advance:
         for start in range(0, len(own), batch_size):
             places = own[start : start + batch_size]
             flags = None if finished is None else [finished[i] for i in places]
             sequences = encoder.pairs([prompts[i] for i in places], [responses[i] for i in places], flags)
             found.append(network(sequences.to(network.bias.device)).cpu())
+            advance(len(places))
     scores = torch.empty(len(prompts))
     scores[order] = distributed.gather(torch.cat(found), len(order))
     return scores
@@ -72,11 +78,12 @@ def comparison_scores(
     own = distributed.own_rows(order)
     most = max((len(row.completions) for row in comparisons), default=0)
     found = [torch.empty(0, most)]
-    with unsharded(reward_model) as network:
+    with unsharded(reward_model) as network, progress.wait("scores of comparisons", len(own)) as advance:
         for start in range(0, len(own), batch_size):
             rows = encoder.shared_prompts([comparisons[i] for i in own[start : start + batch_size]])
             scores = network.shared_prompt_scores(rows.to(network.bias.device)).cpu()
             found.append(F.pad(scores, (0, most - scores.shape[1])))
+            advance(len(scores))
     by_place = dict(zip(order, distributed.gather(torch.cat(found), len(order)).tolist(), strict=True))
     return [by_place[place][: len(row.completions)] for place, row in enumerate(comparisons)]
 

@@ -64,10 +64,22 @@ def run_files(given: FilesInput, folder: Path, log: RunLog) -> dict[str, Any]:
         recipe=config.recipe,
         seed=config.seed,
         config=asdict(config),
-        journal=Journal(folder, log, config.checkpoints),
+        journal=Journal(folder, log, config.checkpoints, _sources(config)),
     )
     run = {"name": "files", "seed": config.seed, "description": f"all steps on {config.data}"}
     return run_experiment(work, given.material, given.gpt, run, given.reward_base)
+
+
+def _sources(config: FilesConfig) -> dict[str, str | None]:
+    files = {
+        "demonstrations": "demonstrations.train.jsonl",
+        "validation": "demonstrations.valid.jsonl",
+        "comparisons": "comparisons.train.jsonl",
+        "comparisons of judge": "comparisons.valid.jsonl",
+        "prompts": "prompts.train.jsonl",
+    }
+    folder = Path(config.data or "")
+    return {"model": config.model, "plain text": config.corpus, **{what: str(folder / f) for what, f in files.items()}}
 
 
 def _material(config: FilesConfig, data: Path, corpus: str, encoder: Encoder) -> Material:

@@ -9,45 +9,57 @@ Of a job of several processes, all carry out the steps, and the main one reads a
 
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from instructrl import distributed
+from instructrl import distributed, progress
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, fingerprint, json_digest, rounding, sync
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import CheckpointConfig
 
 STATE = "state"
 _FILE = "steps.json"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+NO_SOURCES: Mapping[str, str | None] = MappingProxyType({})
 
 
 class Journal:
-    """folder: of the run. log: whose metrics are cut back to where the run goes on.
+    """folder: of the run. log: whose metrics are cut back to where the run goes on. sources: where what steps are given
+    comes from, by the name that they give it: a file or a folder, for messages.
 
     Raises ValueError where the journal, or the metrics that belong to it, are not as they were written.
     """
 
-    def __init__(self, folder: Path, log: RunLog, config: CheckpointConfig) -> None:
-        self._folder, self._log, self._config = folder / STATE, log, config
+    def __init__(
+        self, folder: Path, log: RunLog, config: CheckpointConfig, sources: Mapping[str, str | None] = NO_SOURCES
+    ) -> None:
+        self._folder, self._log, self._config, self._sources = folder / STATE, log, config, sources
+        self._found, self._carried_out = False, False
         self._steps = distributed.from_main(self._read)
 
-    def once(self, name: str, step: Callable[[Checkpoints, Checkpoint | None], Any], *given: Any) -> Any:
+    def once(
+        self, name: str, step: Callable[[Checkpoints, Checkpoint | None], Any], given: Mapping[str, Any] = NOTHING
+    ) -> Any:
         """The result of a step, carried out where it is not there yet.
 
         name: of the step, a folder's name. step: (where its checkpoints go, the one to go on from) -> its result, which
         JSON can hold; files that it writes are on the disk when it returns. given: the data and the networks that the
-        step works with, as `fingerprint` takes them.
+        step works with by name, as `fingerprint` takes them.
         Raises ValueError where the step was done or begun with others, and where all its checkpoints are damaged.
         """
-        with_what = fingerprint(name, *given)
+        with progress.wait(f"{name}: a digest of data and models", len(given)) as advance:
+            with_what = json.dumps({what: _digest(value, advance) for what, value in given.items()})
         checkpoints = Checkpoints(self._folder / name, self._config, self._log.warn, given=with_what)
         for entry in self._steps:
             if entry["name"] == name:
                 self._require_same(name, entry["given"], with_what)
                 checkpoints.clear()  # a kill may have come right before
+                self._found = True
                 return entry["result"]
         distributed.leave_if_wished()
+        self._carried_out = True
         found = checkpoints.newest()
         before = self._steps[-1]["metrics_bytes"] if self._steps else 0
         if found is not None:
@@ -70,10 +82,25 @@ class Journal:
         return self._steps[-1]["result"]
 
     def _require_same(self, name: str, before: str, now: str) -> None:
+        old, new = (json.loads(text) if text.startswith("{") else {} for text in (before, now))
+        changed = [self._named(what) for what in new if old.get(what) != new[what]]
         if before != now:
             raise ValueError(
-                f"{self._folder.parent}: found the step {name} of a run with other data or models, though the settings "
-                "are the same; accepted are the same ones, another --out, or --fresh to start over"
+                f"{self._folder.parent}: found the step {name} of a run with other content of "
+                f"{' and '.join(changed) or 'its input'}; accepted is what it was, another --out, or --fresh to start "
+                "over"
+            )
+
+    def _named(self, what: str) -> str:
+        source = self._sources.get(what)
+        return f"the {what}" if source is None else f"the {what} ({source})"
+
+    def tell_if_done(self) -> None:
+        """Say so where every step so far was done by an earlier call."""
+        if self._found and not self._carried_out:
+            self._log.say(
+                f"{self._folder.parent}: all steps were done before with the same settings and data, so that nothing "
+                "was trained; --fresh starts over"
             )
 
     def _read(self) -> list[dict[str, Any]]:
@@ -90,6 +117,12 @@ class Journal:
         sync(aside)
         aside.replace(self._folder / _FILE)
         sync(self._folder)
+
+
+def _digest(value: Any, advance: Callable[[], None]) -> str:
+    digest = fingerprint(value)
+    advance()
+    return digest
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

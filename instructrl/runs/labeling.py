@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from instructrl import progress
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender
 from instructrl.models.policy import Policy
@@ -79,7 +80,8 @@ def _ranked(
     prompts: Sequence[Prompt], completions: Sequence[Samples], labelers: Sequence[Labeler], *, turn: int
 ) -> list[Comparison]:
     rows = []
-    for index, (prompt, samples) in enumerate(zip(prompts, completions, strict=True)):
+    pairs = zip(prompts, progress.through("labeling", completions), strict=True)
+    for index, (prompt, samples) in enumerate(pairs):
         labeler = labelers[(index + turn) % len(labelers)]
         ranks = labeler.rank(prompt.text, samples.texts, samples.finished)
         rows.append(

@@ -3,13 +3,14 @@
 Everything that can be wrong with the input is found before `open_workspace`, the first that writes and removes files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from instructrl import progress
 from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.hygiene import prompt_text
 from instructrl.data.readers import Records, read_corpus
@@ -19,7 +20,7 @@ from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.models.vocabulary import check_vocabulary
 from instructrl.runs.folder import check_folder, open_folder
-from instructrl.runs.journal import Journal
+from instructrl.runs.journal import NO_SOURCES, Journal
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.steps import Workspace
 from instructrl.trainers.log import RunLog
@@ -75,11 +76,16 @@ def read_blocks(corpus: str | None, encoder: Encoder, block_tokens: int, needed_
 
 
 def open_workspace(
-    encoder: Encoder, recipe: Recipe, config: Any, checkpoints: CheckpointConfig = _CHECKPOINTS
+    encoder: Encoder,
+    recipe: Recipe,
+    config: Any,
+    checkpoints: CheckpointConfig = _CHECKPOINTS,
+    sources: Mapping[str, str | None] = NO_SOURCES,
 ) -> Workspace:
     """The folder `config.out`, new or of the same command before, for a step whose input is read and found good.
 
-    config: the command's options, a dataclass with an `out`, a `seed` and `fresh`; kept in the folder.
+    config: the command's options, a dataclass with an `out`, a `seed` and `fresh`; kept in the folder. sources: as
+    `Journal` takes them.
     """
     folder = Path(config.out)
     log = RunLog(open_folder(folder, config, fresh=config.fresh), continued=True)
@@ -90,7 +96,7 @@ def open_workspace(
         recipe=recipe,
         seed=config.seed,
         config=asdict(config),
-        journal=Journal(folder, log, checkpoints),
+        journal=Journal(folder, log, checkpoints, sources),
     )
 
 
@@ -104,7 +110,11 @@ def check_tokenizer(path: str, encoder: Encoder) -> None:
 
 def check_rows(records: Records, encoder: Encoder) -> None:
     """Read every row. Raises DataError for the first that is wrong or whose prompt is too long."""
-    encoder.check_prompts(records.where, map(prompt_text, records))
+    encoder.check_prompts(records.where, map(prompt_text, progress.through(f"reading {_source(records)}", records)))
+
+
+def _source(records: Records) -> str:
+    return records.where(0).rpartition(":")[0]
 
 
 def check_preferences(name: str, comparisons: Sequence[Comparison]) -> None:

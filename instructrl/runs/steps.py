@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from instructrl import distributed
+from instructrl import distributed, progress
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam
@@ -79,7 +79,7 @@ class Workspace:
 
     def save(self, model: Policy | RewardModel, name: str) -> Path:
         """Write a model as `models/NAME`: whole and on the disk when this returns."""
-        with unsharded(model) as found:
+        with unsharded(model) as found, progress.wait(f"saving {self.model(name)}"):
             distributed.from_main(lambda: self._write(found, name))
         return self.model(name)
 
@@ -145,7 +145,7 @@ def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> Policy:
         trainer = PretrainingTrainer(learner, blocks, config, work.seed_for("pretraining"))
         return _train(work, trainer, checkpoints, found, lambda: work.save(learner, "gpt"))
 
-    work.journal.once("pretraining", train, policy, blocks)
+    work.journal.once("pretraining", train, {"model": policy, "plain text": blocks})
     return work.load("gpt")
 
 
@@ -208,7 +208,8 @@ def finetune(
             trainer.save(checkpoints, work.log)
         return {"steps": trainer.step, "state": trainer.digest(), "validation_losses": trainer.validation_losses}
 
-    losses = work.journal.once(phase, step, base, train, valid, blocks)["validation_losses"]
+    given = {"model": base, "demonstrations": train, "validation": valid, "plain text": blocks}
+    losses = work.journal.once(phase, step, given)["validation_losses"]
     epochs = [
         SFTEpoch(epoch=epoch, policy_folder=work.saved(name(epoch)), validation_loss=loss)
         for epoch, loss in enumerate(losses, start=1)
@@ -240,7 +241,8 @@ def fit_reward_model(
 
         return _train(work, trainer, checkpoints, found, finish)
 
-    work.journal.once(phase, step, start, comparisons, demonstrations)
+    compared = "comparisons" if phase == "reward_model" else f"comparisons of {phase}"
+    work.journal.once(phase, step, {"model": start, compared: comparisons, "demonstrations": demonstrations})
     return RewardModel.load(work.saved(phase)).eval()
 
 
@@ -254,14 +256,14 @@ def select_sft(
 
     def step(*_: object) -> list[dict]:
         rows = []
-        with work.log.phase("sft selection", len(epochs), "responses") as progress:
+        with work.log.phase("sft selection", len(epochs), "responses") as shown:
             for epoch in epochs:
                 policy = Policy.load(epoch.policy_folder, work.encoder.tokenizer)
                 samples = sample_texts(policy, work.encoder, prompts, work.sampling("selection"))
                 scores = score_texts(reward_model, work.encoder, prompts, samples.texts, samples.finished)
                 score = float(scores.mean())
                 rows.append({"epoch": epoch.epoch, "score": score, "validation_loss": epoch.validation_loss})
-                progress.advance(units=len(prompts))
+                shown.advance(units=len(prompts))
                 distributed.leave_if_wished()
         best = max(range(len(rows)), key=lambda i: rows[i]["score"])
         for i, row in enumerate(rows):
@@ -269,7 +271,7 @@ def select_sft(
         work.save(Policy.load(epochs[best].policy_folder, work.encoder.tokenizer), "sft")
         return rows
 
-    rows = work.journal.once("selection", step, reward_model, prompts)
+    rows = work.journal.once("selection", step, {"reward model": reward_model, "validation prompts": prompts})
     return work.load("sft"), rows
 
 
@@ -307,7 +309,8 @@ def optimize_policy(
         )
         return _train(work, trainer, checkpoints, found, lambda: work.save(trainer.averaged_policy(), phase))
 
-    work.journal.once(phase, step, start, reward_model, prompts, blocks)
+    given = {"model": start, "reward model": reward_model, "prompts": prompts, "plain text": blocks}
+    work.journal.once(phase, step, given)
     return work.load(phase)
 
 
@@ -323,7 +326,8 @@ def sample_completions(
     def step(*_: object) -> list[dict]:
         return [asdict(row) for row in _completions(work, samplers, prompts, counts, name)]
 
-    return [Samples(**row) for row in work.journal.once(f"completions_{name}", step, prompts, counts)]
+    given = {"prompts": prompts, "numbers of completions": counts}
+    return [Samples(**row) for row in work.journal.once(f"completions_{name}", step, given)]
 
 
 def _completions(
@@ -331,7 +335,7 @@ def _completions(
 ) -> list[Samples]:
     texts = [[""] * count for count in counts]
     finished = [[False] * count for count in counts]
-    with work.log.phase(f"completions ({name})", len(samplers), "responses") as progress:
+    with work.log.phase(f"completions ({name})", len(samplers), "responses") as shown:
         for turn, sampler in enumerate(samplers):
             places = [(i, k) for i, count in enumerate(counts) for k in range(count)]
             places = [(i, k) for i, k in places if (i + k) % len(samplers) == turn]
@@ -339,7 +343,7 @@ def _completions(
             samples = sample_texts(sampler.policy, work.encoder, asked, work.sampling(f"completions {name} {turn}"))
             for (i, k), text, done in zip(places, samples.texts, samples.finished, strict=True):
                 texts[i][k], finished[i][k] = text, done
-            progress.advance(units=len(places))
+            shown.advance(units=len(places))
             distributed.leave_if_wished()
     return [Samples(texts=t, finished=f) for t, f in zip(texts, finished, strict=True)]
 
@@ -356,16 +360,19 @@ def examine(
     prompts: those of the exam, with users and categories. parts: entries of the results that earlier steps made.
     """
     performances = []
-    with work.log.phase("evaluation", len(contenders) + 1, "responses") as progress:
+    work.journal.tell_if_done()
+    with work.log.phase("evaluation", len(contenders) + 1, "responses") as shown:
         for contender in contenders:
             performances.append(exam.take(contender))
-            progress.advance(units=len(prompts), note=contender.name)
+            shown.advance(units=len(prompts), note=contender.name)
             distributed.leave_if_wished()
         start_loss = mean_loss(exam.start, [blocks_as_sequences(exam.blocks)])
-        progress.advance(note="")
+        shown.advance(note="")
+    with progress.wait("comparing the models"):
+        models = assemble.compare(performances, prompts, baseline="SFT")
     results = {
         **parts,
-        "models": assemble.compare(performances, prompts, baseline="SFT"),
+        "models": models,
         "alignment_tax": assemble.alignment_tax(start_loss, performances),
         "over_optimisation": assemble.over_optimisation(work.log.read_metrics(), PPO_NAMES),
         "samples": assemble.samples(performances, prompts, list(range(min(NUM_SHOWN_SAMPLES, len(prompts))))),

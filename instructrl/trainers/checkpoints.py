@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from instructrl import distributed, threads
+from instructrl import distributed, progress, threads
 from instructrl.trainers.settings import CheckpointConfig
 from instructrl.trainers.state_files import STRUCTURE, TENSORS, read_state, state_bytes, write_state
 
@@ -101,7 +101,8 @@ class Checkpoints:
             found = self._newest()
             return "" if found is None else found.folder.name
 
-        name = distributed.from_main(find)
+        with progress.wait("reading checkpoints"):
+            name = distributed.from_main(find)
         if found is not None or not name:
             return found
         try:

@@ -4,39 +4,42 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from instructrl import distributed
+from instructrl import distributed, progress
 from instructrl.profiling import PHASES, Profile
+from instructrl.progress import Line
 from instructrl.trainers.checkpoints import sync
 
 
 class Phase:
     """A part of a run that is being timed. `advance` moves its bar."""
 
-    def __init__(self, progress: Progress, task) -> None:
-        self._progress = progress
-        self._task = task
-        self._start = time.perf_counter()
-        self.units = 0.0
+    def __init__(self, line: Line, advance: Callable[..., None]) -> None:
+        self._line = line
+        self._advance = advance
         self.counts: dict[str, float] = {}
         self.profile = Profile()
 
+    @property
+    def units(self) -> float:
+        """Those done so far."""
+        return self._line.units
+
     def advance(self, steps: int = 1, *, units: float = 0.0, note: str = "", profile: Profile | None = None) -> None:
-        """Count steps done. units: what the rate counts (tokens, episodes). note: a few words beside the bar.
-        profile: of these steps."""
-        self.units += units
+        """Count steps done. units: what the rate counts (tokens, episodes). note: a few words beside the bar, the most
+        telling first, with two spaces between them. profile: of these steps."""
+        self._line.units += units
+        notes = note.split("  ") if note else []
         if profile is not None:
             self.profile.add(profile)
-            note = "  ".join([note, *_largest(self.profile)])
-        rate = self.units / max(time.perf_counter() - self._start, 1e-9)
-        self._progress.update(self._task, advance=steps, note=note, rate=_readable_rate(rate))
+            notes += _largest(self.profile)
+        self._advance(steps, *notes)
 
 
 class RunLog:
@@ -47,7 +50,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path | None, console: Console | None = None, *, continued: bool = False) -> None:
-        self._console = console or Console(stderr=True, quiet=not distributed.is_main())
+        self._console = console or progress.console() or Console(stderr=True, quiet=not distributed.is_main())
         self._folder = folder
         self._writes = folder is not None and distributed.is_main()
         self._warned: set[str] = set()
@@ -118,18 +121,10 @@ class RunLog:
 
         total: steps to do. unit: what `Phase.advance(units=...)` counts.
         """
-        columns = (
-            TextColumn("{task.description:<22}"),
-            BarColumn(bar_width=28),
-            TaskProgressColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} " + unit + "/s"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}"),
-        )
         start = time.perf_counter()
-        with Progress(*columns, console=self._console) as progress:
-            phase = Phase(progress, progress.add_task(name, total=total, note="", rate="-"))
+        line = Line(name, total, lasting=True, unit=unit)
+        with progress.shown_on(self._console) as display, display.of(line) as advance:
+            phase = Phase(line, advance)
             finished = False
             try:
                 yield phase
@@ -177,7 +172,3 @@ def _as_row(profile: Profile, seconds: float) -> dict[str, object]:
         row["network_tokens_per_second"] = round(tokens / seconds, 1)
         row["padding"] = round(1 - tokens / profile.computed, 4)
     return row
-
-
-def _readable_rate(rate: float) -> str:
-    return f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.1f}"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from instructrl import distributed, interruption, profiling
+from instructrl import distributed, interruption, profiling, progress
 from instructrl.models.passes import applied
 from instructrl.models.settings import PassConfig
 from instructrl.models.spread import gathered, placed_like
@@ -79,7 +79,7 @@ class Trainer(ABC):
         where a number is not finite or memory does not suffice, `Interrupted` after a signal.
         """
         end = self.num_steps if until is None else min(until, self.num_steps)
-        with log.phase(self.phase, end - self.step, self.unit) as progress, interruption.finishing():
+        with log.phase(self.phase, end - self.step, self.unit) as shown, interruption.finishing():
             while self.step < end:
                 with profiling.collect() as profile:
                     step = self.step
@@ -89,23 +89,23 @@ class Trainer(ABC):
                     # By the clock of the main process: those of the others differ.
                     due = distributed.largest(distributed.is_main() and checkpoints is not None and checkpoints.due())
                     if checkpoints is not None and (due or leaving):
-                        self.save(checkpoints, log, progress)
+                        self.save(checkpoints, log, shown)
                 for text in self.warnings(metrics):
                     log.warn(f"{self.phase}: {text}")
-                progress.advance(units=units, note=self.headline(metrics), profile=profile)
+                shown.advance(units=units, note=self.headline(metrics), profile=profile)
                 if leaving:
                     raise interruption.Interrupted(leaving)
 
-    def save(self, checkpoints: Checkpoints, log: RunLog, progress: Phase | None = None) -> None:
+    def save(self, checkpoints: Checkpoints, log: RunLog, shown: Phase | None = None) -> None:
         """Write a checkpoint of the state as it is."""
-        with profiling.phase("checkpoint"):
+        with profiling.phase("checkpoint"), progress.wait("saving a checkpoint"):
             state, inputs = gathered(self.state_dict()), self.fingerprint()
             size = distributed.from_main(
                 lambda: checkpoints.save(state, step=self.step, metrics_bytes=log.synced_bytes(), inputs=inputs)
             )
-        if progress is not None:
-            progress.counts["checkpoints"] = progress.counts.get("checkpoints", 0) + 1
-            progress.counts["checkpoint_bytes"] = size
+        if shown is not None:
+            shown.counts["checkpoints"] = shown.counts.get("checkpoints", 0) + 1
+            shown.counts["checkpoint_bytes"] = size
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint. Raises ValueError for one of other data or of another model."""
@@ -122,7 +122,8 @@ class Trainer(ABC):
     def digest(self) -> str:
         """Of the state: where two runs agree on it, they agree on every bit."""
         state = gathered(self.state_dict())
-        return distributed.from_main(lambda: fingerprint(state))
+        with progress.wait("a digest of the state"):
+            return distributed.from_main(lambda: fingerprint(state))
 
     def fingerprint(self) -> str:
         """Of the inputs."""

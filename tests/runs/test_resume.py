@@ -143,22 +143,39 @@ def test_a_model_that_was_changed_or_taken_away_is_noticed(finished, tmp_path, c
         return  # nothing that is kept was made from it
     shutil.copytree(finished / "run" / "models" / "sft_epoch_01", folder / "models" / model)
     assert run(folder, finished / "settings" / "config.yaml") == 2
-    assert "found the step reward_model of a run with other data or models" in capsys.readouterr().err
+    assert "found the step reward_model of a run with other content of the model; accepted" in capsys.readouterr().err
 
 
 def test_a_step_that_was_begun_with_other_data_is_not_continued(tmp_path):
     log = RunLog(tmp_path)
+
+    def journal() -> Journal:
+        return Journal(tmp_path, log, CheckpointConfig(), {"prompts": "p.jsonl"})
 
     def begin(checkpoints, found):
         checkpoints.save({"x": 1}, step=1, metrics_bytes=0, inputs="")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Journal(tmp_path, log, CheckpointConfig()).once("name", begin, ["some", "rows"])
-    with pytest.raises(ValueError, match="found the step name of a run with other data or models"):
-        Journal(tmp_path, log, CheckpointConfig()).once("name", begin, ["other", "rows"])
-    found = Journal(tmp_path, log, CheckpointConfig()).once("name", lambda _, found: found.step, ["some", "rows"])
+        journal().once("name", begin, {"prompts": ["some", "rows"], "counts": [1]})
+    with pytest.raises(ValueError, match=r"the step name of a run with other content of the prompts \(p.jsonl\); acc"):
+        journal().once("name", begin, {"prompts": ["other", "rows"], "counts": [1]})
+    with pytest.raises(ValueError, match=r"other content of the prompts \(p.jsonl\) and the counts; acc"):
+        journal().once("name", begin, {"prompts": [], "counts": [2]})
+    given = {"prompts": ["some", "rows"], "counts": [1]}
+    found = journal().once("name", lambda _, found: found.step, given)
     assert found == 1
+
+
+def test_a_run_that_was_done_before_says_so(tmp_path, capsys):
+    log = RunLog(tmp_path)
+    for names, done_before in ((["first"], False), (["first"], True), (["first", "second"], False)):
+        journal = Journal(tmp_path, log, CheckpointConfig())
+        for name in names:
+            journal.once(name, lambda *_: 1)
+        journal.tell_if_done()
+        said = capsys.readouterr().err
+        assert ("all steps were done before" in said and "--fresh starts over" in said) == done_before
 
 
 def test_what_would_round_differently_is_told(tmp_path, capsys, monkeypatch):
