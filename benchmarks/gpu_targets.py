@@ -129,6 +129,7 @@ class Run:
         self.without: dict[str, dict[str, Trouble]] = {}
         self._lines, self._log = SCRATCH / f"targets-{os.getpid()}.part", folder / "gpu-targets.log"
         self._begun = ("", "")
+        self._position = 0
 
     def all(self, rows: list[Row]) -> None:
         waiting = list(rows)
@@ -147,6 +148,7 @@ class Run:
         self._begun = ("", "")
         without = {name: {x: asdict(trouble) for x, trouble in found.items()} for name, found in self.without.items()}
         with self._log.open("a", encoding="utf-8") as log:
+            self._position = log.tell()
             child = subprocess.Popen(
                 [*self.command, str(self._lines), json.dumps(without), *(row.name for row in rows)],
                 stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
@@ -199,8 +201,11 @@ class Run:
         return 1
 
     def _last_line(self) -> str:
-        lines = [x for x in self._log.read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()]
-        return lines[-1][:300] if lines else ""
+        """What a process said last, or of what it died."""
+        text = self._log.read_bytes()[self._position :].decode(errors="replace")
+        lines = [x for x in text.splitlines() if x.strip()]
+        died = [x for x in lines if x.startswith("Fatal Python error")]
+        return (died or lines or [""])[-1][:300]
 
     def _add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -297,6 +302,8 @@ def main() -> int:
     head = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "dry": arguments.dry}
     command = [
         sys.executable,
+        "-X",
+        "faulthandler",
         __file__,
         "--rounds",
         str(arguments.rounds),

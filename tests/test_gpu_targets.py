@@ -54,7 +54,7 @@ def test_what_is_asked_for_is_in_the_table():
 
 # Does what the worker does, on rows that are told by their names.
 WORKER = """
-import json, sys, time
+import json, os, sys, time
 without = json.loads(sys.argv[2])
 
 def write(line):
@@ -65,6 +65,8 @@ for name in sys.argv[3:]:
     if name == "dies":
         print("the reason")
         raise SystemExit(3)
+    if name == "crashes":
+        os.abort()
     if name == "hangs":
         time.sleep(60)
     for provider in ("eager", "native", "compile"):
@@ -89,18 +91,21 @@ def row(name, limit_s=30):
 def run(tmp_path, rows, seconds=60.0):
     (tmp_path / "gpu-targets.log").write_text("", encoding="utf-8")
     head = {"machine": "A GPU", "date": "today", "dry": False}
-    found = gpu_targets.Run([sys.executable, "-c", WORKER], tmp_path, head, time.monotonic() + seconds)
+    found = gpu_targets.Run(
+        [sys.executable, "-X", "faulthandler", "-c", WORKER], tmp_path, head, time.monotonic() + seconds
+    )
     found.all(rows)
     return json.loads((tmp_path / "gpu-targets.json").read_text(encoding="utf-8"))["rows"]
 
 
 def test_a_row_that_dies_or_hangs_costs_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_targets, "STARTUP_S", 2)
-    names = ["a", "dies", "b", "hangs", "c"]
+    names = ["a", "dies", "b", "hangs", "c", "crashes"]
     rows = run(tmp_path, [row(name, limit_s=2 if name == "hangs" else 30) for name in names])
     assert [x["row"] for x in rows] == names
     assert rows[1]["why"] == "failed with exit code 3: the reason"
     assert rows[3]["why"].startswith("cut off after")
+    assert rows[5]["why"] == "failed with exit code -6: Fatal Python error: Aborted"
     assert all("why" not in rows[place] for place in (0, 2, 4))
     assert rows[3]["targets"][0]["verdict"] == rows[3]["why"]
     assert not list(gpu_targets.SCRATCH.glob(f"targets-{os.getpid()}*"))
