@@ -247,7 +247,7 @@ def parsed() -> argparse.Namespace:
 
 def prepared(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path, list[Step]]:
     """The machine, the folder and the steps. RuntimeError where there is nothing to be done here."""
-    found = {"gpu": "dry"} if arguments.dry else machine()
+    found: dict[str, Any] = {"gpu": "dry"} if arguments.dry else machine()
     folder = results_folder(arguments.out, str(found["gpu"]))
     if arguments.peers is not None and not arguments.peers.is_dir():
         print(f"gpu: --peers: {arguments.peers} is no folder; without peers then", file=sys.stderr)
