@@ -28,7 +28,7 @@ class Estimation:
     discount: float = 1.0
     lam: float = 0.95
     temperature: float = 1.0
-    missing_eos_score: float | None = -1.0
+    missing_eos_score: float | None = None
     batch_size: int = 32
 
 

@@ -1,6 +1,6 @@
 """Maximum likelihood, shared by pretraining, SFT and the pretraining mix of PPO-ptx."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from torch import Tensor
@@ -15,27 +15,36 @@ RowsT = TypeVar("RowsT", Sequences, Experience)
 
 
 def accumulate_likelihood_gradient(
-    policy: Policy, parts: Sequence[Sequences], microbatch: int, coefficient: float = 1.0
-) -> tuple[float, int]:
-    """Add the gradient of `coefficient * NLL per token` over all parts to the policy's gradient buffers.
+    policy: Policy, terms: Sequence[tuple[float, Sequences]], microbatch: int
+) -> tuple[list[float], int]:
+    """Add the gradient of `sum(coefficient * NLL per token of its own rows)` to the policy's gradient buffers.
 
-    With `ptx_coef` as the coefficient this is the last term of the paper's equation 2.
+    terms: coefficient and rows of each; a mean is over the tokens of that term alone, so a coefficient says what its
+    term weighs, however long the rows are. With `ptx_coef` as the coefficient this is the last term of the paper's
+    equation 2.
 
-    microbatch: rows in one forward pass; the result does not depend on it. In a job, each process is given all parts
-    and takes its rows of them. Returns the NLL per token without the coefficient, and the tokens counted.
+    microbatch: rows in one forward pass; the result does not depend on it. In a job, each process is given all terms
+    and takes its rows of them. Returns the NLL per token of each term, without its coefficient, and all tokens counted.
     """
-    count = num_tokens(parts)
-    loss = 0.0
+    counts = [num_tokens([rows]) for _, rows in terms]
+    sums = [0.0] * len(terms)
     device = next(policy.parameters()).device
-    for part in synchronised(list(_split(parts, microbatch)), [policy]):
+    parts = [
+        (index, coefficient, select_microbatch(rows, chosen))
+        for index, (coefficient, rows) in enumerate(terms)
+        for chosen in distributed.microbatches(rows.rows_by_length(), microbatch)
+    ]
+    for index, coefficient, part in synchronised(parts, [policy]):
         part = part.to(device)
         hidden, weight, bias = policy.head_inputs(part)
-        loss_part = linear_nll_loss(hidden, weight, part.response, part.response_mask, bias=bias, num_tokens=count)
+        loss_part = linear_nll_loss(
+            hidden, weight, part.response, part.response_mask, bias=bias, num_tokens=counts[index]
+        )
         term = coefficient * loss_part
         term.backward()
-        loss += float(term.detach())
-    (loss,) = distributed.total([loss])
-    return loss / coefficient, count
+        sums[index] += float(term.detach())
+    sums = distributed.total(sums)
+    return [found / coefficient for found, (coefficient, _) in zip(sums, terms, strict=True)], sum(counts)
 
 
 def select_microbatch(rows: RowsT, chosen: Tensor) -> RowsT:
@@ -43,9 +52,3 @@ def select_microbatch(rows: RowsT, chosen: Tensor) -> RowsT:
     as often as the others, who would wait for it."""
     found = rows.select(chosen) if len(chosen) else rows.select(chosen.new_zeros(1)).uncounted()
     return found.trim()
-
-
-def _split(parts: Iterable[Sequences], size: int) -> Iterable[Sequences]:
-    for part in parts:
-        for rows in distributed.microbatches(part.rows_by_length(), size):
-            yield select_microbatch(part, rows)

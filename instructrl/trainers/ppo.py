@@ -150,9 +150,8 @@ class PPOTrainer(Trainer):
             order = DataOrder(len(self.blocks), self.config.num_ptx_examples, keyed_seed(self.seed, _BLOCK_ORDER))
             blocks = self.blocks[order.rows(ptx_offset, self.config.num_ptx_examples)]
             with profiling.phase("pretraining"):
-                sums["ptx_loss"], _ = accumulate_likelihood_gradient(
-                    self.policy, [blocks_as_sequences(blocks)], self.config.microbatch, self.config.ptx_coef
-                )
+                term = self.config.ptx_coef, blocks_as_sequences(blocks)
+                (sums["ptx_loss"],), _ = accumulate_likelihood_gradient(self.policy, [term], self.config.microbatch)
         with profiling.phase("update"):
             self.value_update.finite_norm(sums["value_loss"])  # before either network changes
             # ptx_coef is in the gradient already; the losses as they are logged are only looked at.

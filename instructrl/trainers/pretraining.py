@@ -33,7 +33,7 @@ class PretrainingTrainer(Trainer):
 
     def _train_step(self) -> tuple[dict[str, float], float]:
         batch = blocks_as_sequences(self.blocks[self.order.batch(self.step)])
-        loss, count = accumulate_likelihood_gradient(self.policy, [batch], self.config.microbatch)
+        (loss,), count = accumulate_likelihood_gradient(self.policy, [(1.0, batch)], self.config.microbatch)
         lr = self.update.lr
         norm = self.update.step(loss)
         self.update.advance_schedule()

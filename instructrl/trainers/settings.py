@@ -83,7 +83,8 @@ class SFTConfig:
     epochs: int = 16
     # on the outputs of attention and MLP blocks
     residual_dropout: float = 0.2
-    # share of each batch that is blocks of plain text (0.1 in the branch that PPO starts from)
+    # f of the loss `(1 - f) * NLL(demonstrations) + f * NLL(plain text)`, each a mean over its own tokens, and of a
+    # batch the share that is blocks of plain text (0.1 in the branch that PPO starts from)
     pretraining_fraction: float = 0.0
     # examples in one forward pass; changes memory, and of the result what dropout leaves out
     microbatch: int = 32
@@ -167,8 +168,8 @@ class PPOConfig:
     temperature: float = 1.0
     # where a response is cut in the rollout; None is the limit of the run
     max_response_tokens: int | None = None
-    # score of a response that was cut; None keeps the reward model's
-    missing_eos_score: float | None = -1.0
+    # score of a response that was cut, on the reward model's scale; None keeps the reward model's
+    missing_eos_score: float | None = None
     # decay of the averaged policy, per optimiser step
     ema_decay: float = 0.992
     # gamma of equation 2, the coefficient of the pretraining loss: 0 is PPO, above is PPO-ptx

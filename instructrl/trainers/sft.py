@@ -25,7 +25,10 @@ _BLOCK_ORDER = -1
 
 
 class SFTTrainer(Trainer):
-    """Negative log-likelihood of the response tokens, and of plain text where the mix asks for it.
+    """Negative log-likelihood per response token, and per token of plain text where the mix asks for it.
+
+    The loss is `(1 - f) * demonstration_loss + f * pretraining_loss` with f = `pretraining_fraction`: a block has
+    many times the tokens of a demonstration, so a mean over all tokens together would be mostly plain text.
 
     blocks: [N, L] int64 of plain text; None where `pretraining_fraction` is 0. validation_losses: of the epochs so far,
     filled in by whoever measures them.
@@ -76,21 +79,25 @@ class SFTTrainer(Trainer):
             # Processes other than the first drop other units.
             own = [distributed.rank()] if distributed.rank() else []
             torch.manual_seed(keyed_seed(self.seed, self.step, *own))
-            loss, count = accumulate_likelihood_gradient(self.policy, self._batch(), self.config.microbatch)
+            terms = self._terms()
+            losses, count = accumulate_likelihood_gradient(self.policy, terms, self.config.microbatch)
         self.policy.eval()
         lr = self.update.lr
+        loss = sum(coefficient * found for (coefficient, _), found in zip(terms, losses, strict=True))
         norm = self.update.step(loss)
         self.update.advance_schedule()
-        return {"loss": loss, "lr": lr, "gradient_norm": norm}, count
+        mixed = dict(zip(("demonstration_loss", "pretraining_loss"), losses, strict=True)) if len(losses) > 1 else {}
+        return {"loss": loss, **mixed, "lr": lr, "gradient_norm": norm}, count
 
-    def _batch(self) -> list[Sequences]:
-        rows = [self.demonstrations[i] for i in self.order.batch(self.step)]
-        parts = [self.encoder.demonstrations(rows)]
-        num_mixed = self.config.num_pretraining
-        if num_mixed and self.blocks is not None:
-            order = DataOrder(len(self.blocks), num_mixed, keyed_seed(self.seed, _BLOCK_ORDER))
-            parts.append(blocks_as_sequences(self.blocks[order.rows(self.step * num_mixed, num_mixed)]))
-        return parts
+    def _terms(self) -> list[tuple[float, Sequences]]:
+        """What each kind of row weighs in the loss, and its rows in this step."""
+        rows = self.encoder.demonstrations([self.demonstrations[i] for i in self.order.batch(self.step)])
+        num_mixed, weight = self.config.num_pretraining, self.config.pretraining_fraction
+        if not num_mixed or self.blocks is None:
+            return [(1.0, rows)]
+        order = DataOrder(len(self.blocks), num_mixed, keyed_seed(self.seed, _BLOCK_ORDER))
+        mixed = blocks_as_sequences(self.blocks[order.rows(self.step * num_mixed, num_mixed)])
+        return [(1 - weight, rows), (weight, mixed)]
 
 
 def demonstration_loss(policy: Policy, demonstrations: Sequence[Demonstration], encoder: Encoder) -> float:

@@ -124,11 +124,11 @@ def test_nothing_counts_where_the_mask_is_false(setup):
         assert float(getattr(experience, name)[~setup.mask].abs().sum()) == 0, name
 
 
-def test_unfinished_responses_score_minus_one(setup):
+def test_a_cut_response_keeps_its_score_unless_a_rule_is_given(setup):
     finished = setup.rollout.finished
     assert 0 < int(finished.sum()) < len(finished)
-    kept, _ = setup.experience(missing_eos_score=None)
-    experience, statistics = setup.experience()
+    kept, _ = setup.experience()
+    experience, statistics = setup.experience(missing_eos_score=-1.0)
     assert torch.equal(experience.scores[finished], kept.scores[finished])
     assert bool((experience.scores[~finished] == -1).all())
     with torch.no_grad():

@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from probes import EPS, SpentGradients, assert_continues_exactly, assert_same_gradient, quiet_log, weights
+from probes import (
+    EPS,
+    SpentGradients,
+    assert_continues_exactly,
+    assert_same_gradient,
+    flat_gradient,
+    quiet_log,
+    weights,
+)
 from tiny import BLOCK, blocks, demonstrations, lively_policy, tiny_encoder
 from torch import nn
 
@@ -170,15 +178,43 @@ def test_the_mix_fills_its_share_of_every_batch(monkeypatch):
     total, count = summed_loss(start, batch)
     with torch.no_grad():
         plain = float(start.lm(input_ids=given[0], labels=given[0]).loss.double())
-    tokens = 2 * (BLOCK - 1)
-    assert units == count + tokens
-    assert_close(metrics["loss"], (total + plain * tokens) / (count + tokens))
+    assert units == count + 2 * (BLOCK - 1)
+    # Each kind a mean over its own tokens: blocks are longer than demonstrations, and weigh their share all the same.
+    assert_close(metrics["demonstration_loss"], total / count)
+    assert_close(metrics["pretraining_loss"], plain)
+    assert_close(metrics["loss"], 0.75 * total / count + 0.25 * plain)
     for step in range(1, 8):
         trainer.step = step
         trainer.train_step()
     rows = [data.tolist().index(row) for part in given for row in part.tolist()]
     assert len(rows) == 16
     assert sorted(rows[:9]) == list(range(9))  # every block once before any comes again
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25])
+def test_the_gradient_of_the_mix_in_float64(monkeypatch, fraction):
+    """Derived anew from logits: (1 - f) times the mean over response tokens plus f times that over plain text."""
+    config = replace(CONFIG, pretraining_fraction=fraction, microbatch=3)
+    trainer = trainer_of(config, policy=lively_policy(ENCODER).double(), blocks=blocks(9))
+    given = []
+    monkeypatch.setattr(
+        sft_module,
+        "blocks_as_sequences",
+        lambda part, make=sft_module.blocks_as_sequences: given.append(part) or make(part),
+    )
+    gradients = SpentGradients(trainer.update, monkeypatch)
+    policy = lively_policy(ENCODER).double()
+    trainer.train_step()
+    nlls = []
+    for row in [ROWS[i] for i in trainer.order.batch(0)]:
+        prompt, response = ENCODER.prompt(row.prompt), ENCODER.response(row.completion)
+        logits = policy.lm(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        nlls.append(nn.functional.cross_entropy(logits, torch.tensor(response), reduction="none"))
+    logits = policy.lm(given[0]).logits[:, :-1]
+    plain = nn.functional.cross_entropy(logits.flatten(0, 1), given[0][:, 1:].flatten())
+    ((1 - fraction) * torch.cat(nlls).mean() + fraction * plain).backward()
+    expected = flat_gradient(policy.parameters())
+    assert float((gradients.rows[0] - expected).norm()) <= 1e-12 * float(expected.norm())
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
