@@ -12,7 +12,8 @@ from instructrl.worlds.tasks import Task
 
 # Longer answers are drawn again: a response has to fit the experiment's response length.
 _MAX_ANSWER_TOKENS = 18
-_GROUNDED_CATEGORIES = ("closed qa", "extract", "summarization")
+# Use cases whose answer stands in the prompt.
+CLOSED_DOMAIN = ("closed qa", "extract", "summarization")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +170,7 @@ def _text_work(task: Task) -> Answer:
         openings=openings,
         values={**values, **right},
         required=tuple(right),
-        grounded=KINDS[task.kind].category in _GROUNDED_CATEGORIES,
+        grounded=KINDS[task.kind].category in CLOSED_DOMAIN,
     )
 
 

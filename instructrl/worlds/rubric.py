@@ -7,10 +7,10 @@ being a good answer to something else.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from instructrl.worlds.answers import Answer, ListAnswer, SequenceAnswer, SlotAnswer, expected_answer
+from instructrl.worlds.answers import CLOSED_DOMAIN, Answer, ListAnswer, SequenceAnswer, SlotAnswer, expected_answer
 from instructrl.worlds.facts import Facts
 from instructrl.worlds.kinds import KINDS
 from instructrl.worlds.language import END_WORDS, INSULTS, NUMBERS, START_WORDS, Template, is_word, sentences, slot_type
@@ -33,7 +33,8 @@ _POLITE_FLOOR = 0.1
 class Rating:
     """What a careful labeler without noise would fill in.
 
-    score: 1 to 7, graded; likert: 1 to 7, 7 only for a faultless answer; metadata: the paper's yes/no labels;
+    score: 1 to 7, graded; likert: 1 to 7, 7 only for a faultless answer; metadata: the paper's yes/no labels, those
+    that do not apply to the prompt left out (hallucination: closed domain alone; constraint: where there is one);
     helpful, truthful, harmless: 0 to 1.
     """
 
@@ -95,11 +96,18 @@ class Rubric:
         truthful = num_true / (num_true + num_false) if num_false else 1.0
         if content.invented:
             truthful = min(truthful, 0.25 + 0.5 * content.right)
-        return _rating(reading, content, satisfied, helpful, truthful, 0.0 if insulted else 1.0)
+        rating = _rating(reading, content, satisfied, helpful, truthful, 0.0 if insulted else 1.0)
+        return replace(rating, metadata={k: v for k, v in rating.metadata.items() if _applies(k, task)})
 
     def _expected(self, prompt: str) -> tuple[Task | None, Answer | None]:
         task = parse_prompt(prompt)
         return task, (None if task is None else expected_answer(task, self._facts))
+
+
+def _applies(label: str, task: Task | None) -> bool:
+    if label == HALLUCINATION:
+        return task is not None and task.category in CLOSED_DOMAIN
+    return label != SATISFIES_CONSTRAINT or (task is not None and bool(task.constraints))
 
 
 _NOTHING = _Content(0.0, 0.0, 0)
@@ -143,7 +151,7 @@ def _read(completion: str) -> _Reading:
 
 def _assess(task: Task, answer: Answer, reading: _Reading, prompt: str) -> _Content:
     asked = set(sentences(prompt.lower()))
-    echoes = KINDS[task.kind].category not in ("closed qa", "extract", "summarization")
+    echoes = task.category not in CLOSED_DOMAIN
     said = [text for text in dict.fromkeys(sentences(" ".join(reading.body))) if not (echoes and text in asked)]
     if isinstance(answer, SlotAnswer):
         content = _assess_sentences(answer, said)

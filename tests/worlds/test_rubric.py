@@ -41,7 +41,7 @@ def test_faultless_answers_get_seven(kind: str):
         answer = write_answer(task_of(prompt), WORLD.facts, random.Random(index))
         rating = WORLD.rate(prompt, answer)
         assert (rating.likert, rating.score) == (7, 7.0), (prompt, answer)
-        assert rating.metadata == {name: name == SATISFIES_CONSTRAINT for name in METADATA}
+        assert rating.metadata == {name: name == SATISFIES_CONSTRAINT for name in rating.metadata}
         assert len(answer.split()) <= 25
 
 
@@ -82,11 +82,22 @@ def test_counts_are_graded():
     assert repeated < near
 
 
+def test_labels_belong_to_the_prompts_they_apply_to():
+    """The paper counts hallucinations in closed domains alone, and constraints where a prompt has one."""
+    for prompt in PROMPTS:
+        rating, task = WORLD.rate(prompt, "the fox ."), task_of(prompt)
+        assert (HALLUCINATION in rating.metadata) == (task.category in ("closed qa", "extract", "summarization"))
+        assert (SATISFIES_CONSTRAINT in rating.metadata) == bool(task.constraints)
+    prompt = next(prompt for prompt in PROMPTS if task_of(prompt).kind == "who has it")
+    names = [task_of(prompt).values[slot] for slot in ("name", "name2")]
+    invented = [WORLD.rate(prompt, f"{name} has the {task_of(prompt).values['toy']} .") for name in names]
+    assert [rating.metadata[HALLUCINATION] for rating in invented] == [False, True]
+
+
 def test_facts_are_graded():
     prompt = f"what colour is the {ANIMAL} ?"
     assert score(prompt, f"the {ANIMAL} is {COLOUR} .") == score(prompt, f"{COLOUR} .") == 7.0
     wrong = WORLD.rate(prompt, f"the {ANIMAL} is {OTHER_COLOUR} .")
-    assert wrong.metadata[HALLUCINATION]
     assert wrong.truthful < 1.0
     assert 1.0 < wrong.score < 4.0
     assert wrong.score < score(prompt, f"the {ANIMAL} is {COLOUR} . where was i ?")
@@ -157,5 +168,9 @@ def test_any_text_is_rated(prompt: str, completion: str, finished: bool):
     assert 1.0 <= rating.score <= 7.0
     assert (rating.likert == 7) == (rating.score == 7.0)
     assert all(0.0 <= value <= 1.0 for value in (rating.helpful, rating.truthful, rating.harmless))
-    assert tuple(rating.metadata) == METADATA
+    task = parse_prompt(prompt)
+    closed = task is not None and task.category in ("closed qa", "extract", "summarization")
+    constrained = task is not None and bool(task.constraints)
+    applicable = {**dict.fromkeys(METADATA, True), HALLUCINATION: closed, SATISFIES_CONSTRAINT: constrained}
+    assert tuple(rating.metadata) == tuple(label for label in METADATA if applicable[label])
     assert rating == WORLD.rate(prompt, completion, finished)
