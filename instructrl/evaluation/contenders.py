@@ -10,7 +10,7 @@ from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import unsharded
 from instructrl.rollout.generate import Sampling, response_texts, sample_rollout
-from instructrl.rollout.scoring import in_batches, mean_loss, score_texts
+from instructrl.rollout.scoring import in_batches, score_texts
 from instructrl.types import Sequences
 
 
@@ -55,8 +55,9 @@ class Performance:
     """What a contender did on the test prompts; lists have one entry a prompt.
 
     rewards: the reward model's scores. kl: nats per response from the model that PPO started from, None for a
-    contender that is given another form of the prompt. corpus_loss: NLL per token of held-out text. fact_accuracy:
-    share of questions answered right, None where there are none.
+    contender that is given another form of the prompt. block_losses: NLL per token of each block of held-out text, whose
+    mean is corpus_loss, since blocks are of one length. fact_accuracy: share of questions answered right, None where
+    there are none.
     """
 
     name: str
@@ -66,8 +67,13 @@ class Performance:
     judgements: list[Judgement]
     rewards: list[float]
     kl: float | None
-    corpus_loss: float
+    block_losses: list[float]
     fact_accuracy: float | None
+
+    @property
+    def corpus_loss(self) -> float:
+        """NLL per token of all of the held-out text, in nats."""
+        return sum(self.block_losses) / len(self.block_losses)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +106,7 @@ class Exam:
             judgements=self.judge(self.prompts, texts, finished),
             rewards=score_texts(self.reward_model, self.encoder, self.prompts, texts, finished).tolist(),
             kl=self._kl(contender.policy, sequences) if contender.form is _as_asked else None,
-            corpus_loss=mean_loss(contender.policy, [blocks_as_sequences(self.blocks)]),
+            block_losses=block_losses(contender.policy, self.blocks),
             fact_accuracy=fact_accuracy(contender.policy, self.encoder, self.questions),
         )
 
@@ -110,6 +116,15 @@ class Exam:
         with unsharded(self.start) as network:
             difference = own - in_batches(network, sequences)
         return float(difference.sum(dim=1).mean())
+
+
+def block_losses(policy: Policy, blocks: Tensor) -> list[float]:
+    """NLL per token of each block, in nats. blocks: [N, L] int64 of plain text."""
+    sequences = blocks_as_sequences(blocks)
+    with whole(policy) as network:
+        device = next(network.parameters()).device
+        logprobs = in_batches(network, sequences.to(device), 64).double().sum(dim=1).cpu()
+    return (-logprobs / sequences.response_mask.sum(dim=1)).tolist()
 
 
 def fact_accuracy(policy: Policy, encoder: Encoder, questions: Sequence[Question]) -> float | None:

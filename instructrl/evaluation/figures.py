@@ -215,13 +215,19 @@ def tax_plots(results: Record) -> list[Plot]:
     record = results.get("alignment_tax") or {}
     colour = colours(results)
     found = []
-    tax = [(name, number, colour[name]) for name, value in (record.get("tax") or {}).items()
-           if (number := finite(value)) is not None]  # fmt: skip
-    if tax:
-        start = finite(record.get("start_loss"))
-        caption = "Rise of the loss on pretraining text, nats a token"
-        caption += f", from {decimal(start, 3)} before alignment." if start is not None else "."
-        svg = plots.bars(tax, name="tax", what="Alignment tax, nats a token", write=lambda value: decimal(value, 3))
+    rows = [
+        plots.Row(label=name, estimate=tax, colour=colour[name])
+        for name, value in (record.get("tax") or {}).items()
+        if (tax := estimate(value))
+    ]
+    if rows:
+        ends = [v for row in rows for v in (row.estimate.value, row.estimate.low, row.estimate.high) if v is not None]
+        scale = plots.Scale(write=_thousandths, tick=_thousandths, limits=(min(0.0, *ends), max(ends)), reference=0.0)
+        svg = plots.interval_rows(rows, name="tax", what="Alignment tax, nats a token", scale=scale)
+        caption = (
+            f"Loss on held-out text like that of the pretraining above the loss of {record.get('pretrained')}, the "
+            "pretrained model, nats a token. Bars: 95% intervals over blocks of text."
+        )
         found.append(Plot(title="Alignment tax", svg=svg, caption=caption))
     facts = [(name, number, colour[name]) for name, value in (record.get("facts") or {}).items()
              if (number := finite(value)) is not None]  # fmt: skip
@@ -230,6 +236,10 @@ def tax_plots(results: Record) -> list[Plot]:
         caption = "Share of questions about the pretraining text that the model still answers right."
         found.append(Plot(title="Facts kept", svg=svg, caption=caption))
     return found
+
+
+def _thousandths(value: float) -> str:
+    return decimal(value, 3)
 
 
 def language_model_plots(metrics: Sequence[Record]) -> list[Plot]:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instructrl import __version__
 from instructrl.evaluation.contenders import Performance
@@ -22,6 +23,8 @@ from instructrl.evaluation.statistics import (
 from instructrl.rollout.generate import Samples
 from instructrl.types import Comparison, Prompt
 
+# In the table of the tax, beside the contenders.
+START = "PPO start"
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
 
@@ -44,8 +47,7 @@ def identities(of: Performance | Samples) -> list[tuple[str, bool]]:
 
 def _model_row(performance: Performance, reference: Performance, prompts: Sequence[Prompt]) -> dict[str, Any]:
     scores = [judgement.score for judgement in performance.judgements]
-    same = [a == b for a, b in zip(identities(performance), identities(reference), strict=True)]
-    outcomes = outcomes_from_scores(scores, [judgement.score for judgement in reference.judgements], same)
+    outcomes = _outcomes(performance, reference)
     users = [prompt.user for prompt in prompts]
     categories = np.array([prompt.category for prompt in prompts])
     by_category = {}
@@ -69,6 +71,12 @@ def _model_row(performance: Performance, reference: Performance, prompts: Sequen
     }
 
 
+def _outcomes(performance: Performance, reference: Performance) -> NDArray[np.float64]:
+    same = [a == b for a, b in zip(identities(performance), identities(reference), strict=True)]
+    ours, theirs = ([judgement.score for judgement in of.judgements] for of in (performance, reference))
+    return outcomes_from_scores(ours, theirs, same)
+
+
 def _metadata(performance: Performance) -> dict[str, Any]:
     """Rate of each yes/no label among the responses for which the judge answered it."""
     answers: dict[str, list[bool]] = {}
@@ -80,18 +88,50 @@ def _metadata(performance: Performance) -> dict[str, Any]:
 
 
 def alignment_tax(
-    start_loss: float, performances: Sequence[Performance], ppo: str = "PPO", ppo_ptx: str = "PPO-ptx"
+    performances: Sequence[Performance],
+    start: Sequence[float],
+    *,
+    pretrained: str = "GPT",
+    ppo: str = "PPO",
+    ppo_ptx: str = "PPO-ptx",
 ) -> dict[str, Any]:
-    """What alignment costs on pretraining text: corpus loss above that of the model PPO started from, in nats."""
-    losses = {performance.name: performance.corpus_loss for performance in performances}
-    tax = {name: losses[name] - start_loss for name in (ppo, ppo_ptx)}
-    facts = {p.name: p.fact_accuracy for p in performances if p.fact_accuracy is not None}
+    """What alignment costs on pretraining text, as the paper has it: against the pretrained model, in nats a token.
+
+    start: block losses of the model that PPO started from, which has paid a part of the tax. A tax is the mean over
+    blocks of the loss above the pretrained model's, with its interval; models of the same weights have none.
+    recovered: the share of PPO's tax that PPO-ptx did not pay, None where PPO's is not clearly positive.
+    """
+    losses = {performance.name: performance.block_losses for performance in performances}
+    losses[START] = list(start)
+    base = losses[pretrained]
+    above = {
+        name: [loss - plain for loss, plain in zip(found, base, strict=True)]
+        for name, found in losses.items()
+        if found != base
+    }
+    order = [START, *(name for name in above if name != START)]
+    recovered = tax_recovery(above[ppo_ptx], above[ppo]) if ppo in above and ppo_ptx in above else None
     return {
-        "start_loss": start_loss,
-        "losses": losses,
-        "tax": tax,
-        "recovered": tax_recovery(tax[ppo_ptx], tax[ppo]),
-        "facts": facts,
+        "pretrained": pretrained,
+        "losses": {name: sum(found) / len(found) for name, found in losses.items()},
+        "num_blocks": len(base),
+        "tax": {name: asdict(mean_interval(above[name])) for name in order if name in above},
+        "recovered": None if recovered is None else asdict(recovered),
+        "facts": {p.name: p.fact_accuracy for p in performances if p.fact_accuracy is not None},
+    }
+
+
+def head_to_head(performances: Sequence[Performance], prompts: Sequence[Prompt], model: str) -> dict[str, Any]:
+    """How often `model` is preferred to each of the others, as `compare` does it against the baseline."""
+    by_name = {performance.name: performance for performance in performances}
+    users = [prompt.user for prompt in prompts]
+    return {
+        "model": model,
+        "against": {
+            name: asdict(win_rate(_outcomes(by_name[model], other), users))
+            for name, other in by_name.items()
+            if name != model
+        },
     }
 
 

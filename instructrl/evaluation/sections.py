@@ -120,11 +120,9 @@ def highlights(results: Record) -> list[Highlight]:
             found.append(Highlight(value=percent(accuracy.value), text=text, detail=detail))
             break
     tax = results.get("alignment_tax") or {}
-    if (recovered := finite(tax.get("recovered"))) is not None and 0 <= recovered <= 1:
-        ppo = finite((tax.get("tax") or {}).get("PPO"))
-        detail = f"of {decimal(ppo, 3)} nats a token" if ppo is not None else ""
-        text = "of the alignment tax recovered by PPO-ptx"
-        found.append(Highlight(value=percent(recovered, 0), text=text, detail=detail))
+    if (recovered := estimate(tax.get("recovered"))) and recovered.low is not None and recovered.low > 0:
+        text = "of the alignment tax given back by PPO-ptx"
+        found.append(Highlight(value=percent(recovered.value, 0), text=text, detail=_within(recovered)))
     return found
 
 
@@ -167,10 +165,9 @@ def _preferences(results: Record) -> Section:
         rates = [estimate((model.get("metadata") or {}).get(flag)) for model in models]
         if any(rates):
             headings.append((label(flag), ""))
-            columns.append(
-                [Cell(main=percent(r.value), detail=percent_range(r, DASH)) if r else Cell(main=DASH) for r in rates]
-            )
-    title = "Labels, share of responses"
+            totals = [((model.get("metadata") or {}).get(flag) or {}).get("total") for model in models]
+            columns.append([_share(rate, total) for rate, total in zip(rates, totals, strict=True)])
+    title = "Labels, share of the responses that they apply to"
     tables = (_model_table(title, results, headings, columns),) if columns else ()
     names = [str(model.get("name", "")) for model in models]
     return Section(
@@ -180,6 +177,14 @@ def _preferences(results: Record) -> Section:
         plots=plots,
         tables=tables,
     )
+
+
+def _share(rate: Estimate | None, total: Any) -> Cell:
+    """A share with its interval, and of how many."""
+    if rate is None:
+        return Cell(main=DASH)
+    of = f" of {count(total)}" if finite(total) is not None else ""
+    return Cell(main=percent(rate.value), detail=f"{percent_range(rate, DASH)}{of}")
 
 
 def _samples(results: Record) -> Section:
@@ -235,7 +240,7 @@ def _optimisation(results: Record, metrics: Sequence[Record]) -> Section:
 
 def _tax(results: Record) -> Section:
     plots = tuple(figures.tax_plots(results))
-    lead = "What alignment cost on the text the model was pretrained on."
+    lead = "What alignment cost on text like that of the pretraining, against the pretrained model."
     return Section(id="tax", title="Alignment tax", lead=lead, plots=plots)
 
 
@@ -261,7 +266,12 @@ def _policies(results: Record, metrics: Sequence[Record]) -> Section:
 
 def _data(results: Record) -> Section:
     data = results.get("data") or {}
-    tables = [_sizes(data.get("sizes") or []), _hygiene(data.get("hygiene") or []), _lengths(data.get("lengths") or [])]
+    tables = [
+        _sizes(data.get("sizes") or []),
+        _hygiene(data.get("hygiene") or []),
+        _overlap(data.get("overlap") or []),
+        _lengths(data.get("lengths") or []),
+    ]
     return Section(id="data", title="Data", tables=tuple(table for table in tables if table.rows))
 
 
@@ -302,7 +312,7 @@ def _lengths(rows: Sequence[Record]) -> TableView:
 def _hygiene(rows: Sequence[Record]) -> TableView:
     lines = tuple(
         (
-            Cell(main=label(str(row.get("step", "")))),
+            Cell(main=label(str(row.get("step", ""))), detail=_reasons(row.get("reasons") or {})),
             Cell(main=count(row.get("removed"))),
             Cell(main=count(row.get("left"))),
         )
@@ -310,6 +320,22 @@ def _hygiene(rows: Sequence[Record]) -> TableView:
     )
     headings = (("Step", ""), ("Removed", ""), ("Left", ""))
     return TableView(title="Hygiene", headings=headings, rows=lines, wide=False)
+
+
+def _reasons(reasons: Record) -> str:
+    """What was removed for each of several reasons."""
+    return ", ".join(f"{reason} {count(number)}" for reason, number in reasons.items()) if len(reasons) > 1 else ""
+
+
+def _overlap(rows: Sequence[Record]) -> TableView:
+    """Test prompts that a training set holds, in some sense."""
+    lines = []
+    for row in rows:
+        number, total = finite(row.get("count")), finite(row.get("total"))
+        share = percent(number / total) if number is not None and total else DASH
+        lines.append((Cell(main=label(str(row.get("what", "")))), Cell(main=count(number)), Cell(main=share)))
+    headings = (("Test prompts that stand", ""), ("Number", ""), ("Share", ""))
+    return TableView(title="Test prompts seen in training", headings=headings, rows=tuple(lines), wide=False)
 
 
 def _run(results: Record, profile: Sequence[Record]) -> Section:

@@ -214,15 +214,23 @@ def reward_accuracy(scores: Sequence[Sequence[float]], comparisons: Sequence[Com
     return _clustered_rate(correct, counted)
 
 
-def tax_recovery(tax_ptx: float, tax_ppo: float) -> float | None:
-    """The share of PPO's alignment tax that the pretraining mix removes: `1 - tax_ptx / tax_ppo`.
+def tax_recovery(
+    tax_ptx: Sequence[float], tax_ppo: Sequence[float], seed: int = 0, *, num_resamples: int = 2000
+) -> MeanInterval | None:
+    """The share of PPO's alignment tax that the pretraining mix gives back: `1 - mean(tax_ptx) / mean(tax_ppo)`.
 
-    tax_ptx, tax_ppo: nats per token by which the loss on pretraining text rose. Above 1 PPO-ptx ends better than it
-    started. None where PPO paid no tax (`tax_ppo <= 0`): there is nothing to recover.
+    tax_ptx, tax_ppo: [N] nats per token by which the loss of each block of pretraining text lies above that of the
+    pretrained model, the same blocks in the same order. Above 1 PPO-ptx ends better than it was pretrained. The
+    interval resamples blocks, both taxes of a block together, and takes the 2.5% and 97.5% quantiles.
+    None where PPO paid no clear tax (the 95% interval of its mean is not above 0): there is nothing to give back.
     """
-    if tax_ppo <= 0:
+    ptx, ppo = _finite("tax_ptx", tax_ptx), _finite("tax_ppo", tax_ppo)
+    _check_same_prompts(ptx.tolist(), ppo.tolist())
+    low = mean_interval(ppo).low
+    if low is None or low <= 0:
         return None
-    return 1 - tax_ptx / tax_ppo
+    share, (low, high) = 1 - float(ptx.sum() / ppo.sum()), _bootstrap_of_ratio(ptx, ppo, seed, num_resamples)
+    return MeanInterval(mean=share, low=1 - high, high=1 - low)
 
 
 def _clustered_rate(successes: Sequence[int], counts: Sequence[int]) -> PairRate | None:
@@ -252,14 +260,20 @@ def _bootstrap_over_users(
     values: NDArray[np.float64], users: Sequence[Hashable] | None, seed: int, num_resamples: int
 ) -> tuple[float, float]:
     """2.5% and 97.5% quantiles of the rate over `num_resamples` draws of as many users as there are."""
-    sums, counts = _sums_by_user(values, users)
+    return _bootstrap_of_ratio(*_sums_by_user(values, users), seed, num_resamples)
+
+
+def _bootstrap_of_ratio(
+    above: NDArray[np.float64], below: NDArray[np.float64], seed: int, num_resamples: int
+) -> tuple[float, float]:
+    """2.5% and 97.5% quantiles of `sum(above) / sum(below)` over draws of as many entries as there are."""
     generator = np.random.default_rng(seed)
-    rows = max(1, BOOTSTRAP_CHUNK // len(sums))
-    rates = []
+    rows = max(1, BOOTSTRAP_CHUNK // len(above))
+    ratios = []
     for start in range(0, num_resamples, rows):
-        drawn = generator.integers(0, len(sums), size=(min(rows, num_resamples - start), len(sums)))
-        rates.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(rates), (0.025, 0.975))
+        drawn = generator.integers(0, len(above), size=(min(rows, num_resamples - start), len(above)))
+        ratios.append(above[drawn].sum(axis=1) / below[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(ratios), (0.025, 0.975))
     return float(low), float(high)
 
 

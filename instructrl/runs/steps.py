@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from instructrl import distributed, progress
-from instructrl.data.encoding import Encoder, blocks_as_sequences
+from instructrl.data.encoding import Encoder
 from instructrl.evaluation import results as assemble
-from instructrl.evaluation.contenders import Contender, Exam
+from instructrl.evaluation.contenders import Contender, Exam, block_losses
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import unsharded
@@ -23,7 +23,7 @@ from instructrl.models.vocabulary import num_ids
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.generate import Samples, Sampling, sample_rollout, sample_texts
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
-from instructrl.rollout.scoring import mean_loss, score_texts
+from instructrl.rollout.scoring import score_texts
 from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, sync
@@ -366,14 +366,17 @@ def examine(
             performances.append(exam.take(contender))
             shown.advance(units=len(prompts), note=contender.name)
             distributed.leave_if_wished()
-        start_loss = mean_loss(exam.start, [blocks_as_sequences(exam.blocks)])
+        start = block_losses(exam.start, exam.blocks)
         shown.advance(note="")
     with progress.wait("comparing the models"):
         models = assemble.compare(performances, prompts, baseline="SFT")
+        head_to_head = assemble.head_to_head(performances, prompts, "PPO-ptx")
+        tax = assemble.alignment_tax(performances, start)
     results = {
         **parts,
         "models": models,
-        "alignment_tax": assemble.alignment_tax(start_loss, performances),
+        "head_to_head": head_to_head,
+        "alignment_tax": tax,
         "over_optimisation": assemble.over_optimisation(work.log.read_metrics(), PPO_NAMES),
         "samples": assemble.samples(performances, prompts, list(range(min(NUM_SHOWN_SAMPLES, len(prompts))))),
         "config": work.config,

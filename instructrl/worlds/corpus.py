@@ -9,6 +9,7 @@ from instructrl.worlds import phrases
 from instructrl.worlds.answers import write_answer
 from instructrl.worlds.facts import ASIDES, IT_STATEMENTS, RELATIONS, STATEMENTS, Facts
 from instructrl.worlds.language import ANIMALS, CATEGORIES, ITEMS, TWINS, Template, templates
+from instructrl.worlds.overlap import Quotes
 from instructrl.worlds.tasks import draw_category, draw_prompt, parse_prompt
 
 ASK, REPLY = "ask :", "reply :"
@@ -129,11 +130,16 @@ class Corpus:
         if sum(self._weights) <= 0.0:
             raise ValueError("mix: found only shares of 0, accepted is at least one positive share")
 
-    def document(self, rng: random.Random) -> Document:
-        """One document; `source` is its kind."""
+    def document(self, rng: random.Random, without: Quotes) -> Document:
+        """One document in which no prompt of `without` stands; `source` is its kind.
+
+        One that is not accepted is written again, as the same kind where it held a prompt: the mix stays as it is.
+        """
         while True:
             kind = rng.choices(list(self._writers), weights=self._weights)[0]
             text = self._writers[kind](rng)
+            while without.stand_in(text):
+                text = self._writers[kind](rng)
             if len(text.split()) <= MAX_DOCUMENT_TOKENS:
                 return Document(text=text, source=kind)
 

@@ -4,7 +4,7 @@ Same config, same world, in any process: randomness comes from `random.Random` s
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from instructrl.types import Demonstration, Document, Prompt
@@ -12,6 +12,7 @@ from instructrl.worlds import kinds, language, phrases
 from instructrl.worlds.corpus import ASK, REPLY, TEMPLATES, Corpus, CorpusMix
 from instructrl.worlds.facts import FactQuestion, Facts
 from instructrl.worlds.labelers import Labeler
+from instructrl.worlds.overlap import Quotes
 from instructrl.worlds.rubric import Rating, Rubric
 from instructrl.worlds.tasks import draw_prompt
 from instructrl.worlds.users import SOURCES, SPLITS, User, distinct_prompts, make_users, raw_prompts
@@ -50,7 +51,7 @@ class WorldConfig:
 
 
 class MiniatureWorld:
-    """A world of animals, users and labelers."""
+    """A world of animals, users and labelers. example_prompts: those of the few-shot prompt."""
 
     def __init__(self, config: WorldConfig | None = None) -> None:
         self.config = WorldConfig() if config is None else config
@@ -67,7 +68,7 @@ class MiniatureWorld:
             "training": self._make_labelers("training", self.config.num_labelers, self.config.noise),
             "heldout": self._make_labelers("heldout", self.config.num_heldout_labelers, self.config.heldout_noise),
         }
-        self._examples = self._few_shot_examples()
+        self.example_prompts, self._examples = self._few_shot_examples()
 
     def vocabulary(self) -> list[str]:
         """All tokens of the world in alphabetical order; only prompts with personal data hold others."""
@@ -78,10 +79,13 @@ class MiniatureWorld:
         words.update(word.upper() for word in language.TWINS)
         return sorted(words | {".", ",", "!", "?", ":"})
 
-    def documents(self, num: int, seed: int) -> list[Document]:
-        """`num` corpus documents, about 40 tokens each. Another seed gives a held-out corpus of the same world."""
-        rng = random.Random(f"corpus {self.config.seed} {seed}")
-        return [self._corpus.document(rng) for _ in range(num)]
+    def documents(self, num: int, seed: int, *, without: Iterable[str] = ()) -> list[Document]:
+        """`num` corpus documents, about 40 tokens each. Another seed gives a held-out corpus of the same world.
+
+        without: prompts that stand in none of them, word for word.
+        """
+        rng, quotes = random.Random(f"corpus {self.config.seed} {seed}"), Quotes(without)
+        return [self._corpus.document(rng, quotes) for _ in range(num)]
 
     def users(self, split: str, source: str = "customer") -> list[User]:
         """The users of a split ("train", "validation", "test") and source ("customer", "labeler")."""
@@ -148,13 +152,15 @@ class MiniatureWorld:
             for index in range(num)
         ]
 
-    def _few_shot_examples(self) -> str:
+    def _few_shot_examples(self) -> tuple[list[str], str]:
+        """Prompts, and the exchanges that they begin."""
         rng = random.Random(f"examples {self.config.seed}")
         categories = ("generation", "open qa", "brainstorming")
         while True:
-            text = " ".join(self._corpus.exchange(draw_prompt(rng, category), rng) for category in categories)
+            pairs = [(prompt := draw_prompt(rng, kind), self._corpus.exchange(prompt, rng)) for kind in categories]
+            text = " ".join(exchange for _, exchange in pairs)
             if len(text.split()) <= 65:
-                return text
+                return [prompt for prompt, _ in pairs], text
 
 
 def _check(name: str, value: str, accepted: Sequence[str]) -> None:

@@ -12,7 +12,6 @@ from functools import lru_cache
 
 from instructrl.worlds.answers import CLOSED_DOMAIN, Answer, ListAnswer, SequenceAnswer, SlotAnswer, expected_answer
 from instructrl.worlds.facts import Facts
-from instructrl.worlds.kinds import KINDS
 from instructrl.worlds.language import END_WORDS, INSULTS, NUMBERS, START_WORDS, Template, is_word, sentences, slot_type
 from instructrl.worlds.tasks import Task, parse_prompt
 

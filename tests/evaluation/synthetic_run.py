@@ -21,6 +21,10 @@ def _win(rate: float, half: float, num_prompts: int) -> dict:
     return record | {"bootstrap_low": rate - 1.3 * half, "bootstrap_high": rate + 1.25 * half}
 
 
+def _mean(mean: float, half: float) -> dict:
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
 def make_results() -> dict:
     rng = np.random.default_rng(3)
     rates = {"GPT": 0.126, "GPT (prompted)": 0.304, "SFT": 0.5, "PPO": 0.544, "PPO-ptx": 0.517}
@@ -37,7 +41,9 @@ def make_results() -> dict:
                 "win_rate": _win(rates[name], 0.022, 1000),
                 "win_rate_by_category": by_category,
                 "likert": {"mean": 2.1 + 0.8 * index, "low": 2.0 + 0.8 * index, "high": 2.2 + 0.8 * index},
-                "metadata": {flag: _interval(0.45 - 0.09 * index + 0.01 * i, 0.015) for i, flag in enumerate(FLAGS)},
+                "metadata": {
+                    flag: _interval(0.45 - 0.09 * index + 0.01 * i, 0.015, total=143) for i, flag in enumerate(FLAGS)
+                },
                 "score": -1.52 + 0.6 * index,
                 "kl": 14.2 if name == "PPO" else 11.8 if name == "PPO-ptx" else None,
                 "corpus_loss": losses[name],
@@ -94,11 +100,13 @@ def make_results() -> dict:
             "agreement_training_labelers": _interval(0.768, 0.010, num_pairs=6021),
             "agreement_heldout_labelers": _interval(0.773, 0.012, num_pairs=4410),
             "num_comparisons": 6000, "num_pairs": 28110, "tied_fraction": 0.183, "bias": -0.412,
-            "mean_demonstration_score": 0.0,
+            "mean_demonstration_score": 0.0, "labeler_noise": {"training": 1.1, "heldout": 0.7},
         },
         "alignment_tax": {
-            "start_loss": 0.921, "losses": losses, "tax": {k: v - 0.921 for k, v in losses.items()},
-            "recovered": 1 - (0.938 - 0.921) / (1.237 - 0.921), "facts": facts,
+            "pretrained": "GPT", "losses": losses, "num_blocks": 380,
+            "tax": {k: _mean(v - losses["GPT"], 0.004) for k, v in losses.items() if v != losses["GPT"]},
+            "recovered": _mean(1 - (losses["PPO-ptx"] - losses["GPT"]) / (losses["PPO"] - losses["GPT"]), 0.05),
+            "facts": facts,
         },
         "over_optimisation": path,
         "sft_selection": [
@@ -108,8 +116,10 @@ def make_results() -> dict:
         "samples": samples,
         "data": {"sizes": sizes, "lengths": lengths, "hygiene": [
             {"step": "cap of 200 prompts a user", "removed": 1210, "left": 48012},
-            {"step": "shared long prefix", "removed": 3907, "left": 44105},
-            {"step": "personal data", "removed": 311, "left": 43794}]},
+            {"step": "shared long prefix", "removed": 3907, "left": 44105,
+             "reasons": {"common prefix": 3000, "repeated": 907}},
+            {"step": "personal data", "removed": 311, "left": 43794}],
+            "overlap": [{"what": "word for word in the corpus", "count": 41, "total": 1000}]},
         "config": {"seed": 0, "model": {"width": 128, "layers": 2}, "ppo": {"kl_coef": 0.02, "betas": [0.9, 0.95],
                    "missing_eos_score": None, "batch_size": 256}},
         "versions": {"instructrl": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.7"},

@@ -261,9 +261,24 @@ def test_the_same_response_is_a_tie_however_its_scores_are_rounded():
 
 
 def test_tax_recovery():
-    assert tax_recovery(0.02, 0.4) == 1 - 0.02 / 0.4
-    assert tax_recovery(-0.1, 0.4) > 1
-    assert tax_recovery(0.1, 0.0) is None
+    rng = np.random.default_rng(0)
+    ppo = rng.normal(0.06, 0.02, 400)
+    ptx = 0.3 * ppo + rng.normal(0, 0.01, 400)
+    found = tax_recovery(ptx, ppo)
+    assert found is not None
+    assert abs(found.mean - (1 - ptx.sum() / ppo.sum())) < 1e-12
+    # The delta method's interval of a ratio of means, a derivation of its own.
+    residuals = ptx - ptx.sum() / ppo.sum() * ppo
+    margin = Z95 * residuals.std(ddof=1) / math.sqrt(400) / ppo.mean()
+    assert abs(found.low - (found.mean - margin)) < 0.15 * margin
+    assert abs(found.high - (found.mean + margin)) < 0.15 * margin
+    assert tax_recovery(-ppo, ppo).mean > 1
+
+
+def test_no_share_of_a_tax_that_is_not_clearly_there():
+    assert tax_recovery([0.01, -0.02, 0.015], [0.05, -0.04, 0.02]) is None
+    assert tax_recovery([0.1, 0.1], [-0.2, -0.1]) is None
+    assert tax_recovery([0.1], [0.2]) is None  # one block shows no spread
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,8 @@ def test_a_run_writes_what_the_report_reads(twice):
     assert {row["model"] for row in results["over_optimisation"]} == {"PPO", "PPO-ptx"}
     phases = {json.loads(line)["phase"] for line in (folder / "metrics.jsonl").read_text().splitlines()}
     assert phases == {"pretraining", "sft", "ppo_start", "reward_model", "ppo", "ppo_ptx"}
+    assert [row["count"] for row in results["data"]["overlap"][:2]] == [0, 0]
+    assert results["head_to_head"]["model"] == "PPO-ptx"
     page = (folder / "report.html").read_text()
     assert all(name in page for name in NAMES)
 
@@ -147,7 +149,11 @@ def test_all_steps_on_files(files, tmp_path):
     assert {row["win_rate"]["num_prompts"] for row in results["models"]} == {7}
     tax = results["alignment_tax"]
     assert tax["losses"]["GPT"] == tax["losses"]["GPT (prompted)"]
-    assert len({tax["start_loss"], *tax["losses"].values()}) == 5  # start, GPT, SFT, PPO, PPO-ptx
+    assert len(set(tax["losses"].values())) == 5  # GPT, the start of PPO, SFT, PPO, PPO-ptx
+    # The cost is counted from the pretrained model, as in the paper, and not from where PPO started.
+    assert list(tax["tax"]) == ["PPO start", "SFT", "PPO", "PPO-ptx"]
+    for name, found in tax["tax"].items():
+        assert abs(found["mean"] - (tax["losses"][name] - tax["losses"]["GPT"])) < 1e-9
     assert results["reward_model"]["num_comparisons"] == 10
     assert results["reward_model"]["accuracy_heldout_labelers"] is not None
     page = write_report(tmp_path).read_text()
