@@ -55,9 +55,8 @@ class Performance:
     """What a contender did on the test prompts; lists have one entry a prompt.
 
     rewards: the reward model's scores. kl: nats per response from the model that PPO started from, None for a
-    contender that is given another form of the prompt. block_losses: NLL per token of each block of held-out text, whose
-    mean is corpus_loss, since blocks are of one length. fact_accuracy: share of questions answered right, None where
-    there are none.
+    contender that is given another form of the prompt. block_losses: NLL per token of each block of held-out text; all
+    are of one length. fact_accuracy: share of questions answered right, None where there are none.
     """
 
     name: str
@@ -121,7 +120,7 @@ class Exam:
 def block_losses(policy: Policy, blocks: Tensor) -> list[float]:
     """NLL per token of each block, in nats. blocks: [N, L] int64 of plain text."""
     sequences = blocks_as_sequences(blocks)
-    with whole(policy) as network:
+    with unsharded(policy) as network:
         device = next(network.parameters()).device
         logprobs = in_batches(network, sequences.to(device), 64).double().sum(dim=1).cpu()
     return (-logprobs / sequences.response_mask.sum(dim=1)).tolist()

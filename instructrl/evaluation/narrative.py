@@ -143,8 +143,8 @@ def _set_by_hand(record: Mapping[str, Any]) -> str:
     if training is None or heldout is None or heldout >= training:
         return ""
     sentence = (
-        f" That held-out labelers agree more is set by hand: the noise of their opinions is {decimal(heldout, 1)} points "
-        f"where that of training labelers is {decimal(training, 1)}"
+        f" That held-out labelers agree more is set by hand: the noise of their opinions is {decimal(heldout, 1)} "
+        f"points where that of training labelers is {decimal(training, 1)}"
     )
     seen, unseen = (estimate(record.get(f"accuracy_{group}_labelers")) for group in ("training", "heldout"))
     if seen and unseen and unseen.value > seen.value:

@@ -31,8 +31,8 @@ RAW_EXCESS = 2.0
 
 # Prompts with the few-shot prefix still fit.
 MAX_RAW_PROMPT_TOKENS = 30
-# What counts as a long common prefix: prompts have 133 characters at most, half of them fewer than 50. Of 26,000 raw ones
-# of training users 575 go by this length, half of them a task with other constraints; none would by the usual 200.
+# What counts as a long common prefix: prompts have 133 characters at most, half of them fewer than 50. Of 26,000 raw
+# ones of training users 575 go by this length, half of them a task with other constraints; none would by the usual 200.
 MIN_PREFIX_CHARS = 60
 
 

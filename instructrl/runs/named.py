@@ -4,15 +4,17 @@ What carries them out is imported when it is called: the table itself needs no t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from instructrl.runs.plan import PlanRow, plan
+from instructrl.runs.plan import LAST_EPOCH, PlanRow, plan
 from instructrl.runs.recipe import PAPER_1_3B, PAPER_6B, PAPER_175B
 from instructrl.runs.settings import (
     MINIATURE,
     MINIATURE_DESCRIPTION,
+    PATHS,
     PUBLIC,
     PUBLIC_DESCRIPTION,
     SMOKE,
@@ -33,7 +35,8 @@ _DOCUMENT_TOKENS = 48
 class NamedRun:
     """config: the run's own configuration with its defaults. check: raises ValueError for options that are missing.
     read: (config) -> the input of carry_out; raises ValueError for input that cannot be used, before anything is
-    written. carry_out: (input, folder, log) -> results. counts: what is known of the data before they are read."""
+    written. carry_out: (input, folder, log) -> results. counts: what is known of the data before they are read.
+    reward_start: (config) -> what the reward model starts from."""
 
     description: str
     config: Any
@@ -41,10 +44,11 @@ class NamedRun:
     counts: Callable[[Any], Mapping[str, int | None]]
     read: Callable[[Any], Any] = lambda config: config
     check: Callable[[Any], None] = lambda config: None
+    reward_start: Callable[[Any], str] = lambda config: LAST_EPOCH
 
     def plan(self, config: Any) -> list[PlanRow]:
         """The steps that `config` asks for."""
-        return plan(config.recipe, self.counts(config))
+        return plan(config.recipe, self.counts(config), self.reward_start(config))
 
 
 def _read_files(config: FilesConfig) -> Any:
@@ -107,6 +111,16 @@ def _from_files(description: str, config: FilesConfig) -> NamedRun:
         counts=lambda config: {"test": None},
         read=_read_files,
         check=check_paths,
+        reward_start=lambda config: config.reward_base or LAST_EPOCH,
+    )
+
+
+def _beside_6b(description: str, config: FilesConfig) -> NamedRun:
+    """A run of another size than 6B: its reward model and value function are 6B all the same (paper, C.2)."""
+    return replace(
+        _from_files(description, config),
+        check=partial(check_paths, needed=(*PATHS, "reward_base")),
+        reward_start=lambda config: config.reward_base or "--reward-base, a 6B model",
     )
 
 
@@ -125,7 +139,7 @@ RUNS: Mapping[str, NamedRun] = {
         read=_read_public,
     ),
     "files": _from_files("all steps on your own files and model", FilesConfig()),
-    "instructgpt_1_3b": _from_files("the paper's hyperparameters for 1.3B", FilesConfig(recipe=PAPER_1_3B)),
+    "instructgpt_1_3b": _beside_6b("the paper's hyperparameters for 1.3B", FilesConfig(recipe=PAPER_1_3B)),
     "instructgpt_6b": _from_files("the paper's hyperparameters for 6B", FilesConfig(recipe=PAPER_6B)),
-    "instructgpt_175b": _from_files("the paper's hyperparameters for 175B", FilesConfig(recipe=PAPER_175B)),
+    "instructgpt_175b": _beside_6b("the paper's hyperparameters for 175B", FilesConfig(recipe=PAPER_175B)),
 }

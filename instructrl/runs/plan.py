@@ -15,9 +15,13 @@ class PlanRow(NamedTuple):
     work: str
 
 
-def plan(recipe: Recipe, counts: Mapping[str, int | None]) -> list[PlanRow]:
+LAST_EPOCH = "the last SFT epoch"
+
+
+def plan(recipe: Recipe, counts: Mapping[str, int | None], reward_start: str = LAST_EPOCH) -> list[PlanRow]:
     """The steps of a run.
 
+    reward_start: what the reward model starts from.
     counts: "demonstrations", "comparisons" and "ppo_prompts", "blocks" of plain text and "test" prompts; None (or
     absent) where nothing is known before the data are read.
     """
@@ -29,7 +33,7 @@ def plan(recipe: Recipe, counts: Mapping[str, int | None]) -> list[PlanRow]:
     rows += [_sft("sft", recipe.sft, counts), _sft("ppo_start", recipe.ppo_start, counts)]
     reward = recipe.reward_model
     work = _epochs(counts.get("comparisons"), reward.batch_size, reward.epochs)
-    size = f"{_count(counts.get('comparisons'))} prompts with K completions each"
+    size = f"{_count(counts.get('comparisons'))} prompts with K completions each, from {reward_start}"
     rows.append(PlanRow("reward_model", size, work))
     rows += [_ppo("ppo", recipe.ppo, counts), _ppo("ppo_ptx", recipe.ppo_ptx, counts)]
     rows.append(PlanRow("evaluation", f"{_count(counts.get('test'))} test prompts", "5 models against SFT"))
@@ -37,7 +41,8 @@ def plan(recipe: Recipe, counts: Mapping[str, int | None]) -> list[PlanRow]:
 
 
 def _sft(name: str, config: SFTConfig, counts: Mapping[str, int | None]) -> PlanRow:
-    mix = f" + {config.num_pretraining} blocks a batch" if config.num_pretraining else ""
+    share = f"{config.pretraining_fraction:.0%} of the loss"
+    mix = f" + {config.num_pretraining} blocks a batch, {share}" if config.num_pretraining else ""
     batch = config.batch_size - config.num_pretraining
     number = counts.get("demonstrations")
     return PlanRow(name, f"{_count(number)} demonstrations{mix}", _epochs(number, batch, config.epochs))

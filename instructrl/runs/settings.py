@@ -1,5 +1,6 @@
 """Settings of the named runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from instructrl.data.settings import Limits
@@ -216,8 +217,13 @@ class FilesConfig:
         require_positive(self, "test_prompts")
 
 
-def check_paths(config: FilesConfig) -> None:
+# What a run on files cannot do without.
+PATHS = ("data", "corpus", "model")
+
+
+def check_paths(config: FilesConfig, needed: Sequence[str] = PATHS) -> None:
     """Raise ValueError where a path that the run needs is not given."""
-    missing = [name for name in ("data", "corpus", "model") if getattr(config, name) is None]
+    missing = [name for name in needed if getattr(config, name) is None]
     if missing:
-        raise ValueError(f"{', '.join(missing)}: found nothing, this run needs --data, --corpus and --model")
+        *most, last = (f"--{name.replace('_', '-')}" for name in needed)
+        raise ValueError(f"{', '.join(missing)}: found nothing, this run needs {', '.join(most)} and {last}")

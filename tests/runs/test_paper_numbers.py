@@ -1,5 +1,7 @@
 """The paper's hyperparameters, typed here from its sections, against the named runs that claim them."""
 
+from dataclasses import replace
+
 import pytest
 
 from instructrl.runs.named import RUNS
@@ -102,6 +104,25 @@ def test_a_tenth_of_every_batch_of_the_branch_is_plain_text():
     assert mixed == [3, 3, 1]
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_the_reward_model_is_6b_for_every_size(name):
+    """C.2: so that the runs of other sizes ask what it starts from, and their plans say so."""
+    run = RUNS[name]
+    paths = {"data": "d", "corpus": "c", "model": "m"}
+    (row,) = (row for row in run.plan(run.config) if row.step == "reward_model")
+    asked = name != "instructgpt_6b"
+    assert row.size.endswith("from --reward-base, a 6B model" if asked else "from the last SFT epoch")
+    given = replace(run.config, **paths)
+    if asked:
+        with pytest.raises(ValueError, match=r"^reward_base: found nothing, this run needs .* and --reward-base$"):
+            run.check(given)
+    else:
+        run.check(given)
+    run.check(replace(given, reward_base="six"))
+    (row,) = (row for row in run.plan(replace(run.config, reward_base="six")) if row.step == "reward_model")
+    assert row.size.endswith("from six")
+
+
 def test_arithmetic_that_follows():
     """256k episodes in batches of 512 are 500 iterations, of 8 minibatches each; 64 x 8 examples beside a minibatch."""
     ppo = RUNS["instructgpt_1_3b"].config.recipe.ppo_ptx
@@ -127,7 +148,7 @@ def test_the_plan_of_the_paper_says_its_numbers():
     # 16 x ceil(12725 / 32), 2 x ceil(12725 / 29), ceil(33207 / 64)
     assert rows["sft"].work == "16 epochs in batches of 32: 6,368 optimiser steps"
     assert rows["ppo_start"].work == "2 epochs in batches of 29: 878 optimiser steps"
-    assert rows["ppo_start"].size == "12,725 demonstrations + 3 blocks a batch"
+    assert rows["ppo_start"].size == "12,725 demonstrations + 3 blocks a batch, 10% of the loss"
     assert rows["reward_model"].work == "1 epoch in batches of 64: 519 optimiser steps"
     assert rows["ppo_ptx"].size == "256,000 episodes over 31,144 prompts + 512 blocks a minibatch"
     assert rows["ppo"].size == "256,000 episodes over 31,144 prompts"
