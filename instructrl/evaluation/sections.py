@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from instructrl.evaluation import figures
+from instructrl.evaluation import data_tables, figures
 from instructrl.evaluation.figures import Plot
 from instructrl.evaluation.formatting import (
     DASH,
@@ -21,7 +21,7 @@ from instructrl.evaluation.formatting import (
 )
 from instructrl.evaluation.narrative import win_rates
 from instructrl.evaluation.style import model_indices
-from instructrl.evaluation.table import Cell, main_columns
+from instructrl.evaluation.table import Cell, TableView, main_columns
 
 Record = Mapping[str, Any]
 NUM_OPEN_SAMPLES = 4
@@ -34,18 +34,6 @@ class Highlight:
     value: str
     text: str
     detail: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableView:
-    """headings: text and unit; the first one is the row's name. share: per row, a bar's length from 0 to 1."""
-
-    title: str
-    headings: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    colours: tuple[int | None, ...] = ()
-    strong: tuple[int, ...] = ()
-    wide: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,75 +255,12 @@ def _policies(results: Record, metrics: Sequence[Record]) -> Section:
 def _data(results: Record) -> Section:
     data = results.get("data") or {}
     tables = [
-        _sizes(data.get("sizes") or []),
-        _hygiene(data.get("hygiene") or []),
-        _overlap(data.get("overlap") or []),
-        _lengths(data.get("lengths") or []),
+        data_tables.sizes(data.get("sizes") or []),
+        data_tables.hygiene(data.get("hygiene") or []),
+        data_tables.overlap(data.get("overlap") or []),
+        data_tables.lengths(data.get("lengths") or []),
     ]
     return Section(id="data", title="Data", tables=tuple(table for table in tables if table.rows))
-
-
-def _sizes(rows: Sequence[Record]) -> TableView:
-    """The paper's table 6: split and source down, data set across, a total where a split has several sources."""
-    sets = list(dict.fromkeys(str(row.get("set")) for row in rows))
-    numbers: dict[tuple[str, str], dict[str, float]] = {}
-    for row in rows:
-        key = str(row.get("split")), str(row.get("source"))
-        cell = numbers.setdefault(key, {})
-        cell[str(row.get("set"))] = cell.get(str(row.get("set")), 0) + (finite(row.get("num_prompts")) or 0)
-    lines, strong = [], []
-    for split in dict.fromkeys(split for split, _ in numbers):
-        sources = [source for other, source in numbers if other == split]
-        for source in sources:
-            cells = [Cell(main=count(numbers[split, source].get(name))) for name in sets]
-            lines.append((Cell(main=label(split), detail=source), *cells))
-        if len(sources) > 1:
-            strong.append(len(lines))
-            totals = [sum(numbers[split, source].get(name, 0) for source in sources) for name in sets]
-            lines.append((Cell(main=label(split), detail="total"), *(Cell(main=count(total)) for total in totals)))
-    headings = (("Split", ""), *((name, "") for name in sets))
-    return TableView(title="Prompts", headings=headings, rows=tuple(lines), strong=tuple(strong), wide=False)
-
-
-def _lengths(rows: Sequence[Record]) -> TableView:
-    keys = ("count", "mean", "std", "min", "p25", "p50", "p75", "max")
-    names = ("Count", "Mean", "Std", "Min", "25%", "50%", "75%", "Max")
-    lines = []
-    for row in rows:
-        digits = {"mean": 1, "std": 1}
-        cells = [Cell(main=decimal(row.get(key), digits.get(key, 0))) for key in keys]
-        lines.append((Cell(main=str(row.get("set", "")), detail=str(row.get("split", ""))), *cells))
-    headings = (("Set", ""), *((name, "") for name in names))
-    return TableView(title="Lengths in tokens", headings=headings, rows=tuple(lines))
-
-
-def _hygiene(rows: Sequence[Record]) -> TableView:
-    lines = tuple(
-        (
-            Cell(main=label(str(row.get("step", ""))), detail=_reasons(row.get("reasons") or {})),
-            Cell(main=count(row.get("removed"))),
-            Cell(main=count(row.get("left"))),
-        )
-        for row in rows
-    )
-    headings = (("Step", ""), ("Removed", ""), ("Left", ""))
-    return TableView(title="Hygiene", headings=headings, rows=lines, wide=False)
-
-
-def _reasons(reasons: Record) -> str:
-    """What was removed for each of several reasons."""
-    return ", ".join(f"{reason} {count(number)}" for reason, number in reasons.items()) if len(reasons) > 1 else ""
-
-
-def _overlap(rows: Sequence[Record]) -> TableView:
-    """Test prompts that a training set holds, in some sense."""
-    lines = []
-    for row in rows:
-        number, total = finite(row.get("count")), finite(row.get("total"))
-        share = percent(number / total) if number is not None and total else DASH
-        lines.append((Cell(main=label(str(row.get("what", "")))), Cell(main=count(number)), Cell(main=share)))
-    headings = (("Test prompts that stand", ""), ("Number", ""), ("Share", ""))
-    return TableView(title="Test prompts seen in training", headings=headings, rows=tuple(lines), wide=False)
 
 
 def _run(results: Record, profile: Sequence[Record]) -> Section:

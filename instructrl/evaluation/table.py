@@ -30,6 +30,18 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TableView:
+    """headings: text and unit; the first one is the row's name. share: per row, a bar's length from 0 to 1."""
+
+    title: str
+    headings: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    colours: tuple[int | None, ...] = ()
+    strong: tuple[int, ...] = ()
+    wide: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     """A heading, a shorter one for a terminal, the unit or meaning under it, and one cell a row."""
 
