@@ -6,7 +6,7 @@ from instructrl.data.encoding import Encoder
 from instructrl.data.tokenizers import word_tokenizer
 from instructrl.runs import miniature
 from instructrl.runs.journal import Journal
-from instructrl.runs.miniature import SMOKE
+from instructrl.runs.settings import SMOKE
 from instructrl.runs.steps import Workspace
 from instructrl.trainers.checkpoints import CheckpointConfig
 from instructrl.trainers.log import RunLog
