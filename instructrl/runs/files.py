@@ -16,7 +16,7 @@ from instructrl.models.policy import Policy
 from instructrl.models.scalar_heads import scalar_class
 from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.journal import Journal
-from instructrl.runs.settings import FilesConfig
+from instructrl.runs.settings import FilesConfig, check_paths
 from instructrl.runs.standalone import check_preferences, check_rows, load_other_policy
 from instructrl.runs.steps import Workspace
 from instructrl.trainers.log import RunLog
@@ -38,6 +38,7 @@ class FilesInput:
 
 def read_files(config: FilesConfig) -> FilesInput:
     """Read the models and every row. Raises ValueError for input that cannot be used; writes nothing."""
+    check_paths(config)
     assert config.data is not None
     assert config.corpus is not None
     assert config.model is not None
