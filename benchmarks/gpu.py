@@ -183,7 +183,9 @@ class Run:
             text = file.read().decode(errors="replace")
         lines = [line for line in text.splitlines() if line.strip()]
         if state not in ("passed", "interrupted"):
-            print("\n".join(f"    {line[:200]}" for line in lines[-20:]), flush=True)
+            # A compiler's words come first, and long before the last ones.
+            shown = [*[line for line in lines[:-20] if " error" in line][:6], *lines[-20:]]
+            print("\n".join(f"    {line[:200]}" for line in shown), flush=True)
         seconds = round(time.monotonic() - start, 1)
         summary = lines[-1].strip("= ")[:300] if lines else ""
         return Outcome(name=step.name, state=state, exit_code=code, seconds=seconds, summary=summary)

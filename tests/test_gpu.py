@@ -97,6 +97,14 @@ def test_what_became_of_a_step(run, monkeypatch, step, state, code, summary):
     assert state == "not run" or summary in log
 
 
+def test_what_a_compiler_said_is_shown(run):
+    code = "print('x.cu:1: error: no such thing'); [print('line', n) for n in range(99)]; raise SystemExit(1)"
+    printed = run(python(code))[2]
+    assert "x.cu:1: error: no such thing" in printed
+    assert "line 98" in printed
+    assert "line 50" not in printed
+
+
 def test_versions_count_and_not_presence_alone(monkeypatch):
     monkeypatch.setattr(gpu, "version", {"setuptools": "65.5.1", "torch": "2.11.0+cu130"}.get)
     step = python("1", needs=("setuptools", "torch", "ninja"))
