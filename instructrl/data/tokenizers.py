@@ -12,6 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from instructrl.model_names import check_model_name
+
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 # A name between marks, as vocabularies have it ("Ġ" is a space of GPT-2's). Flags do not tell a control token from a
@@ -75,10 +77,11 @@ def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerBase:
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, by folder or name; of a folder with `encoder.json` and `vocab.bpe`, `gpt2_tokenizer`'s.
 
-    Raises ValueError if there is none, or none with an end-of-text token.
+    Raises ValueError if there is none, or none with an end-of-text token, and as `check_model_name` does.
     """
     if (Path(path) / "encoder.json").is_file():
         return gpt2_tokenizer(path)
+    check_model_name(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except _OF_A_TOKENIZER as error:

@@ -10,7 +10,8 @@ from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from instructrl import profiling, threads
-from instructrl.models.folders import read_config, read_network
+from instructrl.model_names import check_model_name
+from instructrl.models.folders import check_language_model, check_reward_model, read_config, read_network
 from instructrl.models.scalar_heads import scalar_class, scalar_class_of
 from instructrl.types import Sequences, SharedPrompts
 
@@ -45,6 +46,7 @@ def load_causal_lm(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     `read_network` do, OSError among them where there is no such model.
     """
     config = read_config(path, trust_remote_code=trust_remote_code)
+    check_language_model(path, config)
     _without_dropout(config)
     model = read_network(AutoModelForCausalLM, path, config, trust_remote_code=trust_remote_code)
     check_output_embedding(model)
@@ -115,9 +117,11 @@ def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedM
 
 def load_scalar_model(path: str | Path) -> PreTrainedModel:
     """A network with a scalar head from a transformers folder, in float32, dropout off, safetensors only."""
+    check_model_name(path)
     if not (Path(path) / "config.json").is_file():
         raise ValueError(f"reward model {path}: found no config.json, accepted is a folder that `instructrl rm` wrote")
     config = read_config(path)
+    check_reward_model(path, config)
     if getattr(config, "num_labels", None) != 1:
         raise ValueError(f"{path}: found a head of {config.num_labels} outputs, accepted is a reward model's of 1")
     _without_dropout(config)

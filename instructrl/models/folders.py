@@ -18,8 +18,13 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrain
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
+from instructrl.model_names import check_model_name, refuse_adapter
+
 INDEX = "model.safetensors.index.json"
 _OF_AN_INDEX = ".safetensors.index.json"
+# How transformers' names of networks end, by what they give.
+_LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration")
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 _ACCEPTED = "accepted are safetensors: nothing is unpickled"
 # What transformers raises for a configuration that it cannot use, by the ways in which it can be wrong.
 _OF_A_CONFIG = (
@@ -30,11 +35,10 @@ _OF_A_CONFIG = (
 
 def read_config(path: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The configuration of a model. Raises ValueError for an architecture that transformers does not have, and where
-    there is no configuration."""
-    if Path(path).is_file():
-        raise ValueError(f"model {path}: found a file, accepted is a transformers folder or name")
+    there is no configuration; and as `check_model_name` does."""
+    check_model_name(path)
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise ValueError(
             f"model {path}: found {_one_line(error)}, accepted is a transformers folder or name"
@@ -44,6 +48,38 @@ def read_config(path: str | Path, *, trust_remote_code: bool = False) -> Pretrai
             f"model {path}: found {_one_line(error)}, accepted are architectures that transformers has: code that "
             "comes with a model is not run"
         ) from error
+    if not Path(path).is_dir():
+        _check_no_adapter(path)
+    return config
+
+
+def _check_no_adapter(name: str | Path) -> None:
+    """Of a model at a hub; of a folder it is known. With peft, transformers would load the adapter in its base."""
+    try:
+        cached_file(name, "adapter_config.json")
+    except OSError:
+        return
+    refuse_adapter(name, "adapter_config.json")
+
+
+def check_language_model(path: str | Path, config: PretrainedConfig) -> None:
+    """Raise ValueError for a model that was saved with another head than that of a language model."""
+    for name in config.architectures or ():
+        if name.endswith(_CLASSIFIERS):
+            raise ValueError(
+                f"model {path}: found a {name}, such as a reward model is; accepted is a language model, as "
+                "`instructrl sft` writes them into OUT/models"
+            )
+
+
+def check_reward_model(path: str | Path, config: PretrainedConfig) -> None:
+    """Raise ValueError for a language model."""
+    for name in config.architectures or ():
+        if name.endswith(_LANGUAGE_MODELS):
+            raise ValueError(
+                f"reward model {path}: found a language model ({name}), accepted is a reward model: `instructrl rm` "
+                "makes one of it, OUT/models/reward_model"
+            )
 
 
 def read_network(

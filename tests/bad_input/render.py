@@ -11,6 +11,7 @@ import accepted  # noqa: E402
 import rows_configs  # noqa: E402
 import rows_data  # noqa: E402
 import rows_data_in_steps  # noqa: E402
+import rows_model_names  # noqa: E402
 import rows_models  # noqa: E402
 import rows_ops  # noqa: E402
 import rows_options  # noqa: E402
@@ -21,6 +22,7 @@ FAMILIES = [
     ("Files of options, folders, reports", rows_configs.ROWS),
     ("Data, by themselves", rows_data.ROWS),
     ("Data, in a step", rows_data_in_steps.ROWS),
+    ("Names of models", rows_model_names.ROWS),
     ("Models", rows_models.ROWS),
     ("Tokenizers and reward models", rows_other_models.ROWS),
 ]

@@ -61,19 +61,13 @@ ROWS = [
         what="missing folder by its path",
         step="sft",
         options="--model ./models/nowhere",
-        message=(
-            "tokenizer: found none at ./models/nowhere (…), accepted is a model folder or name; code that comes "
-            "with it is not run"
-        ),
+        message="model ./models/nowhere: found no such folder, accepted is a transformers folder or name",
     ),
     Row(
         what="file for a model",
         step="rm",
         options="--model corpus.jsonl",
-        message=(
-            "tokenizer: found none at corpus.jsonl (…), accepted is a model folder or name; code that comes with "
-            "it is not run"
-        ),
+        message="model corpus.jsonl: found a file, accepted is a transformers folder or name",
     ),
     Row(
         what="folder without a model",

@@ -11,6 +11,16 @@ from table import Row, both, cut, edited, removed, text, weights
 _TOKENIZER = ("model/tokenizer.json", "model/tokenizer_config.json")
 
 
+_LANGUAGE_MODEL = (
+    "reward model {}: found a language model (GPT2LMHeadModel), accepted is a reward model: `instructrl rm` makes one of "
+    "it, OUT/models/reward_model"
+)
+_REWARD_MODEL = (
+    "model reward: found a GPT2ForSequenceClassification, such as a reward model is; accepted is a language model, as "
+    "`instructrl sft` writes them into OUT/models"
+)
+
+
 def _other_tokenizer(path: str) -> None:
     from instructrl.data.tokenizers import word_tokenizer
 
@@ -186,16 +196,23 @@ REWARD_MODELS = [
         what="policy for a reward model",
         step="ppo",
         options="--reward-model other",
-        message="other: found a head of 2 outputs, accepted is a reward model's of 1",
+        message=_LANGUAGE_MODEL.format("other"),
     ),
     Row(
         what="reward model for a policy",
         step="sft",
         options="--model reward",
-        message=(
-            "model reward: found no … among the weights, of … that are missing; accepted are all weights of a "
-            "GPT2LMHeadModel"
-        ),
+        message=_REWARD_MODEL,
+    ),
+    Row(what="reward model for a reward model's start", step="rm", options="--model reward", message=_REWARD_MODEL),
+    Row(what="reward model for a start of PPO", step="ppo", options="--model reward", message=_REWARD_MODEL),
+    Row(what="reward model among policies", step="eval", options="--models reward", message=_REWARD_MODEL),
+    Row(what="reward model for GPT", step="files", options="--model reward", message=_REWARD_MODEL),
+    Row(
+        what="classifier of two classes",
+        step="ppo",
+        make=edited("reward/config.json", num_labels=2, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}),
+        message="reward: found a head of 2 outputs, accepted is a reward model's of 1",
     ),
     Row(
         what="policy that says it has one label",
@@ -205,10 +222,7 @@ REWARD_MODELS = [
             shutil.copytree("other", "labelled"),
             edited("labelled/config.json", num_labels=1, id2label={"0": "a"}, label2id={"a": 0})(),
         ],
-        message=(
-            "model labelled: found no … among the weights, of … that are missing; accepted are all weights of a "
-            "GPT2ForSequenceClassification"
-        ),
+        message=_LANGUAGE_MODEL.format("labelled"),
     ),
     Row(
         what="truncated reward model",

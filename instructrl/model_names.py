@@ -1,0 +1,71 @@
+"""What may be given as a model: a folder as transformers writes it, or the name of one at a model hub.
+
+Looked at before anything is loaded: a hub that cannot be reached is waited for, and would be asked for each folder that
+is not there.
+"""
+
+import difflib
+import warnings
+from pathlib import Path
+
+_CONFIG = "config.json"
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_ACCEPTED = "accepted is a transformers folder or name"
+
+
+def check_model_name(name: str | Path) -> None:
+    """Raise ValueError for what looks like a folder and is none, for a file, for a run's folder, and for an adapter.
+
+    Warn where it may be a name at a hub, which is asked next.
+    """
+    path = Path(name)
+    if path.is_dir():
+        _check_folder(path)
+    elif path.exists():
+        raise ValueError(f"model {name}: found a file, {_ACCEPTED}")
+    elif _looks_like_a_path(str(name)):
+        raise ValueError(f"model {name}: found no such folder{_suggestion(path)}, {_ACCEPTED}")
+    else:
+        warnings.warn(f"model {name}: found no such folder{_suggestion(path)}; a model hub is asked", stacklevel=1)
+
+
+def refuse_adapter(name: str | Path, file: str) -> None:
+    """Raise ValueError that says what an adapter is and how it becomes a model. file: that shows it to be one."""
+    raise ValueError(
+        f"model {name}: found a LoRA adapter ({file}), accepted are whole weights; with peft, "
+        f"AutoPeftModelForCausalLM.from_pretrained({str(name)!r}).merge_and_unload().save_pretrained(FOLDER) makes them"
+    )
+
+
+def _check_folder(path: Path) -> None:
+    for file in _ADAPTER:
+        if (path / file).is_file():
+            refuse_adapter(path, file)
+    if (path / _CONFIG).is_file():
+        return
+    inside = [file.parent for pattern in ("", "models/") for file in sorted(path.glob(f"{pattern}*/{_CONFIG}"))]
+    if inside:
+        names = ", ".join(map(str, inside[:8])) + (f" and {len(inside) - 8} more" if len(inside) > 8 else "")
+        raise ValueError(f"model {path}: found a folder of models, accepted is one of them: {names}")
+    if (path / "models").is_dir():
+        raise ValueError(f"model {path}: found the folder of a run that has no models yet, {_ACCEPTED}")
+
+
+def _looks_like_a_path(name: str) -> bool:
+    """A hub has names alone and names with that of their owner before a single slash."""
+    parent = Path(name).parent
+    return (
+        name.startswith((".", "~", "/"))
+        or "\\" in name
+        or name.endswith("/")
+        or name.count("/") > 1
+        or (name.count("/") == 1 and parent.is_dir())
+    )
+
+
+def _suggestion(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    folders = [other.name for other in path.parent.iterdir() if other.is_dir()]
+    close = difflib.get_close_matches(path.name, folders, n=1, cutoff=0.75)
+    return f", did you mean {str(path.parent / close[0])!r}" if close else ""
