@@ -70,7 +70,9 @@ RUNS = [
         step="sft",
         options="--model begun",
         make=lambda: Path("begun/models").mkdir(parents=True),
-        message="model begun: found the folder of a run that has no models yet, accepted is a transformers folder or name",
+        message=(
+            "model begun: found the folder of a run that has no models yet, accepted is a transformers folder or name"
+        ),
     ),
 ]
 

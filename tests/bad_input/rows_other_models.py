@@ -12,8 +12,8 @@ _TOKENIZER = ("model/tokenizer.json", "model/tokenizer_config.json")
 
 
 _LANGUAGE_MODEL = (
-    "reward model {}: found a language model (GPT2LMHeadModel), accepted is a reward model: `instructrl rm` makes one of "
-    "it, OUT/models/reward_model"
+    "reward model {}: found a language model (GPT2LMHeadModel), accepted is a reward model: `instructrl rm` makes "
+    "one of it, OUT/models/reward_model"
 )
 _REWARD_MODEL = (
     "model reward: found a GPT2ForSequenceClassification, such as a reward model is; accepted is a language model, as "

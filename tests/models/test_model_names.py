@@ -18,7 +18,7 @@ NAMES = ["gpt2", "org/name", "org/name-1.5b"]
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path) -> list[str]:
-    """What transformers is asked for, in a working folder with a folder `there` and one whose name is near another's."""
+    """What transformers is asked for, in a working folder with the folders `there` and `gpt-2`."""
     names: list[str] = []
 
     def ask(name, *args, **kwargs):
@@ -38,7 +38,7 @@ def test_no_hub_is_asked_for_a_path(load, asked):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for path in PATHS:
-            with pytest.raises(ValueError, match="found no such folder.*, accepted is a transformers folder or name"):
+            with pytest.raises(ValueError, match=r"found no such folder.*, accepted is a transformers folder or name"):
                 load(path)
     assert asked == []
 
