@@ -1,80 +1,93 @@
 """From the columns of a row to a record, for every layout of columns that is accepted.
 
-A text is a string, or a list of chat messages (`role`, `content`) that is rendered to plain text in one way:
-a lone user message is its content; otherwise each message is its role on a line (`System:`, `User:`, `Assistant:`),
-the content below it and a blank line, and `Assistant:` on a line ends a prompt.
+The tables below say which columns ask and which answer. What those of a row say is put together, taken once where two
+of them say the same, and refused where they contradict each other: nothing that was asked is left out. How messages
+become text is in messages.py.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
+from instructrl.data.messages import (
+    ColumnError,
+    Message,
+    before_answer,
+    joined,
+    messages_of,
+    rendered,
+    shown,
+    split_answer,
+    text_of,
+)
 from instructrl.types import Comparison, Demonstration, Document, Prompt
 
 Row = Mapping[str, Any]
+Ranked = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]
+AnyT = TypeVar("AnyT")
 
+SYSTEM = ("system", "system_prompt")
+QUESTIONS = ("prompt", "instruction", "question")
+# Texts that stand below a question, after a blank line; without one, the first of them is it.
+PASSAGES = ("input", "context")
+ANSWERS = ("completion", "output", "answer", "response")
+# Questions and answers in turns.
+TRANSCRIPTS = ("messages", "conversations")
+# Parts of what was asked for which a prompt has no place: read, to be refused.
+UNUSABLE = ("history", "tools", "images")
+
+_ASKING = (*SYSTEM, *QUESTIONS, *PASSAGES, *TRANSCRIPTS, *UNUSABLE)
 GROUP_COLUMNS = ("user", "source", "category")
-PROMPT_COLUMNS = ("prompt", "messages", *GROUP_COLUMNS)
-DEMONSTRATION_COLUMNS = ("prompt", "completion", "messages", *GROUP_COLUMNS)
+PROMPT_COLUMNS = (*_ASKING, *GROUP_COLUMNS)
+DEMONSTRATION_COLUMNS = (*_ASKING, *ANSWERS, *GROUP_COLUMNS)
 COMPARISON_COLUMNS = (
-    *("prompt", "context", "completions", "ranks", "preferences", "chosen", "rejected", "labeler"),
+    *_ASKING,
+    *("completions", "ranks", "preferences", "chosen", "rejected", "labeler"),
     *GROUP_COLUMNS,
 )
 DOCUMENT_COLUMNS = ("text", "source")
 
-ROLES = ("system", "user", "assistant")
+_QUESTION = f"{QUESTIONS[0]} (or {', '.join(QUESTIONS[1:])})"
+_ANSWER = f"{ANSWERS[0]} (or {', '.join(ANSWERS[1:])})"
+_PROMPTS = f"are {_QUESTION}, or {' or '.join(TRANSCRIPTS)}"
+_DEMONSTRATIONS = f"are {_QUESTION} and {_ANSWER}, or {' or '.join(TRANSCRIPTS)}"
+_COMPARISONS = f"are {_QUESTION} and completions with ranks or preferences, or chosen and rejected"
+
 ASSISTANT_TURN = "\n\nAssistant:"
 """What begins an answer in the transcripts of the Anthropic HH data."""
 
 
-class ColumnError(ValueError):
-    """A column that does not fit. `str()` reads `column: found X, accepted Y`."""
-
-    def __init__(self, column: str, found: str, accepted: str) -> None:
-        super().__init__(f"{column}: found {found}, accepted {accepted}")
-
-
 def parse_prompt(row: Row) -> Prompt:
-    """`prompt`, or `messages` (an answer at their end is left out)."""
-    if _has(row, "prompt"):
-        return Prompt(text=_prompt(row, "prompt"), **_groups(row))
-    if _has(row, "messages"):
-        messages = _messages(row["messages"], "messages")
-        return Prompt(
-            text=_rendered(messages[:-1] if messages[-1][0] == "assistant" else messages, "messages"), **_groups(row)
-        )
-    raise _missing("prompt", row, "are prompt or messages")
+    """What was asked; an answer at the end of a transcript is left out."""
+    column, asked = _conversation(row)
+    if not column:
+        raise _missing("prompt", row, _PROMPTS)
+    return Prompt(text=rendered(asked, column), **_groups(row))
 
 
 def parse_demonstration(row: Row) -> Demonstration:
-    """`prompt` and `completion`, or `messages` that end with the assistant's."""
-    if _has(row, "prompt"):
-        if not _has(row, "completion"):
-            raise _missing("completion", row, "are prompt and completion, or messages")
-        return Demonstration(
-            prompt=_prompt(row, "prompt"), completion=_answer(row["completion"], "completion"), **_groups(row)
-        )
-    if _has(row, "messages"):
-        prompt, completion = _transcript(row["messages"], "messages")
-        return Demonstration(prompt=prompt, completion=completion, **_groups(row))
-    raise _missing("prompt", row, "are prompt and completion, or messages")
+    """What was asked and the answer to it."""
+    column, asked = _conversation(row)
+    answers = {name: row[name] for name in _present(row, ANSWERS)}
+    turns = {name: joined(asked, messages_of(row[name], name), name) for name in _present(row, TRANSCRIPTS)}
+    if not turns and (not answers or (not column and isinstance(next(iter(answers.values())), str))):
+        raise _missing("completion" if column else "prompt", row, _DEMONSTRATIONS)
+    found = {name: _answered(asked, value, name) for name, value in answers.items()}
+    # Turns that end with the user's have their answer in another column.
+    found |= {n: split_answer(whole, n) for n, whole in turns.items() if not answers or whole[-1][0] == "assistant"}
+    prompt, completion = _agreed({name: (rendered(messages, name), text) for name, (messages, text) in found.items()})
+    return Demonstration(prompt=prompt, completion=completion, **_groups(row))
 
 
 def parse_comparison(row: Row) -> Comparison:
-    """K `completions` of a `prompt` (or `context`) with `ranks` or `preferences`, or `chosen` and `rejected`."""
-    if _has(row, "completions"):
-        name = "context" if _has(row, "context") and not _has(row, "prompt") else "prompt"
-        if not _has(row, name):
-            raise _missing("prompt", row, "are prompt (or context) and completions")
-        prompt = _prompt(row, name)
-        completions, preferred = _ranked(row)
-    elif _has(row, "chosen") and _has(row, "rejected"):
-        prompt, *answers = _pair(row)
-        completions, preferred = tuple(answers), frozenset({(0, 1)})
-    else:
-        raise _missing(
-            "completions", row, "are prompt and completions with ranks or preferences, or chosen and rejected"
-        )
+    """What was asked, K answers to it, and which of them are preferred to which."""
+    _, asked = _conversation(row)
+    found = {
+        names[0]: parse(row, asked) for names, parse in _COMPARED.items() if all(_has(row, name) for name in names)
+    }
+    if not found:
+        raise _missing("completions", row, _COMPARISONS)
+    prompt, completions, preferred = _agreed(found)
     return Comparison(
         prompt=prompt,
         completions=completions,
@@ -90,65 +103,135 @@ def parse_document(row: Row) -> Document:
     """`text`; it may be empty."""
     if not _has(row, "text"):
         raise _missing("text", row, "is text")
-    return Document(text=_text(row["text"], "text"), source=_label(row, "source"))
+    return Document(text=text_of(row["text"], "text"), source=_label(row, "source"))
 
 
-def _ranked(row: Row) -> tuple[tuple[str, ...], frozenset[tuple[int, int]]]:
+# ---- what was asked
+
+
+def _question(row: Row) -> tuple[str, list[Message]]:
+    """The column that asks, "" where there is none, and what it asks with the system's message before it."""
+    for name in _present(row, UNUSABLE):
+        if row[name]:
+            raise ColumnError(name, shown(row[name]), "is no such column: what it says has no place in a prompt")
+    passages = [name for name in _present(row, PASSAGES) if isinstance(row[name], str)]
+    asking = [*_present(row, QUESTIONS), *(name for name in _present(row, PASSAGES) if name not in passages)]
+    if not asking:
+        asking, passages = passages[:1], passages[1:]
+    asked = _agreed({name: _with_passages(row, name, passages) for name in asking}) if asking else []
+    for name in _present(row, SYSTEM):
+        if text := text_of(row[name], name):
+            asked = joined([("system", text)], asked, name)
+    return asking[0] if asking else "", asked
+
+
+def _with_passages(row: Row, column: str, passages: Iterable[str]) -> list[Message]:
+    texts = [text for name in passages if (text := text_of(row[name], name))]
+    if isinstance(row[column], list | dict):
+        if texts:
+            raise ColumnError(next(iter(passages)), f"a text beside the messages of {column}", "are messages with it")
+        return messages_of(row[column], column)
+    text = "\n\n".join(part for part in (text_of(row[column], column), *texts) if part)
+    if not text:
+        raise ColumnError(column, "an empty text", "is a text of at least one character")
+    return [("user", text)]
+
+
+def _conversation(row: Row) -> tuple[str, list[Message]]:
+    """As `_question`, with the turns of a transcript but for an answer at their end."""
+    column, asked = _question(row)
+    found = {
+        name: before_answer(joined(asked, messages_of(row[name], name), name)) for name in _present(row, TRANSCRIPTS)
+    }
+    return (next(iter(found)), _agreed(found)) if found else (column, asked)
+
+
+# ---- what was answered
+
+
+def _answered(asked: list[Message], value: Any, column: str) -> tuple[list[Message], str]:
+    """All that stands before an answer, and the answer. value: a text, or messages of which the answer is the last."""
+    if not isinstance(value, list | dict):
+        return asked, text_of(value, column)
+    return split_answer(joined(asked, messages_of(value, column), column), column)
+
+
+def _answers(asked: list[Message], values: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The prompt and its answers. values: column to text or messages. Raises ColumnError where the prompts differ."""
+    found = {column: _answered(asked, value, column) for column, value in values.items()}
+    first = next(iter(found))
+    for column, (messages, _) in found.items():
+        if messages != found[first][0]:
+            raise ColumnError(column, f"other messages before the last than in {first}", "are the same ones")
+    return rendered(found[first][0], first), tuple(answer for _, answer in found.values())
+
+
+def _ranked(row: Row, asked: list[Message]) -> Ranked:
     values = row["completions"]
     if not isinstance(values, list):
-        raise ColumnError("completions", _shown(values), "is a list of at least 2 completions")
+        raise ColumnError("completions", shown(values), "is a list of at least 2 completions")
     if len(values) < 2:
         raise ColumnError("completions", f"{len(values)}", "are at least 2 (K = 1 cannot be compared)")
-    if all(isinstance(value, dict) and "completion" in value for value in values):
-        texts = [_answer(value["completion"], f"completions[{i}].completion") for i, value in enumerate(values)]
+    inside = all(isinstance(value, dict) and "completion" in value for value in values)
+    texts = {
+        f"completions[{i}]{'.completion' if inside else ''}": value["completion"] if inside else value
+        for i, value in enumerate(values)
+    }
+    if not asked and any(isinstance(value, str) for value in texts.values()):
+        raise _missing("prompt", row, f"are {_QUESTION} and completions")
+    prompt, completions = _answers(asked, texts)
+    if inside:
         ranks: Any = [value.get("rank") for value in values]
-        return tuple(texts), Comparison.pairs_from_ranks(_ranks(ranks, len(texts), "completions[].rank"))
-    completions = tuple(_answer(value, f"completions[{i}]") for i, value in enumerate(values))
+        return prompt, completions, Comparison.pairs_from_ranks(_ranks(ranks, len(texts), "completions[].rank"))
     if _has(row, "ranks") == _has(row, "preferences"):
         found = "both" if _has(row, "ranks") else _names(row)
         raise ColumnError("ranks", found, "is one of ranks and preferences")
     if _has(row, "ranks"):
-        return completions, Comparison.pairs_from_ranks(_ranks(row["ranks"], len(completions), "ranks"))
-    return completions, _preferences(row["preferences"], len(completions))
+        return prompt, completions, Comparison.pairs_from_ranks(_ranks(row["ranks"], len(completions), "ranks"))
+    return prompt, completions, _preferences(row["preferences"], len(completions))
 
 
 def _ranks(values: Any, num_completions: int, column: str) -> list[float]:
     accepted = f"are {num_completions} finite numbers, one a completion, lower is better"
     if not isinstance(values, list):
-        raise ColumnError(column, _shown(values), accepted)
+        raise ColumnError(column, shown(values), accepted)
     if len(values) != num_completions:
         raise ColumnError(column, f"{len(values)} ranks", accepted)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
-            raise ColumnError(column, _shown(value), accepted)
+            raise ColumnError(column, shown(value), accepted)
     return values
 
 
 def _preferences(values: Any, num_completions: int) -> frozenset[tuple[int, int]]:
     accepted = f"are pairs [winner, loser] of two different numbers from 0 to {num_completions - 1}"
     if not isinstance(values, list):
-        raise ColumnError("preferences", _shown(values), accepted)
+        raise ColumnError("preferences", shown(values), accepted)
     for pair in values:
         if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
-            raise ColumnError("preferences", _shown(pair), accepted)
+            raise ColumnError("preferences", shown(pair), accepted)
         for index in pair:
             if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < num_completions:
-                raise ColumnError("preferences", _shown(pair), accepted)
+                raise ColumnError("preferences", shown(pair), accepted)
     return frozenset((winner, loser) for winner, loser in values)
 
 
-def _pair(row: Row) -> tuple[str, str, str]:
-    chosen, rejected = row["chosen"], row["rejected"]
-    if isinstance(chosen, list) and isinstance(rejected, list) and (len(chosen) > 1 or len(rejected) > 1):
-        prompt, chosen_answer = _transcript(chosen, "chosen")
-        other, rejected_answer = _transcript(rejected, "rejected")
-        if prompt != other:
-            raise ColumnError("rejected", "other messages before the last than in chosen", "are the same ones")
-        return prompt, chosen_answer, rejected_answer
-    chosen, rejected = _answer(chosen, "chosen"), _answer(rejected, "rejected")
-    if _has(row, "prompt"):
-        return _prompt(row, "prompt"), chosen, rejected
-    return split_transcripts(chosen, rejected)
+def _pair(row: Row, asked: list[Message]) -> Ranked:
+    values = {name: row[name] for name in ("chosen", "rejected")}
+    texts = [text_of(value, name) for name, value in values.items() if not isinstance(value, list | dict)]
+    if len(texts) == 2 and not asked:
+        prompt, *answers = split_transcripts(*texts)
+        return prompt, tuple(answers), frozenset({(0, 1)})
+    start = asked[0][1] if len(asked) == 1 else ""
+    if len(texts) == 2 and start.rstrip().endswith("Assistant:") and all(text.startswith(start) for text in texts):
+        # A prompt beside transcripts that begin with it; another text that an answer repeats belongs to the answer.
+        values = {name: text[len(start) :] for name, text in zip(values, texts, strict=True)}
+    prompt, answers = _answers(asked, values)
+    return prompt, answers, frozenset({(0, 1)})
+
+
+# The columns of a comparison -> how they are read, what was asked given.
+_COMPARED = {("completions",): _ranked, ("chosen", "rejected"): _pair}
 
 
 def split_transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
@@ -180,51 +263,6 @@ def common_prefix_chars(first: str, second: str) -> int:
     return low
 
 
-def _transcript(value: Any, column: str) -> tuple[str, str]:
-    messages = _messages(value, column)
-    if messages[-1][0] != "assistant":
-        raise ColumnError(column, f"a last message of {messages[-1][0]}", "is a last message of assistant")
-    return _rendered(messages[:-1], column), messages[-1][1]
-
-
-def _prompt(row: Row, column: str) -> str:
-    value = row[column]
-    text = _rendered(_messages(value, column), column) if isinstance(value, list) else _text(value, column)
-    if not text:
-        raise ColumnError(column, "an empty text", "is a text of at least one character")
-    return text
-
-
-def _answer(value: Any, column: str) -> str:
-    if not isinstance(value, list):
-        return _text(value, column)
-    messages = _messages(value, column)
-    if len(messages) != 1 or messages[0][0] != "assistant":
-        raise ColumnError(column, _shown(value), "is a text or one message of assistant")
-    return messages[0][1]
-
-
-def _messages(value: Any, column: str) -> list[tuple[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise ColumnError(column, _shown(value), "is a list of at least one message")
-    messages = []
-    for number, message in enumerate(value):
-        name = f"{column}[{number}]"
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            found = _shown(message.get("role") if isinstance(message, dict) else message)
-            raise ColumnError(f"{name}.role", found, f"are {', '.join(ROLES)}")
-        messages.append((message["role"], _text(message.get("content"), f"{name}.content")))
-    return messages
-
-
-def _rendered(messages: list[tuple[str, str]], column: str) -> str:
-    if not messages or messages[-1][0] != "user" or not messages[-1][1]:
-        raise ColumnError(column, "no text of a user before the answer", "is a message of user there")
-    if len(messages) == 1:
-        return messages[0][1]
-    return "".join(f"{role.capitalize()}:\n{content}\n\n" for role, content in messages) + "Assistant:\n"
-
-
 def _groups(row: Row) -> dict[str, str]:
     return {column: _label(row, column) for column in GROUP_COLUMNS}
 
@@ -234,19 +272,20 @@ def _label(row: Row, column: str) -> str:
     if value is None:
         return ""
     # Identifiers are often numbers.
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value, column)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else text_of(value, column)
 
 
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise ColumnError(column, _shown(value), "is a text")
-    if "\0" in value:
-        raise ColumnError(column, f"a NUL at character {value.index(chr(0)) + 1}", "is a text without NUL")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ColumnError(column, f"half a surrogate pair at character {error.start + 1}", "is Unicode text") from None
-    return value
+def _agreed(found: Mapping[str, AnyT]) -> AnyT:
+    """What all columns say. Raises ColumnError where two say different things."""
+    first = next(iter(found))
+    for column, value in found.items():
+        if value != found[first]:
+            raise ColumnError(column, f"something else than in {first}", "is the same in both, or one of the columns")
+    return found[first]
+
+
+def _present(row: Row, columns: Iterable[str]) -> list[str]:
+    return [column for column in columns if _has(row, column)]
 
 
 def _has(row: Row, column: str) -> bool:
@@ -260,8 +299,3 @@ def _missing(column: str, row: Row, accepted: str) -> ColumnError:
 def _names(row: Row) -> str:
     names = ", ".join(map(str, row)) or "(none)"
     return f"the columns {' '.join((names if len(names) <= 200 else f'{names[:200]}...').split())}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:60] + '...'}"

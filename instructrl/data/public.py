@@ -13,7 +13,8 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from instructrl.data.columns import ColumnError, split_transcripts
+from instructrl.data.columns import split_transcripts
+from instructrl.data.messages import ColumnError
 from instructrl.data.rows import DataError
 from instructrl.types import Comparison, Demonstration, Document, Prompt
 

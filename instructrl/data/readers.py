@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from instructrl import progress
 from instructrl.data import columns
+from instructrl.data.messages import ColumnError
 from instructrl.data.rows import DataError, Rows, open_rows
 from instructrl.types import Comparison, Demonstration, Document, Prompt
 
@@ -59,7 +60,7 @@ class Records(Sequence[RecordT], Generic[RecordT]):
         row = self._rows.row(number)
         try:
             return self._parse(row)
-        except columns.ColumnError as error:
+        except ColumnError as error:
             raise DataError(f"{self._rows.where(number)}: {error}") from None
 
 

@@ -127,12 +127,12 @@ FILES = [
     _table(
         "parquet without the column",
         {"text": ["w1"]},
-        message="rows.parquet:1: prompt: found the columns text, accepted are prompt or messages",
+        message="rows.parquet:1: prompt: found the columns text, accepted are prompt (or …",
     ),
     _table(
         "null in a parquet column",
         {"prompt": ["w1", None]},
-        message="rows.parquet:2: prompt: found the columns prompt, accepted are prompt or messages",
+        message="rows.parquet:2: prompt: found the columns prompt, accepted are prompt (or …",
     ),
     _table(
         "numbers in a parquet column",
@@ -148,7 +148,7 @@ FILES = [
         what="plain text for demonstrations",
         options="data check demonstrations rows.txt",
         make=text("rows.txt", "w1\n"),
-        message="rows.txt:1: prompt: found the columns text, accepted are prompt and completion, or messages",
+        message="rows.txt:1: prompt: found the columns text, accepted are prompt (or …",
     ),
 ]
 
@@ -184,28 +184,22 @@ LINES = [
     _line(
         "missing column",
         {"prompt": "w1"},
-        message="rows.jsonl:2: completion: found the columns prompt, accepted are prompt and completion, or messages",
+        message="rows.jsonl:2: completion: found the columns prompt, accepted are prompt (or …",
     ),
     _line(
         "column of another name",
-        {"instruction": "w1", "completion": "w2"},
-        message=(
-            "rows.jsonl:2: prompt: found the columns instruction, completion, accepted are prompt and "
-            "completion, or messages"
-        ),
+        {"task": "w1", "completion": "w2"},
+        message=("rows.jsonl:2: prompt: found the columns task, completion, accepted are prompt (or …"),
     ),
     _line(
         "name of a column of 1,000 letters",
         {"x" * 1000: "w1"},
-        message="rows.jsonl:2: prompt: found the columns x…, accepted are prompt and completion, or messages",
+        message="rows.jsonl:2: prompt: found the columns x…, accepted are prompt (or …",
     ),
     _line(
         "null for a text",
         {"prompt": "w1", "completion": None},
-        message=(
-            "rows.jsonl:2: completion: found the columns prompt, completion, accepted are prompt and completion, "
-            "or messages"
-        ),
+        message=("rows.jsonl:2: completion: found the columns prompt, completion, accepted are prompt (or …"),
     ),
     _line(
         "number for a text",
@@ -288,10 +282,7 @@ LINES = [
         "completions without a prompt",
         {"completions": ["w2", "w3"], "ranks": [1, 2]},
         "comparisons",
-        message=(
-            "rows.jsonl:2: prompt: found the columns completions, ranks, accepted are prompt (or context) and "
-            "completions"
-        ),
+        message=("rows.jsonl:2: prompt: found the columns completions, ranks, accepted are prompt (or …"),
     ),
     _line(
         "ranks of the wrong length",

@@ -14,7 +14,7 @@ ROWS = [
         step="sft",
         options="--data rows.jsonl",
         make=rows(_GOOD, _GOOD, {"prompt": 3}),
-        message="rows.jsonl:3: completion: found the columns prompt, accepted are prompt and completion, or messages",
+        message="rows.jsonl:3: completion: found the columns prompt, accepted are prompt (or …",
     ),
     Row(
         what="bad row in the validation",
@@ -74,18 +74,14 @@ ROWS = [
         what="comparisons for demonstrations",
         step="rm",
         options="--demonstrations comparisons.jsonl",
-        message=(
-            "comparisons.jsonl:1: completion: found the columns prompt, completions, preferences, accepted are "
-            "prompt and completion, or messages"
-        ),
+        message=("comparisons.jsonl:1: completion: found the columns prompt, completions, preferences, accepted are …"),
     ),
     Row(
         what="demonstrations for comparisons",
         step="rm",
         options="--data demonstrations.jsonl",
         message=(
-            "demonstrations.jsonl:1: completions: found the columns prompt, completion, accepted are prompt and "
-            "completions with ranks or preferences, or chosen and rejected"
+            "demonstrations.jsonl:1: completions: found the columns prompt, completion, accepted are prompt (or …"
         ),
     ),
     Row(
@@ -93,10 +89,7 @@ ROWS = [
         step="rm",
         options="--validation rows.jsonl",
         make=rows("{}"),
-        message=(
-            "rows.jsonl:1: completions: found the columns (none), accepted are prompt and completions with ranks "
-            "or preferences, or chosen and rejected"
-        ),
+        message=("rows.jsonl:1: completions: found the columns (none), accepted are prompt (or …"),
     ),
     Row(
         what="corpus shorter than a block",

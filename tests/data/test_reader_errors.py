@@ -29,8 +29,8 @@ def turns(*contents):
 GOOD = {"prompt": "p", "completion": "c"}
 PAIR = {"prompt": "p", "completions": ["a", "b"]}
 BAD_DEMONSTRATIONS = {
-    "missing": ('{"prompt": "p"}', "completion: found the columns prompt, accepted are prompt and completion"),
-    "nothing": ("{}", "prompt: found the columns (none), accepted are prompt and completion, or messages"),
+    "missing": ('{"prompt": "p"}', "completion: found the columns prompt, accepted are prompt (or instruction"),
+    "nothing": ("{}", "prompt: found the columns (none), accepted are prompt (or"),
     "null": ('{"prompt": "p", "completion": null}', "completion: found the columns"),
     "type": ('{"prompt": "p", "completion": 3}', "completion: found int 3, accepted is a text"),
     "empty": ('{"prompt": "", "completion": "c"}', "prompt: found an empty text"),
@@ -52,7 +52,7 @@ BAD_DEMONSTRATIONS = {
     "no user": (lines({"messages": turns("", "a")[1:]}), "messages: found no text of a user before the answer"),
 }
 BAD_COMPARISONS = {
-    "columns": (GOOD, "completions: found the columns prompt, completion, accepted are prompt and completions"),
+    "columns": (GOOD, "completions: found the columns prompt, completion, accepted are prompt (or instr"),
     "no prompt": ({"completions": ["a", "b"], "ranks": [1, 2]}, "prompt: found the columns completions, ranks"),
     "one": ({"prompt": "p", "completions": ["a"], "ranks": [1]}, "completions: found 1, accepted are at least 2"),
     "text": ({"prompt": "p", "completions": "ab", "ranks": [1, 2]}, "completions: found str 'ab', accepted is a list"),
@@ -72,7 +72,7 @@ BAD_COMPARISONS = {
     "nemo": ({"prompt": "p", "completions": [{"completion": "a"}, {"completion": "b"}]}, "completions[].rank: found N"),
     "hh": ({"chosen": "abc", "rejected": "abd"}, "chosen: found 2 characters in common with rejected, accepted are"),
     "dialogues": ({"chosen": turns("p", "a"), "rejected": turns("q", "b")}, "rejected: found other messages before"),
-    "answers": ({"prompt": "p", "chosen": turns("a"), "rejected": "b"}, "chosen: found list"),
+    "answers": ({"prompt": "p", "chosen": turns("a"), "rejected": "b"}, "chosen: found a first message of user"),
 }
 
 
@@ -102,7 +102,7 @@ def test_bad_comparison(case, tmp_path):
 
 def test_bad_row_of_a_prompt_and_of_a_document(tmp_path):
     path = written(tmp_path / "x.jsonl", {"prompt": "p", "text": "t"}, {"other": 1})
-    assert_bad_second_line(path, read_prompts, "prompt: found the columns other, accepted are prompt or messages")
+    assert_bad_second_line(path, read_prompts, "prompt: found the columns other, accepted are prompt (or")
     assert_bad_second_line(path, read_corpus, "text: found the columns other, accepted is text")
 
 

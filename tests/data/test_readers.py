@@ -128,7 +128,7 @@ def turns(*contents):
 PAIRS = {
     "prompt": {"prompt": "p", "chosen": "a", "rejected": "b"},
     "one message each": {"prompt": turns("p"), "chosen": turns("", "a")[1:], "rejected": turns("", "b")[1:]},
-    "messages": {"prompt": "ignored", "chosen": turns("p", "a"), "rejected": turns("p", "b")},
+    "messages": {"prompt": "p", "chosen": turns("p", "a"), "rejected": turns("p", "b")},
 }
 
 
