@@ -9,15 +9,15 @@ from rich.console import Console
 
 from instructrl import distributed
 from instructrl.commands.settings import EvalCommand
-from instructrl.data.readers import read_prompts
 from instructrl.evaluation.results import identities, versions
 from instructrl.evaluation.statistics import outcomes_from_scores, win_rate
 from instructrl.evaluation.table import results_table
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Samples, Sampling, sample_texts
 from instructrl.rollout.scoring import score_texts
+from instructrl.runs.reading import Reader
 from instructrl.runs.recipe import Recipe
-from instructrl.runs.standalone import check_rows, load_judge, load_other_policy, load_start, open_workspace
+from instructrl.runs.standalone import load_judge, load_other_policy, load_start, open_workspace
 from instructrl.types import Prompt
 
 
@@ -28,11 +28,10 @@ def main(config: EvalCommand) -> int:
     judge = load_judge(config.reward_model, encoder).eval()
     for path in config.models:
         load_other_policy(path, encoder)  # one at a time in memory, so that all are known to be good before any is used
-    records = read_prompts(config.data)
-    check_rows(records, encoder)
-    prompts = list(records)
+    reader = Reader(encoder, config.long_prompts)
+    prompts = list(reader.prompts(config.data))
     texts = [prompt.text for prompt in prompts]
-    work = open_workspace(encoder, recipe, config)
+    work = open_workspace(reader, recipe, config)
     sampling = Sampling(
         seed=config.seed, temperature=config.temperature, max_response_tokens=config.limits.max_response_tokens
     )

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from instructrl.commands.settings import PPOCommand
-from instructrl.data.readers import read_prompts
 from instructrl.rollout.engines import open_engine
+from instructrl.runs.reading import Reader
 from instructrl.runs.recipe import Recipe
-from instructrl.runs.standalone import check_rows, load_judge, load_start, open_workspace, read_blocks
+from instructrl.runs.standalone import load_judge, load_start, open_workspace, read_blocks
 from instructrl.runs.steps import optimize_policy
 
 
@@ -17,8 +17,8 @@ def main(config: PPOCommand) -> int:
     block_tokens = 0 if config.corpus is None else config.block_tokens
     encoder, policy = load_start(config.model, recipe, config, block_tokens)
     reward_model = load_judge(config.reward_model, encoder)
-    records = read_prompts(config.data)
-    check_rows(records, encoder)
+    reader = Reader(encoder, config.long_prompts)
+    records = reader.prompts(config.data)
     blocks = read_blocks(config.corpus, encoder, block_tokens, "ppo.ptx_coef" if config.ppo.ptx_coef > 0 else None)
     engine = open_engine(config.engine, config.model, config.limits, precision=config.ppo.passes.precision)
     sources = {
@@ -27,7 +27,7 @@ def main(config: PPOCommand) -> int:
         "prompts": config.data,
         "plain text": config.corpus,
     }
-    work = open_workspace(encoder, recipe, config, config.checkpoints, sources)
+    work = open_workspace(reader, recipe, config, config.checkpoints, sources)
     prompts = [prompt.text for prompt in records]
     optimize_policy(work, policy, reward_model, prompts, phase=phase, blocks=blocks, engine=engine)
     work.journal.tell_if_done()

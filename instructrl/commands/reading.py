@@ -38,7 +38,8 @@ _DATA_USAGE = """usage: instructrl data prepare [OPTIONS]
        instructrl data check {demonstrations,comparisons,prompts,corpus} FILE
 
 prepare: duplicates by long common prefix, cap per user, split by user, personal data out of the training split, length
-limits; writes the splits and a report of counts and lengths. check: reads every row and names those that are wrong."""
+limits; writes the splits and a report of counts and lengths. check: reads every row, names those that are wrong, and
+counts the preferences between equal texts."""
 
 
 def _step(config: type, name: str, description: str) -> Callable[[Sequence[str]], Any]:

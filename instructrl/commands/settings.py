@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from instructrl.data.settings import Limits
+from instructrl.data.settings import Limits, LongPrompts
 from instructrl.rollout.settings import EngineName
 from instructrl.runs.named import NamedRun
 from instructrl.settings import require_positive
@@ -19,10 +19,10 @@ class SFTCommand:
     model: str
     # demonstrations: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
     data: str
-    # demonstrations for the validation loss
-    validation: str
     # folder for models and metrics
     out: str
+    # demonstrations for the validation loss; without them a tenth of the prompts in data is held out, by "none" nothing
+    validation: str | None = None
     # plain text, where sft.pretraining_fraction asks for it
     corpus: str | None = None
     # start over where `out` holds an earlier run; without it the same command goes on where it was left
@@ -31,6 +31,8 @@ class SFTCommand:
     seed: int = 0
     # length of a block of plain text
     block_tokens: int = 2048
+    # rows whose prompt is longer than the limit: left out and counted, or refused
+    long_prompts: LongPrompts = "drop"
     # of prompts and responses, in tokens
     limits: Limits = Limits()
     # of the training
@@ -47,16 +49,18 @@ class RewardModelCommand:
     model: str
     # comparisons: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
     data: str
-    # demonstrations, which are to score 0 on average
-    demonstrations: str
     # folder for the model and metrics
     out: str
-    # comparisons to measure the accuracy on
+    # demonstrations, which are to score 0 on average; without them the bias stays 0
+    demonstrations: str | None = None
+    # comparisons to measure the accuracy on; without them a tenth of the prompts in data is held out, by "none" nothing
     validation: str | None = None
     # start over where `out` holds an earlier run; without it the same command goes on where it was left
     fresh: bool = False
     # of everything random
     seed: int = 0
+    # rows whose prompt is longer than the limit: left out and counted, or refused
+    long_prompts: LongPrompts = "drop"
     # of prompts and responses, in tokens
     limits: Limits = Limits()
     # of the training
@@ -87,6 +91,8 @@ class PPOCommand:
     engine: EngineName = "builtin"
     # length of a block of plain text
     block_tokens: int = 2048
+    # rows whose prompt is longer than the limit: left out and counted, or refused
+    long_prompts: LongPrompts = "drop"
     # of prompts and responses, in tokens
     limits: Limits = Limits()
     # of the training
@@ -115,6 +121,8 @@ class EvalCommand:
     seed: int = 0
     # of the sampled responses
     temperature: float = 1.0
+    # rows whose prompt is longer than the limit: left out and counted, or refused
+    long_prompts: LongPrompts = "drop"
     # of prompts and responses, in tokens
     limits: Limits = Limits()
 

@@ -1,10 +1,10 @@
 """`instructrl sft`: step 1 on files."""
 
 from instructrl.commands.settings import SFTCommand
-from instructrl.data.readers import read_demonstrations
 from instructrl.models.backbone import set_residual_dropout
+from instructrl.runs.reading import NO_VALIDATION, Reader
 from instructrl.runs.recipe import Recipe
-from instructrl.runs.standalone import check_rows, load_start, open_workspace, read_blocks
+from instructrl.runs.standalone import load_start, open_workspace, read_blocks
 from instructrl.runs.steps import finetune
 
 
@@ -14,20 +14,20 @@ def main(config: SFTCommand) -> int:
     block_tokens = 0 if config.corpus is None else config.block_tokens
     encoder, policy = load_start(config.model, recipe, config, block_tokens)
     set_residual_dropout(policy.lm, config.sft.residual_dropout)  # the trainer does it too: here it can refuse in time
-    train, valid = read_demonstrations(config.data), read_demonstrations(config.validation)
-    check_rows(train, encoder)
-    check_rows(valid, encoder)
+    reader = Reader(encoder, config.long_prompts)
+    train, valid = reader.with_validation(config.data, config.validation, reader.demonstrations)
     mixed = "sft.pretraining_fraction" if config.sft.num_pretraining else None
     blocks = read_blocks(config.corpus, encoder, block_tokens, mixed)
     sources = {
         "model": config.model,
         "demonstrations": config.data,
-        "validation": config.validation,
+        "validation": None if config.validation == NO_VALIDATION else config.validation,
         "plain text": config.corpus,
     }
-    work = open_workspace(encoder, recipe, config, config.checkpoints, sources)
+    work = open_workspace(reader, recipe, config, config.checkpoints, sources)
     _, epochs = finetune(work, policy, train, valid, phase="sft", blocks=blocks)
     work.journal.tell_if_done()
     for epoch in epochs:
-        print(f"epoch {epoch.epoch:2}  validation loss {epoch.validation_loss:.4f}  {epoch.policy_folder}")
+        loss = "" if epoch.validation_loss is None else f"validation loss {epoch.validation_loss:.4f}  "
+        print(f"epoch {epoch.epoch:2}  {loss}{epoch.policy_folder}")
     return 0

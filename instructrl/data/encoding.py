@@ -1,6 +1,7 @@
 """Texts to tensors: prompts with responses, comparisons, and blocks of plain text."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,18 +36,6 @@ class Encoder:
         """Whether `prompt` takes this text."""
         return len(self.begin_of_text) + len(encode_text(self.tokenizer, text)) <= self.limits.max_prompt_tokens
 
-    def check_prompts(self, where: Callable[[int], str], texts: Iterable[str]) -> None:
-        """Raise ValueError for the first prompt over the limit, before anything is trained.
-
-        where: (number from 0) -> the row's name, such as its file and line."""
-        limit = self.limits.max_prompt_tokens
-        for number, text in enumerate(texts):
-            if not self.fits(text):
-                raise ValueError(
-                    f"{where(number)}: found a prompt of more than {limit} tokens, accepted are up to {limit}; "
-                    f"`instructrl data prepare --max-prompt-tokens {limit}` drops such rows"
-                )
-
     def response(self, text: str, *, finished: bool = True) -> list[int]:
         """Token ids of a response with its end-of-text token, cut at the limit. finished: False leaves the token
         out, for a response that was itself cut."""
@@ -70,6 +59,14 @@ class Encoder:
     def demonstrations(self, rows: Sequence[Demonstration]) -> Sequences:
         """One row a demonstration."""
         return self.pairs([row.prompt for row in rows], [row.completion for row in rows])
+
+    def without_equal_pairs(self, row: Comparison) -> Comparison:
+        """Without the preferences between responses that are the same tokens once they are cut: their scores are the
+        same number, and what is learned from them is its rounding."""
+        flags = row.finished or [True] * len(row.completions)
+        responses = [self.response(text, finished=flag) for text, flag in zip(row.completions, flags, strict=True)]
+        different = frozenset((i, j) for i, j in row.preferred if responses[i] != responses[j])
+        return row if different == row.preferred else replace(row, preferred=different)
 
     def shared_prompts(self, rows: Sequence[Comparison]) -> SharedPrompts:
         """Each comparison as one row that reads its prompt once. K is the largest number of completions."""

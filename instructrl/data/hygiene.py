@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from instructrl import progress
-from instructrl.data.encoding import begin_of_text
+from instructrl.data.encoding import Encoder, begin_of_text
 from instructrl.data.personal_data import find_personal_data
 from instructrl.data.tokenizers import encode_text
 from instructrl.types import Comparison, Demonstration, Prompt
@@ -122,6 +122,12 @@ def split_by_user(
     return splits
 
 
+def prompt_hash(record: Record) -> int:
+    """A number from 0 to 2**64 - 1 that depends on the prompt alone, the same on every machine."""
+    digest = hashlib.blake2b(prompt_text(record).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
 def _group_or_prompt(record: Record, group: Group) -> str:
     # The mark keeps a user called like a prompt apart from that prompt.
     return f"group {group(record)}" if group(record) else f"prompt {prompt_text(record)}"
@@ -206,6 +212,18 @@ def limit_lengths(
         reasons[reason] += 1
         removed += 1
     return Kept(records=kept, removed=removed, reasons=dict(reasons))
+
+
+def drop_equal_pairs(comparisons: Iterable[Comparison], encoder: Encoder) -> Kept[Comparison]:
+    """Leave out the pairs whose responses are the same tokens, and the comparisons that had no other pairs."""
+    kept: list[Comparison] = []
+    removed = 0
+    for record in comparisons:
+        left = encoder.without_equal_pairs(record)
+        removed += bool(record.preferred and not left.preferred)
+        if left.preferred or not record.preferred:
+            kept.append(left)
+    return Kept(records=kept, removed=removed, reasons={})
 
 
 def select_completions(comparison: Comparison, indices: Sequence[int]) -> Comparison:

@@ -8,6 +8,7 @@ line when it is reached; `check` reaches all of them.
 
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -35,10 +36,18 @@ RecordT = TypeVar("RecordT", Prompt, Demonstration, Comparison, Document)
 class Records(Sequence[RecordT], Generic[RecordT]):
     """Records of a source, parsed on access. Slices are lazy too."""
 
-    def __init__(self, rows: Rows, parse: Callable[[Any], RecordT], numbers: range | None = None) -> None:
+    def __init__(self, rows: Rows, parse: Callable[[Any], RecordT], numbers: Sequence[int] | None = None) -> None:
         self._rows = rows
         self._parse = parse
         self._numbers = range(len(rows)) if numbers is None else numbers
+
+    def at(self, places: Sequence[int]) -> "Records[RecordT]":
+        """The records at these places, as lazy as all are."""
+        return Records(self._rows, self._parse, array("Q", (self._numbers[place] for place in places)))
+
+    def changed(self, change: Callable[[RecordT], RecordT]) -> "Records[RecordT]":
+        """Each record with a change, made when it is asked for."""
+        return Records(self._rows, lambda row: change(self._parse(row)), self._numbers)
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -1,17 +1,20 @@
 """Settings of the data: lengths, and how raw files become splits."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from instructrl.settings import require_positive
 
 GROUPINGS = ("user", "source")
+# What becomes of rows whose prompt is longer than the limit: left out and counted, or refused.
+LongPrompts = Literal["drop", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Length limits in tokens (paper, C: prompts above 1k are filtered out, responses are limited to 1k)."""
 
-    # a longer prompt is an error; filter before (`hygiene.limit_lengths`)
+    # rows with a longer prompt are left out, or refused (`LongPrompts`)
     max_prompt_tokens: int = 1024
     # a longer response is cut and then has no end-of-text token
     max_response_tokens: int = 1024

@@ -9,15 +9,16 @@ import torch
 
 from instructrl.data import tables
 from instructrl.data.encoding import Encoder, pack_documents
-from instructrl.data.readers import read_comparisons, read_corpus, read_demonstrations, read_prompts
+from instructrl.data.readers import read_corpus
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.backbone import check_context, set_residual_dropout
 from instructrl.models.policy import Policy
 from instructrl.models.scalar_heads import scalar_class
 from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.journal import Journal
+from instructrl.runs.reading import Reader, check_preferences
 from instructrl.runs.settings import FilesConfig, check_paths
-from instructrl.runs.standalone import check_preferences, check_rows, load_other_policy
+from instructrl.runs.standalone import load_other_policy
 from instructrl.runs.steps import Workspace
 from instructrl.trainers.log import RunLog
 
@@ -27,13 +28,14 @@ _HELD_OUT_EVERY = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilesInput:
-    """What a run on files works with, read and found good."""
+    """What a run on files works with, read and found good. notes: of rows that are not used."""
 
     config: FilesConfig
     encoder: Encoder
     material: Material
     gpt: Policy
     reward_base: Policy | None
+    notes: tuple[str, ...]
 
 
 def read_files(config: FilesConfig) -> FilesInput:
@@ -44,7 +46,8 @@ def read_files(config: FilesConfig) -> FilesInput:
     assert config.model is not None
     recipe = config.recipe
     encoder = Encoder(load_tokenizer(config.model), recipe.limits)
-    material = _material(config, Path(config.data), config.corpus, encoder)
+    reader = Reader(encoder, config.long_prompts)
+    material = _material(config, Path(config.data), config.corpus, reader)
     gpt = Policy.load(config.model, encoder.tokenizer)
     check_context(gpt.lm, recipe.limits.total)
     check_context(gpt.lm, recipe.block_tokens, "recipe.block_tokens")
@@ -52,12 +55,21 @@ def read_files(config: FilesConfig) -> FilesInput:
     set_residual_dropout(gpt.lm, 0.0)
     reward_base = None if config.reward_base is None else load_other_policy(config.reward_base, encoder)
     scalar_class((reward_base or gpt).lm)  # of the reward model: where there is none, that is said before SFT
-    return FilesInput(config=config, encoder=encoder, material=material, gpt=gpt, reward_base=reward_base)
+    return FilesInput(
+        config=config,
+        encoder=encoder,
+        material=material,
+        gpt=gpt,
+        reward_base=reward_base,
+        notes=tuple(reader.notes),
+    )
 
 
 def run_files(given: FilesInput, folder: Path, log: RunLog) -> dict[str, Any]:
     """All steps. Writes models and `results.json` into `folder`; returns the results."""
     config = given.config
+    for note in given.notes:
+        log.warn(note)
     work = Workspace(
         folder=folder,
         log=log,
@@ -83,19 +95,16 @@ def _sources(config: FilesConfig) -> dict[str, str | None]:
     return {"model": config.model, "plain text": config.corpus, **{what: str(folder / f) for what, f in files.items()}}
 
 
-def _material(config: FilesConfig, data: Path, corpus: str, encoder: Encoder) -> Material:
+def _material(config: FilesConfig, data: Path, corpus: str, reader: Reader) -> Material:
     demonstrations = {
-        split: read_demonstrations(data / f"demonstrations.{split}.jsonl") for split in ("train", "valid")
+        split: reader.demonstrations(data / f"demonstrations.{split}.jsonl") for split in ("train", "valid")
     }
-    comparisons = {split: read_comparisons(data / f"comparisons.{split}.jsonl") for split in ("train", "valid")}
-    prompts = {split: read_prompts(data / f"prompts.{split}.jsonl") for split in ("train", "test")}
+    comparisons = {split: reader.comparisons(data / f"comparisons.{split}.jsonl") for split in ("train", "valid")}
+    prompts = {split: reader.prompts(data / f"prompts.{split}.jsonl") for split in ("train", "test")}
     splits = {"SFT": demonstrations, "RM": comparisons, "PPO": prompts}
-    for by_split in splits.values():
-        for records in by_split.values():
-            check_rows(records, encoder)
     for split, records in comparisons.items():
         check_preferences(str(data / f"comparisons.{split}.jsonl"), records)
-    tokenizer, length = encoder.tokenizer, config.recipe.block_tokens
+    tokenizer, length = reader.encoder.tokenizer, config.recipe.block_tokens
     blocks = pack_documents(read_corpus(corpus), tokenizer, length)
     held_out = torch.zeros(len(blocks), dtype=torch.bool)
     held_out[:: min(_HELD_OUT_EVERY, len(blocks))] = True

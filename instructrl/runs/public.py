@@ -87,7 +87,9 @@ def _material(config: PublicConfig, data: Path, encoder: Encoder) -> Material:
     ]
     removed: list[dict[str, Any]] = []
     demonstrations = _splits([row for part in converted for row in part.records], "SFT", config, encoder, removed)
-    comparisons = _splits([row for part in ranked for row in part.records], "RM", config, encoder, removed)
+    different = hygiene.drop_equal_pairs((row for part in ranked for row in part.records), encoder)
+    removed.append({"step": "RM: equal responses", "removed": different.removed, "left": len(different.records)})
+    comparisons = _splits(different.records, "RM", config, encoder, removed)
     prompts = _prompts(comparisons, config)
     documents = [
         *novel_documents(data / "english_novels_pre1900").records,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from instructrl.data.settings import Limits
+from instructrl.data.settings import Limits, LongPrompts
 from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.settings import require_positive
 from instructrl.trainers.settings import (
@@ -206,6 +206,8 @@ class FilesConfig:
     model: str | None = None
     # what the reward model starts from, with the same tokenizer; None is the last SFT epoch
     reward_base: str | None = None
+    # rows whose prompt is longer than the limit: left out and counted, or refused
+    long_prompts: LongPrompts = "drop"
     # test prompts that the models are compared on
     test_prompts: int = 1_000
     # what each step does

@@ -3,17 +3,15 @@
 Everything that can be wrong with the input is found before `open_workspace`, the first that writes and removes files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from instructrl import progress
 from instructrl.data.encoding import Encoder, pack_documents
-from instructrl.data.hygiene import prompt_text
-from instructrl.data.readers import Records, read_corpus
+from instructrl.data.readers import read_corpus
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.backbone import check_context, hide_loading_bars
 from instructrl.models.policy import Policy
@@ -21,11 +19,11 @@ from instructrl.models.scoring import RewardModel
 from instructrl.models.vocabulary import check_vocabulary
 from instructrl.runs.folder import check_folder, open_folder
 from instructrl.runs.journal import NO_SOURCES, Journal
+from instructrl.runs.reading import Reader
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.steps import Workspace
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import CheckpointConfig
-from instructrl.types import Comparison
 
 _CHECKPOINTS = CheckpointConfig()
 
@@ -76,7 +74,7 @@ def read_blocks(corpus: str | None, encoder: Encoder, block_tokens: int, needed_
 
 
 def open_workspace(
-    encoder: Encoder,
+    reader: Reader,
     recipe: Recipe,
     config: Any,
     checkpoints: CheckpointConfig = _CHECKPOINTS,
@@ -84,15 +82,17 @@ def open_workspace(
 ) -> Workspace:
     """The folder `config.out`, new or of the same command before, for a step whose input is read and found good.
 
-    config: the command's options, a dataclass with an `out`, a `seed` and `fresh`; kept in the folder. sources: as
-    `Journal` takes them.
+    reader: that read the input; its notes are told. config: the command's options, a dataclass with an `out`, a `seed`
+    and `fresh`; kept in the folder. sources: as `Journal` takes them.
     """
     folder = Path(config.out)
     log = RunLog(open_folder(folder, config, fresh=config.fresh), continued=True)
+    for note in reader.notes:
+        log.warn(note)
     return Workspace(
         folder=folder,
         log=log,
-        encoder=encoder,
+        encoder=reader.encoder,
         recipe=recipe,
         seed=config.seed,
         config=asdict(config),
@@ -106,20 +106,3 @@ def check_tokenizer(path: str, encoder: Encoder) -> None:
     same = other.tokenizer.get_vocab() == encoder.tokenizer.get_vocab()
     if not same or (other.begin_of_text, other.end_of_text) != (encoder.begin_of_text, encoder.end_of_text):
         raise ValueError(f"{path}: found another tokenizer than the model's, accepted is a model with the same one")
-
-
-def check_rows(records: Records, encoder: Encoder) -> None:
-    """Read every row. Raises DataError for the first that is wrong or whose prompt is too long."""
-    encoder.check_prompts(records.where, map(prompt_text, progress.through(f"reading {_source(records)}", records)))
-
-
-def _source(records: Records) -> str:
-    return records.where(0).rpartition(":")[0]
-
-
-def check_preferences(name: str, comparisons: Sequence[Comparison]) -> None:
-    """Raise ValueError where no comparison prefers anything: there is nothing to learn from. name: of the data."""
-    if not any(row.preferred for row in comparisons):
-        raise ValueError(
-            f"{name}: found ties alone in {len(comparisons)} comparisons, accepted is at least one preferred completion"
-        )

@@ -108,11 +108,11 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFTEpoch:
-    """An epoch of SFT as it was kept. policy_folder: the saved weights."""
+    """An epoch of SFT as it was kept. policy_folder: the saved weights. validation_loss: None without such data."""
 
     epoch: int
     policy_folder: Path
-    validation_loss: float
+    validation_loss: float | None
 
 
 def seed_for(seed: int, step: str) -> int:
@@ -180,14 +180,15 @@ def finetune(
     work: Workspace,
     base: Policy,
     train: Sequence[Demonstration],
-    valid: Sequence[Demonstration],
+    valid: Sequence[Demonstration] | None,
     *,
     phase: str,
     blocks: Tensor | None = None,
 ) -> tuple[Policy, list[SFTEpoch]]:
     """Step 1 on a copy of `base`, with the recipe's settings for `phase` ("sft" or "ppo_start").
 
-    Returns the last epoch's policy and all epochs, each saved.
+    valid: for the validation loss of each epoch; None measures none. Returns the last epoch's policy and all epochs,
+    each saved.
     """
     config: SFTConfig = getattr(work.recipe, phase)
 
@@ -201,8 +202,9 @@ def finetune(
             trainer.resume(found)
         for epoch in range(len(trainer.validation_losses) + 1, config.epochs + 1):
             trainer.run(work.log, until=epoch * trainer.steps_per_epoch, checkpoints=checkpoints)
-            loss = demonstration_loss(policy, valid, work.encoder)
-            work.log.metrics(phase, trainer.step - 1, {"validation_loss": loss, "epoch": epoch})
+            loss = None if valid is None else demonstration_loss(policy, valid, work.encoder)
+            if loss is not None:
+                work.log.metrics(phase, trainer.step - 1, {"validation_loss": loss, "epoch": epoch})
             work.save(policy, name(epoch))
             trainer.validation_losses.append(loss)
             trainer.save(checkpoints, work.log)
@@ -221,12 +223,12 @@ def fit_reward_model(
     work: Workspace,
     start: Policy,
     comparisons: Sequence[Comparison],
-    demonstrations: Sequence[Demonstration],
+    demonstrations: Sequence[Demonstration] | None,
     phase: str = "reward_model",
 ) -> RewardModel:
     """Step 2 from a policy with its unembedding removed; then the bias that puts demonstrations at 0 on average.
 
-    phase: the name under which it is logged and saved.
+    demonstrations: None leaves the bias 0. phase: the name under which it is logged and saved.
     """
 
     def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
@@ -236,7 +238,8 @@ def fit_reward_model(
         )
 
         def finish() -> None:
-            normalize_on_demonstrations(reward_model, work.encoder, demonstrations)
+            if demonstrations is not None:
+                normalize_on_demonstrations(reward_model, work.encoder, demonstrations)
             work.save(reward_model, phase)
 
         return _train(work, trainer, checkpoints, found, finish)

@@ -50,7 +50,7 @@ class SFTTrainer(Trainer):
             raise ValueError(f"blocks: found None, pretraining_fraction {config.pretraining_fraction} needs plain text")
         self.policy, self.demonstrations, self.encoder = policy, demonstrations, encoder
         self.config, self.blocks, self.seed = config, blocks, seed
-        self.validation_losses: list[float] = []
+        self.validation_losses: list[float | None] = []
         self.order = DataOrder(len(demonstrations), config.batch_size - config.num_pretraining, seed)
         self.steps_per_epoch = self.order.steps_per_epoch
         spread(policy, config.passes.spread, head_inputs=Sequences.smallest())

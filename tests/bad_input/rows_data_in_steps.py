@@ -14,7 +14,7 @@ ROWS = [
         step="sft",
         options="--data rows.jsonl",
         make=rows(_GOOD, _GOOD, {"prompt": 3}),
-        message="rows.jsonl:3: completion: found the columns prompt, accepted are prompt (or …",
+        message="rows.jsonl:3: prompt: found int 3, accepted is a text",
     ),
     Row(
         what="bad row in the validation",
@@ -26,31 +26,31 @@ ROWS = [
     Row(
         what="prompt over the limit, SFT",
         step="sft",
-        options="--data rows.jsonl",
+        options="--data rows.jsonl --long-prompts error",
         make=rows(_GOOD, _LONG),
         message=(
-            "rows.jsonl:2: found a prompt of more than 12 tokens, accepted are up to 12; `instructrl data "
-            "prepare --max-prompt-tokens 12` drops such rows"
+            "rows.jsonl:2: found a prompt of more than 12 tokens, accepted are up to 12; --long-prompts drop leaves "
+            "such rows out"
         ),
     ),
     Row(
         what="prompt over the limit, comparisons",
         step="rm",
-        options="--data rows.jsonl",
+        options="--data rows.jsonl --long-prompts error",
         make=rows({**_PAIR, "ranks": [1, 2]}, {**_LONG, **_PAIR, "prompt": _LONG["prompt"], "ranks": [1, 2]}),
         message=(
-            "rows.jsonl:2: found a prompt of more than 12 tokens, accepted are up to 12; `instructrl data "
-            "prepare --max-prompt-tokens 12` drops such rows"
+            "rows.jsonl:2: found a prompt of more than 12 tokens, accepted are up to 12; --long-prompts drop leaves "
+            "such rows out"
         ),
     ),
     Row(
         what="prompt over the limit, behind a blank line",
         step="ppo",
-        options="--data rows.jsonl",
+        options="--data rows.jsonl --long-prompts error",
         make=rows({"prompt": "w1"}, "", _LONG),
         message=(
-            "rows.jsonl:3: found a prompt of more than 12 tokens, accepted are up to 12; `instructrl data "
-            "prepare --max-prompt-tokens 12` drops such rows"
+            "rows.jsonl:3: found a prompt of more than 12 tokens, accepted are up to 12; --long-prompts drop leaves "
+            "such rows out"
         ),
     ),
     Row(
@@ -59,16 +59,39 @@ ROWS = [
         options="--data rows.jsonl",
         make=rows({"prompt": "w1 " * 10_000}),
         message=(
-            "rows.jsonl:1: found a prompt of more than 12 tokens, accepted are up to 12; `instructrl data "
-            "prepare --max-prompt-tokens 12` drops such rows"
+            "rows.jsonl: found prompts of more than 12 tokens alone, in 1 rows; accepted is at least one that is not "
+            "longer"
         ),
     ),
     Row(
         what="all ties",
         step="rm",
         options="--data rows.jsonl",
-        make=rows(*[{**_PAIR, "ranks": [1, 1]}] * 3),
-        message="rows.jsonl: found ties alone in 3 comparisons, accepted is at least one preferred completion",
+        make=rows(*({**_PAIR, "prompt": f"w{number}", "ranks": [1, 1]} for number in range(3))),
+        message="rows.jsonl: found ties alone in 2 comparisons, accepted is at least one preferred completion",
+    ),
+    Row(
+        what="one prompt, of which none can be held out",
+        step="rm",
+        options="--data rows.jsonl",
+        make=rows(*[{**_PAIR, "ranks": [1, 2]}] * 3),
+        message="validation: found one prompt in rows.jsonl, accepted is a file, or none",
+    ),
+    Row(
+        what="responses that are equal once they are cut",
+        step="rm",
+        options="--data rows.jsonl",
+        make=rows({"prompt": "w1", "chosen": "w2 " * 9, "rejected": "w2 " * 10}),
+        message=(
+            "rows.jsonl: found equal responses in 1 of 1 pairs (cut at 8 tokens), accepted is at least one pair that "
+            "differs"
+        ),
+    ),
+    Row(
+        what="word for what is done with long prompts",
+        step="ppo",
+        options="--long-prompts cut",
+        message="--long-prompts: found 'cut', accepted is drop or error",
     ),
     Row(
         what="comparisons for demonstrations",

@@ -52,7 +52,7 @@ ROWS = [
     Row(
         what="required options missing",
         options="sft --model model",
-        message="--data, --validation, --out: missing, required",
+        message="--data, --out: missing, required",
     ),
     Row(
         what="required argument missing",

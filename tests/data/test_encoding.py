@@ -1,7 +1,6 @@
-"""Texts to tensors: how sequences start, and what is refused before anything is trained."""
+"""Texts to tensors: how sequences start."""
 
 import pytest
-from tiny import tiny_encoder
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
@@ -10,13 +9,6 @@ from instructrl.data.hygiene import limit_lengths
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.runs.standalone import check_tokenizer
 from instructrl.types import Comparison, Document, Prompt
-
-
-def test_the_first_prompt_over_the_limit_is_named():
-    encoder = tiny_encoder(max_prompt_tokens=2)
-    encoder.check_prompts("mine:{}".format, ["w1 w2", "w3"])
-    with pytest.raises(ValueError, match="mine:1: found a prompt of more than 2 tokens, accepted are up to 2"):
-        encoder.check_prompts("mine:{}".format, ["w1 w2", "w1 w2 w3", "w1 w2 w3"])
 
 
 def prepending(*start: str, end: tuple[str, ...] = ()):
