@@ -48,7 +48,7 @@ demo: $(STAMP)
 test: $(TOOLS)
 	$(PYTEST)
 
-# The slowest of the quick ones at the end: what is slower than the rest belongs into SLOW of tests/conftest.py.
+# The slowest of the quick ones at the end: what is slower than the rest belongs into tests/slow_tests.py.
 quick: $(TOOLS)
 	$(PYTEST) -m "not slow" --durations 5
 
