@@ -183,6 +183,31 @@ class SharedPrompts(_TensorRecord):
     def num_rows(self) -> int:
         return self.tokens.shape[0]
 
+    def separate(self) -> Sequences:
+        """One row a response, [B * K]: those of a prompt side by side, without tokens where it has fewer than K."""
+        num_responses = self.last.shape[1]
+        in_prompt = self.segments == 0
+        last_columns = in_prompt.long().argsort(dim=1, stable=True)[:, -_longest(in_prompt) :]
+        responses = [self.segments == k + 1 for k in range(num_responses)]
+        length = max(map(_longest, responses))
+        first_columns = [(~mask).long().argsort(dim=1, stable=True)[:, :length] for mask in responses]
+
+        def side_by_side(parts: list[Tensor]) -> Tensor:
+            return torch.stack(parts, dim=1).flatten(0, 1)
+
+        return Sequences(
+            prompt=self.tokens.gather(1, last_columns).repeat_interleave(num_responses, dim=0),
+            prompt_mask=in_prompt.gather(1, last_columns).repeat_interleave(num_responses, dim=0),
+            response=side_by_side([self.tokens.gather(1, columns) for columns in first_columns]),
+            response_mask=side_by_side(
+                [mask.gather(1, columns) for mask, columns in zip(responses, first_columns, strict=True)]
+            ),
+        )
+
+
+def _longest(mask: Tensor) -> int:
+    return int(mask.sum(dim=1).amax().clamp(min=1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout(_TensorRecord):

@@ -1,13 +1,21 @@
 """Next-token logits of a batch that shrinks as its rows finish."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from instructrl import threads
-from instructrl.models.backbone import position_ids
-from instructrl.models.policy import Policy
+from instructrl.models.paths import BATCHES, position_ids
+
+if TYPE_CHECKING:  # a policy asks for its paths, of which STEPS is one
+    from instructrl.models.policy import Policy
 
 # Tokens for which a cache makes room at once, and elements to which a row of logits is padded: what lies aligned is
 # multiplied faster.
@@ -15,21 +23,17 @@ _ROOM, _ROW_ALIGNMENT = 64, 64
 
 
 class Decoder:
-    """The key-value cache of a batch of left-padded prompts. Use without gradients.
+    """Next-token logits of a batch of left-padded prompts. Use without gradients.
 
     prompt: [B, P] int64. prompt_mask: [B, P] bool.
     """
 
     def __init__(self, policy: Policy, prompt: Tensor, prompt_mask: Tensor) -> None:
-        self._network = policy.lm.base_model
         self._weight, self._bias = policy.output_embedding()
-        self._cache = DynamicCache(config=policy.lm.config)
-        self._cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self._cache.layers]
         num_classes = self._weight.shape[0]
         self._logits = self._weight.new_empty(len(prompt), -(-num_classes // _ROW_ALIGNMENT) * _ROW_ALIGNMENT)
-        self._mask = prompt_mask.long()
-        self._next_position = self._mask.sum(dim=1, keepdim=True)
-        self._last_hidden = self._forward(prompt, position_ids(prompt_mask))
+        self._states = STEPS[policy.paths.steps](policy.lm, policy.paths.batch, prompt, prompt_mask)
+        self._last_hidden = self._states.start()
 
     def logits(self) -> Tensor:
         """[B, V] for the next token of each row that is left; the next call writes over them."""
@@ -39,34 +43,135 @@ class Decoder:
 
     def append(self, tokens: Tensor) -> None:
         """Extend every row by one token. tokens: [B] int64."""
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        self._last_hidden = self._forward(tokens[:, None], self._next_position)
-        self._next_position = self._next_position + 1
+        self._last_hidden = self._states.append(tokens)
 
     def drop(self, rows: Tensor) -> Tensor:
         """Drop rows: [B] bool. Returns the old places of those that are left, [R] int64, in their new order.
 
-        The last rows take the places of the dropped ones, so that no other row of the cache is copied.
+        The last rows take the places of the dropped ones, so that no other row of a cache is copied.
         """
         num_left = len(rows) - int(rows.sum())
         order = torch.arange(num_left, device=rows.device)
         order[rows[:num_left]] = num_left + (~rows[num_left:]).nonzero().squeeze(1)
-        self._cache.batch_select_indices(order)
-        self._mask = self._mask[order]
-        self._next_position = self._next_position[order]
+        self._states.keep(order)
         self._last_hidden = self._last_hidden[order]
         return order
 
+
+class States(Protocol):
+    """The hidden state of the last token of each row, while rows grow."""
+
+    def start(self) -> Tensor:
+        """Of the prompts: [B, D]."""
+        ...
+
+    def append(self, tokens: Tensor) -> Tensor:
+        """Of one token more in each row. tokens: [B] int64. Returns [B, D]."""
+        ...
+
+    def keep(self, order: Tensor) -> None:
+        """Leave these rows, in this order: [R] int64."""
+        ...
+
+
+class _CachedStates:
+    """From the keys and values of what was read before."""
+
+    takes_positions = True
+
+    def __init__(self, network: PreTrainedModel, batch: str, prompt: Tensor, prompt_mask: Tensor) -> None:
+        self._network, self._prompt, self._prompt_mask = network.base_model, prompt, prompt_mask
+        self._cache = DynamicCache(config=network.config)
+        self._cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self._cache.layers]
+        self._mask = prompt_mask.long()
+        self._next_position = self._mask.sum(dim=1, keepdim=True)
+
+    def start(self) -> Tensor:
+        return self._forward(self._prompt, position_ids(self._prompt_mask))
+
+    def append(self, tokens: Tensor) -> Tensor:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        hidden = self._forward(tokens[:, None], self._next_position)
+        self._next_position = self._next_position + 1
+        return hidden
+
+    def keep(self, order: Tensor) -> None:
+        self._cache.batch_select_indices(order)
+        self._mask = self._mask[order]
+        self._next_position = self._next_position[order]
+
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        given = {"position_ids": positions} if self.takes_positions else {}
         threads.choose(self._network, tokens.numel())
         output = self._network(
-            input_ids=tokens,
-            attention_mask=self._mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
+            input_ids=tokens, attention_mask=self._mask, past_key_values=self._cache, use_cache=True, **given
         )
         return output.last_hidden_state[:, -1]
+
+
+class _CachedStatesWithoutPositions(_CachedStates):
+    """For networks that make positions of the mask, and take none."""
+
+    takes_positions = False
+
+
+class _CachedByLength:
+    """Prompts of the same length share a cache, without padding: for networks that cannot do with it."""
+
+    def __init__(self, network: PreTrainedModel, batch: str, prompt: Tensor, prompt_mask: Tensor) -> None:
+        lengths = prompt_mask.sum(dim=1)
+        self._groups: list[tuple[Tensor, States]] = []
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero()[:, 0]
+            places = rows[:, None], torch.arange(prompt.shape[1] - length, prompt.shape[1], device=prompt.device)
+            states = _CachedStatesWithoutPositions(network, batch, prompt[places], prompt_mask[places])
+            self._groups.append((rows, states))
+
+    def start(self) -> Tensor:
+        return self._together([states.start() for _, states in self._groups])
+
+    def append(self, tokens: Tensor) -> Tensor:
+        return self._together([states.append(tokens[rows]) for rows, states in self._groups])
+
+    def keep(self, order: Tensor) -> None:
+        kept = []
+        for rows, states in self._groups:
+            found = (rows[:, None] == order[None, :]).nonzero()  # of a group's row and of its new place, those left
+            if len(found):
+                states.keep(found[:, 0])
+                kept.append((found[:, 1], states))
+        self._groups = kept
+
+    def _together(self, parts: list[Tensor]) -> Tensor:
+        rows = torch.cat([rows for rows, _ in self._groups])
+        return torch.cat(parts)[rows.argsort()]
+
+
+class _RecomputedStates:
+    """Every token read anew at each step: for networks whose cache loses something."""
+
+    def __init__(self, network: PreTrainedModel, batch: str, prompt: Tensor, prompt_mask: Tensor) -> None:
+        self._states, self._tokens, self._mask = partial(BATCHES[batch], network), prompt, prompt_mask
+
+    def start(self) -> Tensor:
+        return self._states(self._tokens, self._mask)[:, -1]
+
+    def append(self, tokens: Tensor) -> Tensor:
+        self._tokens = torch.cat([self._tokens, tokens[:, None]], dim=1)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        return self.start()
+
+    def keep(self, order: Tensor) -> None:
+        self._tokens, self._mask = self._tokens[order], self._mask[order]
+
+
+# (network, row of `BATCHES`, prompt [B, P] int64 padded on the left, its mask [B, P] bool) -> states. The faster first.
+STEPS: Mapping[str, Callable[[PreTrainedModel, str, Tensor, Tensor], States]] = {
+    "cached": _CachedStates,
+    "cached, no positions": _CachedStatesWithoutPositions,
+    "cached by length": _CachedByLength,
+    "read anew": _RecomputedStates,
+}
 
 
 class _RoomyLayer(DynamicLayer):

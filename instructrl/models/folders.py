@@ -92,7 +92,7 @@ def read_network(
     """
     _check_names(path, config)
     try:
-        with _without_report():
+        with silent():
             network, found = kind.from_pretrained(
                 path,
                 config=config,
@@ -124,14 +124,17 @@ def with_named_base(network: PreTrainedModel) -> PreTrainedModel:
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
-    """transformers logs a table of weights that are missing or left over; what matters of it is said here."""
-    before = logging.get_verbosity()
+def silent() -> Iterator[None]:
+    """Inside, transformers says nothing: no bars, no table of weights that are missing or left over."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _check_loaded(path: str | Path, network: PreTrainedModel, found: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from instructrl import progress
-from instructrl.models.backbone import check_output_embedding, load_causal_lm, response_states
+from instructrl.models.backbone import load_causal_lm, response_states, set_residual_dropout, train_without_noise
+from instructrl.models.conformance import paths_of_network
 from instructrl.models.folders import save_network
 from instructrl.models.vocabulary import check_vocabulary, learn_every_embedding, num_ids, tell_of_holes
 from instructrl.ops import logprobs
@@ -19,15 +20,22 @@ class Policy(nn.Module):
 
     num_ids: of the tokens that there are, 0 to num_ids - 1; the distribution is over them. None: as many as the network
     has embeddings, which often are more. `forward` is the log-probability pass, so that a distributed wrapper around
-    the module sees it.
+    the module sees it. paths: how its network is run. Raises ValueError for a network that `conformance` refuses.
     """
 
     def __init__(self, lm: PreTrainedModel, num_ids: int | None = None) -> None:
         super().__init__()
-        check_output_embedding(lm)
+        self.paths = paths_of_network(lm)
         learn_every_embedding(lm)
+        set_residual_dropout(lm, 0.0)
         self.lm = lm
         self.num_ids = self._num_rows() if num_ids is None else num_ids
+
+    def train(self, mode: bool = True) -> "Policy":
+        """See `train_without_noise`."""
+        self.training = mode
+        train_without_noise(self.lm, mode)
+        return self
 
     @classmethod
     def load(cls, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> "Policy":
@@ -74,7 +82,7 @@ class Policy(nn.Module):
 
         V: ids that there are.
         """
-        return _as_multiplied(response_states(self.lm, sequences)), *self.output_embedding()
+        return _as_multiplied(response_states(self.lm, sequences, self.paths)), *self.output_embedding()
 
     def output_embedding(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, D] and bias [V] of the projection to logits, in the dtype of autocast where that is on.

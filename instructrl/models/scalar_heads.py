@@ -6,12 +6,12 @@ the language model's own base.
 """
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    MODEL_MAPPING,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PretrainedConfig,
@@ -35,7 +35,7 @@ def scalar_class(lm: PreTrainedModel) -> type[PreTrainedModel]:
     config = lm.config
     key = (type(config), type(lm.base_model))
     if key not in _CLASSES:
-        own = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), ())
+        own: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), ())
         kinds = tuple(own) if isinstance(own, (list, tuple)) else (own,)
         found = next((kind for kind in kinds if _fits(kind, lm)), None)
         if found is None:
@@ -63,7 +63,7 @@ def _fits(kind: type[PreTrainedModel], lm: PreTrainedModel) -> bool:
     """Whether a class reads the states of the language model's base by a linear `score`, seen on shrunken networks."""
     small = shrunken(lm.config)
     small.num_labels = 1
-    network = kind._from_config(small)
+    network = kind._from_config(small, dtype=torch.float32)  # experts know no float64
     base, head = network.base_model, getattr(network, "score", None)
     if type(base) is not type(lm.base_model) or not isinstance(head, nn.Linear):
         return False
@@ -81,10 +81,18 @@ def _made(lm: PreTrainedModel) -> type[PreTrainedModel]:
         class Scalar(GenericForSequenceClassification, family):
             base_model_prefix = lm.base_model_prefix
             config_class = type(lm.config)
-            _tied_weights_keys = None
+            _tied_weights_keys: ClassVar[Any] = None
+
+            def __init__(self, config: PretrainedConfig) -> None:
+                # transformers' own would look the base up by the configuration, which has none for parts of models.
+                family.__init__(self, config)
+                self.num_labels = config.num_labels
+                setattr(self, self.base_model_prefix, base(config))
+                self.score = nn.Linear(config.get_text_config().hidden_size, config.num_labels or 1, bias=False)
+                self.post_init()
 
         Scalar.__name__ = Scalar.__qualname__ = f"{base.__name__.removesuffix('Model')}ForSequenceClassification"
-        if type(lm.config) in MODEL_MAPPING and _fits(Scalar, lm):
+        if _fits(Scalar, lm):
             return Scalar
     raise ValueError(
         f"model {lm.config.name_or_path or lm.config.model_type}: found {name}, which cannot have a scalar head; "

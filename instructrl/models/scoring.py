@@ -8,15 +8,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from instructrl import progress
+from instructrl import profiling, progress
 from instructrl.models.backbone import (
     hidden_states,
     load_scalar_model,
     response_states,
     scalar_model,
-    shared_prompt_states,
+    set_residual_dropout,
+    train_without_noise,
 )
+from instructrl.models.conformance import paths_of
 from instructrl.models.folders import save_network
+from instructrl.models.paths import SEPARATE, Paths, shared_prompt_states
 from instructrl.models.policy import Policy
 from instructrl.models.vocabulary import learn_every_embedding, padding_id
 from instructrl.types import Sequences, SharedPrompts
@@ -28,11 +31,18 @@ _BIAS_FIELD = "instructrl_score_bias"
 class _ScalarHead(nn.Module):
     bias: Tensor
 
-    def __init__(self, network: PreTrainedModel, bias: float = 0.0) -> None:
+    def __init__(self, network: PreTrainedModel, paths: Paths, bias: float = 0.0) -> None:
         super().__init__()
         learn_every_embedding(network)
-        self.network = network
+        set_residual_dropout(network, 0.0)
+        self.network, self.paths = network, paths
         self.register_buffer("bias", torch.tensor(float(bias)))
+
+    def train(self, mode: bool = True):
+        """See `train_without_noise`."""
+        self.training = mode
+        train_without_noise(self.network, mode)
+        return self
 
     def _project(self, hidden: Tensor) -> Tensor:
         head = self.network.score
@@ -48,7 +58,7 @@ class _ScalarHead(nn.Module):
         bias = getattr(network.config, _BIAS_FIELD, 0.0)
         if not isinstance(bias, int | float) or not math.isfinite(bias):
             raise ValueError(f"{path}/config.json: {_BIAS_FIELD}: found {bias!r}, accepted is a finite number")
-        return cls(network, bias)
+        return cls(network, paths_of(network.config), bias)
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads.
@@ -66,19 +76,28 @@ class RewardModel(_ScalarHead):
 
     @classmethod
     def from_policy(cls, policy: Policy, generator: torch.Generator) -> "RewardModel":
-        """Start from a language model with its unembedding removed (paper, 3.5)."""
-        return cls(scalar_model(policy.lm, generator))
+        """Start from a language model with its unembedding removed (paper, 3.5).
+
+        Raises ValueError where the architecture can have no scalar head.
+        """
+        return cls(scalar_model(policy.lm, generator), policy.paths)
 
     def forward(self, sequences: Sequences) -> Tensor:
         """Scores: [B] float32. A response without tokens is scored at the last prompt token."""
-        hidden = hidden_states(self.network, sequences)
+        hidden = hidden_states(self.network, sequences, self.paths)
         last = sequences.prompt.shape[1] - 1 + sequences.response_mask.sum(dim=1)
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         return self._project(hidden[rows, last])
 
     def shared_prompt_scores(self, rows: SharedPrompts) -> Tensor:
-        """Scores of all responses, each prompt read once: [B, K] float32, as `forward` gives them one by one."""
-        hidden = shared_prompt_states(self.network, rows)
+        """Scores of all responses: [B, K] float32, as `forward` gives them one by one.
+
+        Each prompt is read once, where the network can.
+        """
+        if self.paths.shared == SEPARATE:
+            return RewardModel.forward(self, rows.separate()).view(rows.last.shape)
+        profiling.count_tokens(rows.segments >= 0)
+        hidden = shared_prompt_states(self.network, rows, self.paths.shared)
         numbers = torch.arange(rows.num_rows, device=hidden.device)[:, None]
         return self._project(hidden[numbers, rows.last])
 
@@ -89,9 +108,10 @@ class ValueFunction(_ScalarHead):
     @classmethod
     def from_reward_model(cls, reward_model: RewardModel) -> "ValueFunction":
         """The paper's initialisation: every weight of the reward model, its bias included (C.4)."""
-        return cls(copy.deepcopy(reward_model.network), float(reward_model.bias)).to(reward_model.bias.device)
+        network = copy.deepcopy(reward_model.network)
+        return cls(network, reward_model.paths, float(reward_model.bias)).to(reward_model.bias.device)
 
     def forward(self, sequences: Sequences) -> Tensor:
         """Values: [B, T] float32, of the state from which each response token is predicted; 0 where masked."""
-        values = self._project(response_states(self.network, sequences))
+        values = self._project(response_states(self.network, sequences, self.paths))
         return values.masked_fill(~sequences.response_mask, 0.0)

@@ -7,6 +7,7 @@ import torch
 from table import Row, both, cut, edited, removed, text, weights
 
 _WEIGHTS = "model/model.safetensors"
+_ATTENTION = "accepted are causal attention models whose logits are a plain projection of their states"
 _LLAMA = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -134,19 +135,19 @@ ROWS = [
         what="encoder-decoder",
         step="sft",
         make=edited("model/config.json", model_type="t5"),
-        message="model model: found …, accepted are configurations and weights that transformers loads",
+        message=f"model model: found no language model of this architecture; {_ATTENTION}",
     ),
     Row(
         what="model of pictures",
         step="sft",
         make=edited("model/config.json", model_type="vit"),
-        message="model model: found …, accepted are configurations and weights that transformers loads",
+        message=f"model model: found no language model of this architecture; {_ATTENTION}",
     ),
     Row(
         what="model that is not causal",
         step="sft",
         make=_no_causal_model,
-        message="model: found BertLMHeadModel, whose tokens see later ones; accepted are causal models",
+        message=f"model model: found BertLMHeadModel, whose states depend on later tokens; {_ATTENTION}",
     ),
     Row(
         what="code of its own",
@@ -177,7 +178,7 @@ ROWS = [
         what="unknown activation",
         step="sft",
         make=edited("model/config.json", activation_function="mine"),
-        message="model model: found …, accepted are configurations and weights that transformers loads",
+        message=f"model model: found GPT2LMHeadModel, which fails on ordinary tokens (…); {_ATTENTION}",
     ),
     Row(
         what="weights of another architecture",

@@ -1,17 +1,27 @@
-"""Every family of causal language models that transformers has, as a tiny random network.
+"""Every family of causal language models that transformers has, as a tiny random network, and what is found of it.
 
 Each is what its own default configuration describes, cut by `shrunken`. `SETTINGS` are for families whose default
 describes nothing that runs; `NOT_MADE` says why a family is left out.
+
+    python tests/models/architectures.py
+
+writes docs/architectures.md anew. It needs the pinned transformers, and takes a minute.
 """
 
+import re
+from pathlib import Path
+
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from instructrl.models.conformance import paths_of
 from instructrl.models.folders import with_named_base
+from instructrl.models.paths import SEPARATE
 from instructrl.models.shrinking import shrunken
 
-# Fields without which a default configuration gives an error, or has no layer with attention.
+# Fields without which a default configuration gives an error, or lacks a kind of layer that the family is known for.
 SETTINGS = {
     "bamba": {"attn_layer_indices": [1, 5]},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
@@ -21,6 +31,7 @@ SETTINGS = {
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16},
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128},
+    "lfm2": {"layer_types": ["full_attention", "conv"] * 16},
     "lfm2_moe": {"layer_types": ["full_attention", "conv"] * 16},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
@@ -47,23 +58,103 @@ NOT_MADE = {
     "zamba": "a cut leaves one of its shared blocks, which transformers cannot tie",
 }
 
+PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 FAMILIES = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(NOT_MADE))
 
 
-def config_of(family: str) -> PretrainedConfig:
-    """The family's own size, as its users have it."""
-    return AutoConfig.for_model(family, **SETTINGS.get(family, {}))
+def config_of(family: str, **settings) -> PretrainedConfig:
+    """The family's own size, as its users have it, but for the settings that are given."""
+    return AutoConfig.for_model(family, **{**SETTINGS.get(family, {}), **settings})
 
 
-def make_lm(family: str, dtype: torch.dtype = torch.float32, *, seed: int = 0) -> PreTrainedModel:
+def make_lm(family: str, dtype: torch.dtype = torch.float32, *, seed: int = 0, **settings) -> PreTrainedModel:
     """A tiny network of the family in evaluation mode, with weights so large that every token matters."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         lm = AutoModelForCausalLM.from_config(
-            shrunken(config_of(family)), dtype=dtype, trust_remote_code=False, experts_implementation="eager"
+            shrunken(config_of(family, **settings)),
+            dtype=dtype,
+            trust_remote_code=False,
+            experts_implementation="eager",
         )
         with torch.no_grad():
             for weight in lm.parameters():
                 noise = torch.randn(weight.shape)
                 weight.copy_(0.3 * noise if weight.dim() > 1 else weight + 0.1 * noise)
     return with_named_base(lm.eval())
+
+
+def row(family: str) -> str:
+    """The line of the page for a family, from what is found of its shrunken network."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family]
+    try:
+        found = paths_of(config_of(family))
+    except ValueError as error:
+        said = re.search(r"found \w+,? (?:which|whose) (.*?); accepted", str(error))
+        return f"| {family} | {kind} | refused: {said[1] if said else error} | | | |"
+    outcome = "accepted, one sequence a completion" if found.shared == SEPARATE else "accepted, shared prompts"
+    head = "no" if found.no_scalar_head else "yes"
+    return f"| {family} | {kind} | {outcome} | {found.batch} | {found.steps} | {head} |"
+
+
+def page(rows: dict[str, str]) -> str:
+    """docs/architectures.md. rows: family -> its line."""
+    return _PAGE.format(
+        version=transformers.__version__,
+        made=len(rows),
+        known=len(rows) + len(NOT_MADE),
+        accepted=sum("| accepted" in line for line in rows.values()),
+        shared=sum("shared prompts" in line for line in rows.values()),
+        rows="\n".join(rows[family] for family in sorted(rows)),
+        left_out="\n".join(f"| {family} | {reason} |" for family, reason in sorted(NOT_MADE.items())),
+    )
+
+
+def rows_of_the_page() -> dict[str, str]:
+    """Family -> its line on the page as it stands."""
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.count("|") == 7]
+    return {line.split("|")[1].strip(): line for line in lines[2:]}
+
+
+_PAGE = """# Architectures
+
+What happens to a language model of each family that transformers {version} has, {made} of {known}. Nothing in the code
+knows a family by its name: when a network is loaded, a shrunken random copy of it (the same class and kinds of layers,
+limits of windows, chunks and rotary embeddings of about 8) goes through every path that will be used, beside its own
+plain pass over single sequences, in float64 and about a fifth of a second. A path that differs is not taken; where none
+is left, or where the mathematics here would be another than the model's, the model is refused in one line before
+anything is written. This page is that check, run over each family's default configuration; settings of a model may
+change its outcome, and the check is of the settings that it has. {accepted} are accepted, {shared} with shared prompts.
+
+- *shared prompts*: the reward model reads each prompt once for all of its completions. Else one sequence a completion.
+- *batches*: how rows of different lengths stand beside each other. `padded on the right` is for positions that a
+  network counts by columns.
+- *sampling*: from a cache, from a cache for each length of prompt, or with every token read anew at each step (right,
+  and slow: the cache of these networks loses something).
+- *scalar head*: whether it can be a reward model and a value function. Where transformers has no class for it,
+  `instructrl.models.scalar_heads` makes one of transformers' own generic head.
+
+Refused is what is recurrent, what is not causal, what is a decoder beside an encoder, and what caps or scales its
+logits.
+
+| family | language model | outcome | batches | sampling | scalar head |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+
+## Not tried
+
+Families whose default configuration makes no language model of text that runs in transformers {version}.
+
+| family | why |
+| --- | --- |
+{left_out}
+
+`python tests/models/architectures.py` writes this page; `tests/models/test_architectures.py` holds every line of it to
+what is found.
+"""
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page({family: row(family) for family in FAMILIES}), encoding="utf-8")

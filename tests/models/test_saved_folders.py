@@ -12,12 +12,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    Gemma3Config,
     GenerationConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     OPTConfig,
-    PretrainedConfig,
 )
 
 from instructrl.data.tokenizers import word_tokenizer
@@ -91,15 +91,14 @@ def test_transformers_generation_stops_where_ours_does(tmp_path):
 
 def test_a_nested_configuration_names_it_too(tmp_path):
     """As in a model of text and pictures, whose language model has a configuration of its own."""
-    lm = network("llama", eos_token_id=0)
-
-    class Both(PretrainedConfig):
-        model_type = "both"
-
-    outer = Both()
-    outer.text_config, outer.eos_token_id = lm.config, 0
-    lm.config = outer
-    Policy(lm).save(tmp_path, ENCODER.tokenizer)
+    widths = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    both = Gemma3Config(
+        text_config=dict(**widths, num_key_value_heads=2, head_dim=8, vocab_size=ROWS, eos_token_id=0),
+        vision_config=dict(**widths, image_size=16, patch_size=8),
+        mm_tokens_per_image=4,
+        eos_token_id=0,
+    )
+    Policy(AutoModelForCausalLM.from_config(both)).save(tmp_path, ENCODER.tokenizer)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["eos_token_id"], config["text_config"]["eos_token_id"]) == (END, END)
 

@@ -16,7 +16,10 @@ from instructrl.models import scalar_heads
 from instructrl.models.backbone import load_scalar_model, scalar_model
 
 # Without a class of their own, with one that has another head, with one that fits, and with a base under another name.
-FAMILIES = ["granite", "cohere2", "olmoe", "codegen", "xglm", "lfm2", "electra", "ctrl", "gpt2", "opt", "llama4_text"]
+FAMILIES = {
+    **{family: {} for family in ("granite", "olmoe", "codegen", "xglm", "lfm2", "ctrl", "gpt2", "opt", "llama4_text")},
+    "cohere2": {"logit_scale": 1.0},
+}
 TOKENS = torch.arange(10, 30)[None]
 
 
@@ -33,7 +36,7 @@ def with_head(lm: PreTrainedModel) -> PreTrainedModel:
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_of_the_states_and_survive_saving(family, tmp_path, monkeypatch):
-    lm = make_lm(family)
+    lm = make_lm(family, **FAMILIES[family])
     before = copy.deepcopy(lm.config.to_dict())
     network = with_head(lm)
     states = network.base_model(input_ids=TOKENS).last_hidden_state
@@ -65,8 +68,8 @@ def test_transformers_loads_it_after_it_was_registered(tmp_path):
 
 
 def test_transformers_keeps_its_own_class_where_it_has_one():
-    network = with_head(make_lm("electra"))
-    own = type(AutoModelForSequenceClassification.from_config(make_lm("electra").config))
+    network = with_head(make_lm("ctrl"))
+    own = type(AutoModelForSequenceClassification.from_config(make_lm("ctrl").config))
     assert own is not type(network)
     assert own.__module__.startswith("transformers.")
 

@@ -1,0 +1,390 @@
+"""What an architecture is found to do, before anything is trained: no list of architectures is kept here.
+
+A shrunken copy of the network with random weights in float64 goes through every path of `paths` and `decoding`, beside
+its own plain forward pass of single sequences. Of each table the first row that agrees is taken; a network for which
+none does is refused. It takes a second, and is kept for each configuration and version of transformers.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
+
+from instructrl.models.decoding import STEPS
+from instructrl.models.folders import silent, with_named_base
+from instructrl.models.paths import BATCHES, OF_A_NETWORK, SEPARATE, SHARED, Paths, shared_prompt_states
+from instructrl.models.shrinking import shrunken
+from instructrl.types import SharedPrompts
+
+# Half of float32's digits: rounding, which is float32's inside of many networks whatever their weights are, stays a
+# hundred times below it; a window or a position that is off moves states of such weights by tenths.
+TOLERANCE = torch.finfo(torch.float32).eps ** 0.5
+# Tokens of the longest sequence: the limits of shrunken networks are about 8, their positions as many as are tried.
+_LENGTH, _POSITIONS = 20, 64
+_ACCEPTED = "accepted are causal attention models whose logits are a plain projection of their states"
+
+
+class UnsuitableError(ValueError):
+    """A network that cannot be run here."""
+
+
+def agree(found: Tensor, truth: Tensor) -> bool:
+    """Whether two results are the same but for rounding."""
+    scale = float(truth.abs().max())
+    return found.shape == truth.shape and float((found - truth).abs().max()) <= TOLERANCE * scale
+
+
+def paths_of(config: PretrainedConfig) -> Paths:
+    """The paths of the language models of a configuration.
+
+    Raises ValueError, in one line, where the architecture is recurrent, not causal, caps or scales its logits, or
+    cannot be run by any path.
+    """
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsuitableError(f"model {_name(config)}: found no language model of this architecture; {_ACCEPTED}")
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    text = config.get_text_config()
+    if kind.config_class is type(text) and text is not config:  # of a model of several parts the language model alone
+        name, config = config.name_or_path, copy.deepcopy(text)
+        config.name_or_path = name
+    return _paths(config, kind)
+
+
+def paths_of_network(lm: PreTrainedModel) -> Paths:
+    """The same of a language model. Raises ValueError as `paths_of` does."""
+    return _paths(lm.config, type(lm))
+
+
+def _paths(config: PretrainedConfig, kind: type[PreTrainedModel]) -> Paths:
+    small = shrunken(config)
+    description = json.dumps(small.to_dict(), sort_keys=True, default=str)
+    key = hashlib.sha256("\0".join([kind.__name__, type(config).__name__, description, *_versions()]).encode())
+    found = _kept(key.hexdigest(), lambda: _outcome(small, kind))
+    if "refused" in found:
+        raise UnsuitableError(f"model {_name(config)}: found {found['refused']}")
+    return Paths(**found)
+
+
+def _name(config: PretrainedConfig) -> str:
+    return config.name_or_path or config.model_type
+
+
+@torch.no_grad()
+def check_weights(network: PreTrainedModel, head: nn.Module, paths: Paths) -> None:
+    """One pass of the network's own weights: 52 tokens, with and without padding, with and without those that follow.
+
+    network: a language model or one with a scalar head. head: what projects its states. Raises ValueError where states
+    depend on what those of the shrunken copy did not, and where states or what is made of them are not finite.
+    """
+    name = _name(network.config)
+    tokens = tokens_of(network, min(16, paths.longest or 16)).to(network.device)
+    short, length = len(tokens) // 2, len(tokens)
+    padded, mask = tokens.new_zeros(2, length + 2), torch.zeros(2, length + 2, dtype=torch.bool, device=network.device)
+    padded[0, 2:], padded[1, 1 : 1 + short] = tokens, tokens[:short]
+    mask[0, 2:], mask[1, 1 : 1 + short] = True, True
+    states = BATCHES[paths.batch](network, padded, mask)
+    truth = plain(network, tokens)
+    if not bool(truth.isfinite().all() & head(truth).isfinite().all()):
+        raise UnsuitableError(f"model {name}: found weights that give NaN or infinity, accepted are finite ones")
+    if not agree(states[0, 2:], truth) or not agree(states[1, 1 : 1 + short], truth[:short]):
+        raise UnsuitableError(
+            f"model {name}: found weights with which states depend on padding or later tokens; {_ACCEPTED}"
+        )
+
+
+def _outcome(small: PretrainedConfig, kind: type[PreTrainedModel]) -> dict[str, Any]:
+    reason = ""
+    for dtype in (torch.float64, torch.float32):  # some networks convert to float32 on their way, and go on with it
+        try:
+            return asdict(_examine(small, kind, dtype))
+        except UnsuitableError as error:
+            return {"refused": str(error)}
+        except OF_A_NETWORK as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+    return {"refused": f"{kind.__name__}, which fails on ordinary tokens ({reason}); {_ACCEPTED}"}
+
+
+@torch.no_grad()
+def _examine(small: PretrainedConfig, kind: type[PreTrainedModel], dtype: torch.dtype) -> Paths:
+    network = lively(small, kind, dtype)
+    name = type(network).__name__
+    if getattr(network, "_is_stateful", False):
+        raise UnsuitableError(f"{name}, which has a recurrent state; {_ACCEPTED}")
+    if small.is_encoder_decoder:  # the language model's own configuration says of itself that it is none
+        raise UnsuitableError(f"{name}, which is an encoder with a decoder; {_ACCEPTED}")
+    longest = None
+    if not _is_causal(network):
+        longest = border(small)
+        if longest is not None:  # what changes with the length of a sequence is left out by limits below it
+            network = lively(without_border(small), kind, dtype)
+        if longest is None or not _is_causal(network):
+            raise UnsuitableError(f"{name}, whose states depend on later tokens; {_ACCEPTED}")
+    check_projection(network)
+    batch = _first(BATCHES, lambda row: _batch_agrees(network, row))
+    if batch is None:
+        raise UnsuitableError(f"{name}, whose states depend on other sequences and padding; {_ACCEPTED}")
+    steps = _first(STEPS, lambda row: _steps_agree(network, batch, row))
+    if steps is None:
+        raise UnsuitableError(f"{name}, whose states cannot be had token by token; {_ACCEPTED}")
+    shared = _first(SHARED, lambda row: _shared_prompts_agree(network, row)) or SEPARATE
+    _check_saving(network)
+    return Paths(
+        batch=batch, shared=shared, steps=steps, longest=longest, no_scalar_head=_why_no_scalar_head(network, batch)
+    )
+
+
+def lively(
+    config: PretrainedConfig, kind: type[PreTrainedModel], dtype: torch.dtype = torch.float64
+) -> PreTrainedModel:
+    """A network of this configuration with random weights under which every token matters."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    if border(config) is None and 0 < (getattr(text, "max_position_embeddings", None) or 0) < _POSITIONS:
+        text.max_position_embeddings = _POSITIONS
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        # Some grouped products of experts know no float64.
+        network = with_named_base(kind._from_config(config, dtype=dtype, experts_implementation="eager").eval())
+        with torch.no_grad():
+            for parameter in network.parameters():
+                noise = torch.randn(parameter.shape, dtype=torch.float64).to(parameter.dtype)
+                parameter.copy_(0.3 * noise if parameter.dim() > 1 else parameter + 0.1 * noise)
+    return network
+
+
+def tokens_of(network: PreTrainedModel, length: int = _LENGTH) -> Tensor:
+    """Ordinary token ids of no special meaning where there are so many: [length] int64."""
+    embeddings: Any = network.get_input_embeddings()
+    size = len(embeddings.weight)
+    fields = network.config.get_text_config().to_dict()
+    special = [fields.get(f"{role}_token_id") for role in ("bos", "eos", "pad")]
+    special += [i for ids in special if isinstance(ids, list) for i in ids]
+    ids = [i for i in range(size) if i not in special] or [0]
+    generator = torch.Generator().manual_seed(0)
+    return torch.tensor(ids)[torch.randint(len(ids), (length,), generator=generator)]
+
+
+def plain(network: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """The states of one sequence as the network itself computes them. tokens: [L]. Returns [L, D]."""
+    return network.base_model(input_ids=tokens[None], use_cache=False).last_hidden_state[0]
+
+
+def _is_causal(network: PreTrainedModel) -> bool:
+    tokens = tokens_of(network)
+    whole = plain(network, tokens)
+    if not bool(whole.isfinite().all()):
+        raise UnsuitableError(f"{type(network).__name__}, which gives NaN or infinity; {_ACCEPTED}")
+    # A sequence's own length comes last: some networks remember the longest that they have seen.
+    return all(agree(plain(network, tokens[:length]), whole[:length]) for length in (3, 10, 15))
+
+
+def check_projection(network: PreTrainedModel) -> None:
+    """Raise ValueError where logits are not `hidden @ weight.T + bias` for any size of logits."""
+    head = network.get_output_embeddings()
+    name = type(network).__name__
+    if not isinstance(head, nn.Linear):
+        raise UnsuitableError(f"{name} without a linear output embedding; {_ACCEPTED}")
+    tokens = tokens_of(network)
+    states = plain(network, tokens)
+    factor = 1000.0 / float(head(states).abs().max())  # a cap shows where logits are beyond it
+    seen = []
+
+    def enlarge(module: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        seen.append(inputs[0][0])
+        return (factor * inputs[0],)
+
+    hook = head.register_forward_pre_hook(enlarge)
+    own = network(input_ids=tokens[None], use_cache=False).logits[0]
+    hook.remove()
+    if not (seen and agree(seen[0], states) and agree(own, head(factor * states))):
+        raise UnsuitableError(f"{name}, whose logits are capped or scaled; {_ACCEPTED}")
+
+
+def _first(rows: Iterable[str], agrees: Callable[[str], bool]) -> str | None:
+    for row in rows:
+        with suppress(*OF_A_NETWORK):  # what a network raises for inputs that it does not know
+            if agrees(row):
+                return row
+    return None
+
+
+def _batch_agrees(network: PreTrainedModel, row: str) -> bool:
+    """Sequences of several lengths, padded on both sides, beside each other in two orders."""
+    tokens = tokens_of(network)
+    places = [(0, _LENGTH), (2, 13), (7, 16), (5, 6)]
+    mask = torch.zeros(len(places), _LENGTH + 3, dtype=torch.bool)
+    for i, (start, end) in enumerate(places):
+        mask[i, start:end] = True
+    padded = torch.zeros(mask.shape, dtype=torch.int64)
+    padded[mask] = torch.cat([tokens[: end - start] for start, end in places])
+    states = BATCHES[row](network, padded, mask)
+    return all(
+        agree(states[i, start:end], plain(network, tokens[: end - start])) for i, (start, end) in enumerate(places)
+    )
+
+
+def _shared_prompts_agree(network: PreTrainedModel, row: str) -> bool:
+    """Prompts of 6 and 2 tokens with responses that cross the limits of a shrunken network."""
+    tokens = tokens_of(network, 64)
+    prompts, responses = [6, 2], [(14, 5, 10), (12, 13, 0)]
+    rows, truths = [], []
+    for prompt, lengths in zip(prompts, responses, strict=True):
+        ids, segments, positions = [tokens[:prompt]], [torch.zeros(prompt)], [torch.arange(prompt)]
+        for k, length in enumerate(lengths):
+            answer = tokens[10 * (k + 1) : 10 * (k + 1) + length]
+            ids.append(answer)
+            segments.append(torch.full((length,), k + 1))
+            positions.append(prompt + torch.arange(length))
+            truths.append(plain(network, torch.cat([tokens[:prompt], answer]))[prompt:])
+        rows.append([torch.cat(x).long() for x in (ids, segments, positions)])
+    tokens, segments, positions = (
+        nn.utils.rnn.pad_sequence([row[i] for row in rows], batch_first=True, padding_value=(0, -1, 0)[i])
+        for i in range(3)
+    )
+    shared = SharedPrompts(tokens=tokens, segments=segments, positions=positions, last=segments[:, :3])
+    states = shared_prompt_states(network, shared, row)
+    found = [states[p][segments[p] == k + 1] for p in range(2) for k in range(3)]
+    return all(agree(a, b) for a, b in zip(found, truths, strict=True) if len(b))
+
+
+def _steps_agree(network: PreTrainedModel, batch: str, row: str) -> bool:
+    """Prompts of 6, 2 and 3 tokens, read at once and then token by token; a row leaves in between."""
+    tokens = tokens_of(network)
+    starts = [6, 2, 3]
+    mask = torch.arange(6)[None, :] >= 6 - torch.tensor(starts)[:, None]
+    prompt = torch.zeros(mask.shape, dtype=torch.int64)
+    prompt[mask] = torch.cat([tokens[:start] for start in starts])
+    states = STEPS[row](network, batch, prompt, mask)
+    truth = plain(network, tokens)
+    left = torch.tensor(starts)
+    found = states.start()
+    for step in range(_LENGTH - 6):
+        if not agree(found, truth[left - 1]):
+            return False
+        if step == 5:  # the last row takes the place of the second
+            order = torch.tensor([0, 2])
+            states.keep(order)
+            left = left[order]
+        found = states.append(tokens[left])
+        left = left + 1
+    return agree(found, truth[left - 1])
+
+
+def _why_no_scalar_head(network: PreTrainedModel, batch: str) -> str:
+    """Why a network with a scalar head has not the states of the language model; "" where it has them."""
+    from instructrl.models.backbone import scalar_model  # which asks for the paths of what it loads
+
+    try:
+        scalar: Any = scalar_model(network, torch.Generator().manual_seed(0))
+    except OF_A_NETWORK as error:
+        return str(error).splitlines()[0]
+    tokens = tokens_of(network)
+    mask = torch.ones(1, len(tokens), dtype=torch.bool)
+    states = BATCHES[batch](scalar.to(network.dtype), tokens[None], mask)[0]
+    if not agree(states, plain(network, tokens)):
+        return f"found {type(scalar).__name__}, whose states are not those of the language model"
+    return ""
+
+
+def _check_saving(network: PreTrainedModel) -> None:
+    tokens = tokens_of(network)
+    with tempfile.TemporaryDirectory(prefix="instructrl-") as folder, silent():
+        network.save_pretrained(folder)
+        loaded = type(network).from_pretrained(
+            folder, dtype=network.dtype, experts_implementation="eager", local_files_only=True
+        )
+    if not agree(plain(with_named_base(loaded.eval()), tokens), plain(network, tokens)):
+        raise UnsuitableError(
+            f"{type(network).__name__}, which transformers saves and loads as another one; {_ACCEPTED}"
+        )
+
+
+def border(config: PretrainedConfig) -> int | None:
+    """Tokens of a sequence above which its rotary embeddings change, for all of its tokens; None where they do not."""
+    text = config.get_text_config()
+    found = []
+    for parameters in _rope_parameters(text):
+        kind = parameters.get("rope_type", parameters.get("type"))
+        if kind == "longrope":
+            found.append(
+                parameters.get("original_max_position_embeddings")
+                or getattr(text, "original_max_position_embeddings", None)
+                or text.max_position_embeddings
+            )
+        elif kind == "dynamic":
+            found.append(text.max_position_embeddings)
+    return min(found, default=None)
+
+
+def without_border(config: PretrainedConfig) -> PretrainedConfig:
+    """A copy whose rotary embeddings stay the same at every length that is tried here."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    for holder in (text, *_rope_parameters(text)):
+        for field in ("max_position_embeddings", "original_max_position_embeddings"):
+            if isinstance(holder, dict) and field in holder:
+                holder[field] = _POSITIONS
+            elif not isinstance(holder, dict) and getattr(holder, field, None) is not None:
+                setattr(holder, field, _POSITIONS)
+    return config
+
+
+def _rope_parameters(text: PretrainedConfig) -> list[dict[str, Any]]:
+    """Of the whole network, or of each kind of layer."""
+    found = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    nested = [value for value in found.values() if isinstance(value, dict)]
+    return nested or [found]
+
+
+def _versions() -> list[str]:
+    return [transformers.__version__, torch.__version__, _sources()]
+
+
+@lru_cache
+def _sources() -> str:
+    """Of what was examined: the paths and the examination itself."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+_KEPT: dict[str, Mapping[str, Any]] = {}
+
+
+def _kept(key: str, examine: Callable[[], dict[str, Any]]) -> Mapping[str, Any]:
+    """What was found before under this key, in this process or another; else what is found now."""
+    if key not in _KEPT:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "instructrl" / "paths"
+        file = cache / f"{key}.json"
+        found = _read(file)
+        if found is None:
+            found = examine()
+            with suppress(OSError):  # a home that cannot be written to costs a second at each start
+                cache.mkdir(parents=True, exist_ok=True)
+                aside = cache / f"{key}.{os.getpid()}"
+                aside.write_text(json.dumps(found), encoding="utf-8")
+                aside.replace(file)
+        _KEPT[key] = found
+    return _KEPT[key]
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """None where there is no such file, or one that was cut."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if "refused" not in found:
+            Paths(**found)
+    except (OSError, ValueError, TypeError):
+        return None
+    return found
