@@ -187,13 +187,11 @@ def finetune(
 ) -> tuple[Policy, list[SFTEpoch]]:
     """Step 1 on a copy of `base`, with the recipe's settings for `phase` ("sft" or "ppo_start").
 
-    valid: for the validation loss of each epoch; None measures none. Returns the last epoch's policy and all epochs,
-    each saved.
+    valid: None measures no validation loss. Returns the last epoch's policy and all epochs, each saved.
     """
     config: SFTConfig = getattr(work.recipe, phase)
 
-    def name(epoch: int) -> str:
-        return f"{phase}_epoch_{epoch:02d}"
+    name = f"{phase}_epoch_{{:02d}}".format  # (epoch) -> name of its model
 
     def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
         policy = _learner(base)
