@@ -4,6 +4,8 @@ A sample keyed by (seed, episode, position) stays the same when rows leave the b
 differently and when a run is continued; there is no generator state to save.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,18 @@ def keyed_seed(seed: int, *parts: int) -> int:
 def keyed_generator(seed: int, *parts: int) -> torch.Generator:
     """A CPU generator in the state that belongs to this place."""
     return torch.Generator().manual_seed(keyed_seed(seed, *parts))
+
+
+def take_disjoint(count: int, sizes: Sequence[int], seed: int) -> list[list[int]]:
+    """Disjoint random subsets of `range(count)` of the given sizes. Raises ValueError where they do not fit."""
+    if sum(sizes) > count:
+        raise ValueError(f"sizes: found {list(sizes)}, which is {sum(sizes)} in all; accepted are up to {count}")
+    order = torch.randperm(count, generator=keyed_generator(seed)).tolist()
+    subsets, start = [], 0
+    for size in sizes:
+        subsets.append(order[start : start + size])
+        start += size
+    return subsets
 
 
 def _mix(x: Tensor) -> Tensor:

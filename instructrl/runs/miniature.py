@@ -14,7 +14,7 @@ from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.rollout.generate import response_texts
-from instructrl.rollout.randomness import keyed_seed
+from instructrl.rollout.randomness import keyed_seed, take_disjoint
 from instructrl.runs import steps
 from instructrl.runs.journal import Journal
 from instructrl.runs.labeling import Labeling
@@ -176,7 +176,7 @@ def _collect_prompts(
         held_out = [prompt for subsets in taken.values() for subset in subsets for prompt in subset]
         held_out += [Prompt(text=text) for text in world.example_prompts]
         clean = _clean(raw, held_out, work, steps_taken, split=split)
-        subsets = steps.take_disjoint(len(clean), wanted, keyed_seed(work.seed_for("prompts"), *split.encode()))
+        subsets = take_disjoint(len(clean), wanted, keyed_seed(work.seed_for("prompts"), *split.encode()))
         taken[split] = [[clean[i] for i in subset] for subset in subsets]
     sets = _PromptSets(
         sft=taken["train"][0],

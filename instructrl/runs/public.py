@@ -19,7 +19,7 @@ from instructrl.data.tokenizers import gpt2_tokenizer, load_tokenizer
 from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
 from instructrl.models.scalar_heads import scalar_class
-from instructrl.rollout.randomness import keyed_seed
+from instructrl.rollout.randomness import keyed_seed, take_disjoint
 from instructrl.runs import steps
 from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.journal import Journal
@@ -95,7 +95,7 @@ def _material(config: PublicConfig, data: Path, encoder: Encoder) -> Material:
         *novel_documents(data / "english_novels_pre1900").records,
         *squality_documents(data / "squality").records,
     ]
-    order = steps.take_disjoint(len(documents), [len(documents)], steps.seed_for(config.seed, "documents"))[0]
+    order = take_disjoint(len(documents), [len(documents)], steps.seed_for(config.seed, "documents"))[0]
     blocks = pack_documents((documents[i] for i in order), encoder.tokenizer, config.recipe.block_tokens)
     num_held_out = min(100, len(blocks) // 10)
     splits = {"SFT": demonstrations, "RM": comparisons, "PPO": prompts}
@@ -152,4 +152,4 @@ def _prompts(comparisons: dict[str, list[Comparison]], config: PublicConfig) -> 
 
 
 def _shuffled(rows: Sequence[RecordT], seed: int) -> list[RecordT]:
-    return [rows[i] for i in steps.take_disjoint(len(rows), [len(rows)], seed)[0]]
+    return [rows[i] for i in take_disjoint(len(rows), [len(rows)], seed)[0]]

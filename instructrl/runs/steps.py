@@ -387,15 +387,3 @@ def examine(
     if distributed.is_main():
         (work.folder / "results.json").write_text(text + "\n", encoding="utf-8")
     return results
-
-
-def take_disjoint(count: int, sizes: Sequence[int], seed: int) -> list[list[int]]:
-    """Disjoint random subsets of `range(count)` of the given sizes. Raises ValueError where they do not fit."""
-    if sum(sizes) > count:
-        raise ValueError(f"sizes: found {list(sizes)}, which is {sum(sizes)} in all; accepted are up to {count}")
-    order = torch.randperm(count, generator=keyed_generator(seed)).tolist()
-    subsets, start = [], 0
-    for size in sizes:
-        subsets.append(order[start : start + size])
-        start += size
-    return subsets

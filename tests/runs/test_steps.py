@@ -6,10 +6,11 @@ import pytest
 from tiny import demonstrations, tiny_encoder
 
 from instructrl.data.settings import Limits
+from instructrl.rollout.randomness import take_disjoint
 from instructrl.runs.experiment import few_shot_form
 from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import Recipe
-from instructrl.runs.steps import Workspace, take_disjoint
+from instructrl.runs.steps import Workspace
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import CheckpointConfig, PPOConfig
 from instructrl.types import Demonstration
