@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 _CONFIG = "config.json"
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _ACCEPTED = "accepted is a transformers folder or name"
 
 

@@ -48,8 +48,8 @@ ADAPTERS = [
     Row(
         what="adapter to compare",
         step="eval",
-        make=text("other/adapter_model.bin", ""),
-        message=_ADAPTER.format("other", "adapter_model.bin"),
+        make=text("other/adapter_model.safetensors", ""),
+        message=_ADAPTER.format("other", "adapter_model.safetensors"),
     ),
 ]
 
