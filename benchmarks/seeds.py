@@ -53,11 +53,10 @@ def section(runs: Sequence[Run], folders: Sequence[Path], made: str) -> str:
     known = " / ".join(_known(run) for run in runs)
     lead = (
         f"{seeds.capitalize()}, {prompts:,} prompts of test users, 95% intervals. {_seen(runs)}; {known} of them ask "
-        "for a task that a training prompt asks for too, in whatever words: this measures how well models do what they "
-        "have seen done. The last column is the paper's, where it has the number: win rates are those of its 175B "
-        "models, and “≈” is read off its figure 4, which is over all sizes. There, people judge answers to what people "
-        "asked; here, a rubric judges answers in a generated world. The two columns are the same quantities, not the "
-        "same difficulty."
+        "for a task that a training prompt asks for too, in whatever words. The last column is the paper's, where it "
+        "has the number: win rates are those of its 175B models, and “≈” is read off its figure 4, which is over all "
+        "sizes. There, people judge answers to what people asked; here, a rubric judges answers in a generated world. "
+        "The two columns are the same quantities, not the same difficulty."
     )
     return "\n\n".join(
         [
