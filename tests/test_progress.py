@@ -15,7 +15,7 @@ from instructrl.progress import Line
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.scoring import comparison_scores, in_batches, mean_loss, score_texts
 from instructrl.runs.journal import Journal
-from instructrl.runs.standalone import check_rows
+from instructrl.runs.reading import Reader
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import CheckpointConfig
 from instructrl.types import Document
@@ -99,9 +99,13 @@ REWARD_MODEL = tiny_reward_model(POLICY)
 PLAIN = [Document(text="w1 w2 w3 w4 w5 w6")] * 7
 
 
-def _rows(tmp_path):
+def _file(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    return read_demonstrations(tmp_path / "rows.jsonl")
+    return tmp_path / "rows.jsonl"
+
+
+def _rows(tmp_path):
+    return read_demonstrations(_file(tmp_path))
 
 
 # What takes long where data or networks are large -> how much its line counts; None: nobody can say before.
@@ -112,7 +116,7 @@ WAITS = {
     "scoring": (lambda _: in_batches(POLICY, blocks_as_sequences(blocks(9)), 4), 9),
     "loss": (lambda _: mean_loss(POLICY, [blocks_as_sequences(blocks(9)), blocks_as_sequences(blocks(3))]), 2),
     "plain text to tokens": (lambda _: pack_documents(PLAIN, ENCODER.tokenizer, 4), 7),
-    "reading": (lambda path: check_rows(_rows(path), ENCODER), 20),
+    "reading": (lambda path: Reader(ENCODER, "drop").demonstrations(_file(path)), 20),
     "rows": (lambda path: check(_rows(path)), 20),
     "looking for the rows of": (_rows, None),
     "common prefixes": (lambda _: drop_common_prefixes(ROWS), 20),
