@@ -136,6 +136,8 @@ def reward_model_plot(results: Record) -> Plot | None:
         ("agreement_training_labelers", "Labelers, training", MUTED),
         ("accuracy_heldout_labelers", "Model, held-out", ACCENT),
         ("agreement_heldout_labelers", "Labelers, held-out", MUTED),
+        ("accuracy_heldout_comparisons", "Reward model", ACCENT),
+        ("accuracy_judge", "Judge", INK),
     )
     rows = [
         plots.Row(label=text, estimate=rate, colour=colour)
@@ -151,11 +153,19 @@ def reward_model_plot(results: Record) -> Plot | None:
         what="Agreement on preferred pairs",
         scale=plots.Scale(write=percent, tick=whole_percent, reference=0.5, limits=(min(0.45, lowest), 1.0)),
     )
+    title = "Reward model beside labelers"
     caption = (
-        "Share of strictly ranked pairs on which the reward model agrees with a labeler, beside how often two "
-        "labelers agree. Dashed: chance. Intervals take prompts, not pairs, as independent."
+        "Share of strictly ranked pairs on which the reward model agrees with a labeler, beside how often two labelers "
+        "agree."
     )
-    return Plot(title="Reward model beside labelers", svg=svg, caption=caption)
+    if estimate(record.get("accuracy_judge")):
+        title = "Reward model and judge"
+        caption = (
+            "Share of strictly ranked pairs that each ranks as they were ranked, on comparisons that it was not "
+            "trained on: those that the other one was."
+        )
+    caption += " Dashed: chance. Intervals take prompts, not pairs, as independent."
+    return Plot(title=title, svg=svg, caption=caption)
 
 
 def selection_plots(results: Record) -> list[Plot]:
@@ -169,10 +179,8 @@ def selection_plots(results: Record) -> list[Plot]:
         chosen = [index for index, row in enumerate(kept) if row.get("selected")]
         line = _line(title, kept, "epoch", key, MODEL_COLOURS[2], ringed=chosen[0] if chosen else None)
         svg = plots.lines([line], name=f"selection-{key}", what=title, x_label="epoch")
-        best = (max if key == "score" else min)(kept, key=lambda row: row[key])
-        extreme = f"{'Highest' if key == 'score' else 'Lowest'} at epoch {best['epoch']}."
-        note = f" Ringed: epoch {kept[chosen[0]]['epoch']}, the one selected." if chosen else ""
-        found.append(Plot(title=title, svg=svg, caption=extreme + note))
+        note = f"Ringed: epoch {kept[chosen[0]]['epoch']}, the one selected." if chosen else ""
+        found.append(Plot(title=title, svg=svg, caption=note))
     return found
 
 
@@ -233,8 +241,8 @@ def tax_plots(results: Record) -> list[Plot]:
              if (number := finite(value)) is not None]  # fmt: skip
     if facts:
         svg = plots.bars(facts, name="facts", what="Facts answered right", write=whole_percent, full=1.0)
-        caption = "Share of questions about the pretraining text that the model still answers right."
-        found.append(Plot(title="Facts kept", svg=svg, caption=caption))
+        caption = "Share of questions about the pretraining text that the model answers right."
+        found.append(Plot(title="Facts", svg=svg, caption=caption))
     return found
 
 

@@ -18,6 +18,14 @@ class Estimate:
     high: float | None
 
 
+def beyond(interval: Estimate | None, reference: float) -> int:
+    """1 where all of an interval lies above the reference, -1 where all of it lies below, 0 where it holds it or where
+    there is no interval: then nothing may be said of the difference."""
+    if interval is None or interval.low is None or interval.high is None:
+        return 0
+    return (interval.low > reference) - (interval.high < reference)
+
+
 def finite(value: Any) -> float | None:
     """The number, or None for what is absent, not a number, or not finite."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -65,11 +73,11 @@ def percent_range(interval: Estimate, between: str = " to ") -> str:
     return f"{decimal(100 * interval.low, 1)}{between}{percent(interval.high)}"
 
 
-def decimal_range(interval: Estimate, between: str = " to ") -> str:
+def decimal_range(interval: Estimate, between: str = " to ", digits: int = 2) -> str:
     """`4.51 to 4.83`, or nothing where there is no interval."""
     if interval.low is None or interval.high is None:
         return ""
-    return f"{decimal(interval.low)}{between}{decimal(interval.high)}"
+    return f"{decimal(interval.low, digits)}{between}{decimal(interval.high, digits)}"
 
 
 def duration(seconds: float) -> str:

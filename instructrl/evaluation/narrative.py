@@ -1,16 +1,19 @@
 """What was run and what came out, in sentences made from the numbers.
 
-Nothing is said that the results do not hold: a sentence whose numbers are missing is left out.
+Nothing is said that the results do not hold: a sentence whose numbers are missing is left out, and a difference is put
+in words only where an interval excludes that there is none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 from instructrl.evaluation.formatting import (
     Estimate,
+    beyond,
     count,
     decimal,
+    decimal_range,
     estimate,
     finite,
     listing,
@@ -18,29 +21,60 @@ from instructrl.evaluation.formatting import (
     percent_range,
     spelled,
 )
+from instructrl.evaluation.statistics import mean_change
 
 # Figure 1 of the paper: models of one level are not ordered by it (PPO and PPO-ptx are close at every size).
 PAPER_LEVELS = {"GPT": 0, "GPT (prompted)": 1, "SFT": 2, "PPO": 3, "PPO-ptx": 3}
-MOST_NAMED = 3  # reversed pairs; more are counted
+# Parts of a training in which the gold score is averaged, to see it fall through the noise of its batches.
+NUM_WINDOWS = 8
+
+
+# Whose pairs the reward model's accuracy is told of, the first that is there, and what they are called.
+ACCURACIES = {
+    "heldout_labelers": "held-out labelers",
+    "heldout_comparisons": "held-out comparisons",
+    "training_labelers": "labelers",
+}
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
     """The introduction of the report."""
-    parts = (_best, _setting, _order, _reward_model, _over_optimisation, _tax)
+    parts = (_best, _setting, _order, _reward_model, judge_sentence, _over_optimisation, _tax)
     return [sentence for part in parts if (sentence := part(results))]
 
 
 def win_rates(results: Mapping[str, Any]) -> dict[str, Estimate]:
     """Name to win rate, in the order of the results; the baseline's is one half, exactly."""
+    return _rates(results, estimate)
+
+
+def claimable(results: Mapping[str, Any]) -> dict[str, Estimate]:
+    """`win_rates` with the wider of the two intervals, of prompts and of users: what is said has to hold in both."""
+    return _rates(results, _widest)
+
+
+def _rates(results: Mapping[str, Any], read: Callable[[Any], Estimate | None]) -> dict[str, Estimate]:
     baseline = (results.get("run") or {}).get("baseline")
     rates = {}
     for model in results.get("models") or []:
-        rate = estimate(model.get("win_rate"))
+        rate = read(model.get("win_rate"))
         if model.get("name") == baseline:
             rate = Estimate(value=0.5, low=0.5, high=0.5)
         if rate is not None:
             rates[str(model.get("name"))] = rate
     return rates
+
+
+def _widest(record: Any) -> Estimate | None:
+    rate = estimate(record)
+    if rate is None or rate.low is None or rate.high is None:
+        return rate
+    low, high = finite(record.get("bootstrap_low")), finite(record.get("bootstrap_high"))
+    return Estimate(
+        value=rate.value,
+        low=rate.low if low is None else min(rate.low, low),
+        high=rate.high if high is None else max(rate.high, high),
+    )
 
 
 def num_prompts(results: Mapping[str, Any]) -> float | None:
@@ -50,90 +84,81 @@ def num_prompts(results: Mapping[str, Any]) -> float | None:
     return max(numbers, default=None)
 
 
-def reversed_pairs(rates: Mapping[str, Estimate]) -> list[tuple[str, str, bool]]:
-    """Pairs that stand the other way round than in the paper: (lower in the paper, higher there, beyond doubt).
-
-    Beyond doubt means that the two 95% intervals do not touch.
-    """
-    found = []
-    for first, second in combinations([name for name in PAPER_LEVELS if name in rates], 2):
-        lower, higher = rates[first], rates[second]
-        if PAPER_LEVELS[first] < PAPER_LEVELS[second] and lower.value > higher.value:
-            known = lower.low is not None and higher.high is not None
-            found.append((first, second, known and lower.low > higher.high))  # pyright: ignore[reportOperatorIssue]
-    return found
+def prompts(results: Mapping[str, Any]) -> str:
+    """How many prompts of what kind: `1,000 held-out prompts`, where the run says that they were held out."""
+    most, kind = num_prompts(results), str((results.get("run") or {}).get("prompts") or "prompts")
+    return f"the {kind}" if most is None else f"{count(most)} {kind}"
 
 
 def _setting(results: Mapping[str, Any]) -> str:
     run = results.get("run") or {}
     baseline, judge = run.get("baseline"), run.get("judge")
-    num_models, most = len(results.get("models") or []), num_prompts(results)
-    if not num_models or most is None:
+    num_models = len(results.get("models") or [])
+    if not num_models or num_prompts(results) is None:
         return ""
-    sentence = f"{spelled(num_models)} model{'s' * (num_models > 1)} answered {count(most)} held-out prompts"
+    sentence = f"{spelled(num_models)} model{'s' * (num_models > 1)} answered {prompts(results)}"
     if judge and baseline:
         sentence += f", and the {judge} compared every answer with that of {baseline}"
     return sentence + "; a tie counts half."
 
 
 def _best(results: Mapping[str, Any]) -> str:
-    rates = win_rates(results)
     baseline = (results.get("run") or {}).get("baseline")
-    others = {name: rate for name, rate in rates.items() if name != baseline}
+    others = {name: rate for name, rate in claimable(results).items() if name != baseline}
     if not others or baseline is None:
         return ""
-    name, rate = max(others.items(), key=lambda item: item[1].value)
+    clear = {name: rate for name, rate in others.items() if beyond(rate, 0.5) > 0}
+    name, rate = max((clear or others).items(), key=lambda item: item[1].value)
     interval = f" (95% interval {percent_range(rate)})" if rate.low is not None else ""
-    most = num_prompts(results)
-    prompts = f"{count(most)} held-out prompts" if most is not None else "the held-out prompts"
-    where = f"{percent(rate.value)} of {prompts}{interval}"
-    if rate.value <= 0.5:
-        return f"No model was preferred to {baseline}: {name} came closest, at {where}."
-    if rate.low is not None and rate.low <= 0.5:
-        return f"No model was clearly preferred to {baseline}: {name} came out highest, at {where}."
-    return f"{name} did best: it was preferred to {baseline} on {where}."
+    where = f"{percent(rate.value)} of {prompts(results)}{interval}"
+    if clear:
+        level = [other for other in others if other != name and not _ahead(rate, others[other])]
+        if level:
+            return f"{name} was preferred to {baseline} on {where}. It does not differ clearly from {listing(level)}."
+        return f"{name} did best: it was preferred to {baseline} on {where}."
+    if all(beyond(rate, 0.5) < 0 for rate in others.values()):
+        return f"{baseline} was preferred to every other model: the highest win rate is that of {name}, {where}."
+    return f"No model differs clearly from {baseline} for the better: the highest win rate is that of {name}, {where}."
+
+
+def _ahead(first: Estimate, second: Estimate) -> bool:
+    """Whether the whole interval of the first lies above the second's."""
+    return first.low is not None and second.high is not None and first.low > second.high
 
 
 def _order(results: Mapping[str, Any]) -> str:
-    rates = win_rates(results)
-    if sum(name in PAPER_LEVELS for name in rates) < 3:
+    rates = claimable(results)
+    pairs = [
+        (lower, higher)
+        for lower, higher in combinations([name for name in PAPER_LEVELS if name in rates], 2)
+        if PAPER_LEVELS[lower] < PAPER_LEVELS[higher]
+    ]
+    if len(pairs) < 2:
         return ""
     ordered = sorted(rates.items(), key=lambda item: item[1].value)
-    sentence = "From least to most preferred: " + ", ".join(f"{name} {percent(rate.value)}" for name, rate in ordered)
-    swapped = reversed_pairs(rates)
-    if not swapped:
+    sentence = "Win rates from low to high: " + ", ".join(f"{name} {percent(rate.value)}" for name, rate in ordered)
+    same = [pair for pair in pairs if _ahead(rates[pair[1]], rates[pair[0]])]
+    if len(same) == len(pairs):
         return sentence + ", which is the order of the paper’s figure 1."  # noqa: RUF001
-    if len(swapped) > MOST_NAMED:
-        pairs = sum(
-            PAPER_LEVELS[a] != PAPER_LEVELS[b] for a, b in combinations([n for n in rates if n in PAPER_LEVELS], 2)
-        )
-        beyond = spelled(sum(certain for *_, certain in swapped)).lower()
-        sentence += f". This is not the order of the paper’s figure 1: {len(swapped)} of {pairs} pairs stand the other "  # noqa: RUF001
-        return sentence + f"way round, {beyond} of them by more than the intervals."
-    clear = [f"{first} ahead of {second}" for first, second, certain in swapped if certain]
-    open_ = [f"{first} ahead of {second}" for first, second, certain in swapped if not certain]
-    sentence += ". This is not the order of the paper’s figure 1: "  # noqa: RUF001
-    parts = [f"here {listing(clear)}"] if clear else []
-    if open_:
-        parts.append(f"{'and' if clear else 'here'} {listing(open_)}, where the intervals overlap")
-    return sentence + " ".join(parts) + "."
+    swapped = [f"{lower} ahead of {higher}" for lower, higher in pairs if _ahead(rates[lower], rates[higher])]
+    counts = [f"{len(same)} stand as there"] if same else []
+    counts += [f"{len(swapped)} the other way round ({listing(swapped)})"] if swapped else []
+    unclear = len(pairs) - len(same) - len(swapped)
+    counts += [f"{unclear} cannot be told apart: their intervals meet"] if unclear else []
+    return f"{sentence}. Of the {len(pairs)} pairs that the paper’s figure 1 orders, {listing(counts)}."  # noqa: RUF001
 
 
 def _reward_model(results: Mapping[str, Any]) -> str:
     record = results.get("reward_model") or {}
-    accuracy = estimate(record.get("accuracy_heldout_labelers"))
-    agreement = estimate(record.get("agreement_heldout_labelers"))
-    whose = "held-out labelers"
-    if accuracy is None:
-        accuracy = estimate(record.get("accuracy_training_labelers"))
-        agreement = estimate(record.get("agreement_training_labelers"))
-        whose = "labelers"
-    if accuracy is None:
-        return ""
-    sentence = f"The reward model orders {percent(accuracy.value)} of the pairs of {whose} as they did"
-    if agreement is not None:
-        sentence += f"; the labelers agree with each other on {percent(agreement.value)}"
-    return f"{sentence}.{_set_by_hand(record)}"
+    for kind, whose in ACCURACIES.items():
+        if accuracy := estimate(record.get(f"accuracy_{kind}")):
+            agreement = estimate(record.get(f"agreement_{kind}"))
+            sentence = f"The reward model orders {_measured(accuracy)} of the pairs of {whose} as they were ranked"
+            if beyond(accuracy, 0.5) <= 0:
+                sentence += ", which is not clearly better than chance"
+            sentence += f"; two labelers agree on {_measured(agreement)}." if agreement else "."
+            return sentence + _set_by_hand(record)
+    return ""
 
 
 def _set_by_hand(record: Mapping[str, Any]) -> str:
@@ -147,7 +172,7 @@ def _set_by_hand(record: Mapping[str, Any]) -> str:
         f"points where that of training labelers is {decimal(training, 1)}"
     )
     seen, unseen = (estimate(record.get(f"accuracy_{group}_labelers")) for group in ("training", "heldout"))
-    if seen and unseen and unseen.value > seen.value:
+    if seen and unseen and _ahead(unseen, seen):
         sentence += (
             f"; and so the reward model is right on {percent(unseen.value)} of their pairs and on "
             f"{percent(seen.value)} of those of training labelers, where the paper’s is right more often on training "  # noqa: RUF001
@@ -156,25 +181,64 @@ def _set_by_hand(record: Mapping[str, Any]) -> str:
     return sentence + "."
 
 
+def judge_sentence(results: Mapping[str, Any]) -> str:
+    """What the verdicts are worth, where a model gives them."""
+    run = results.get("run") or {}
+    accuracy = estimate((results.get("reward_model") or {}).get("accuracy_judge"))
+    sentence = ""
+    if accuracy is not None:
+        sentence = f"The judge orders {_measured(accuracy)} of pairs that it was not trained on as they were ranked"
+        sentence += ": its verdicts may be no better than chance." if beyond(accuracy, 0.5) <= 0 else "."
+    return f"{sentence} {run.get('judge_note') or ''}".strip()
+
+
+def _measured(rate: Estimate) -> str:
+    """`71.2% (95% interval 70.1 to 72.3%)`."""
+    return percent(rate.value) + (f" (95% interval {percent_range(rate)})" if rate.low is not None else "")
+
+
 def _over_optimisation(results: Mapping[str, Any]) -> str:
-    """Says of the model with the largest fall how far the gold score fell from its peak while the reward rose."""
-    falls = []
-    for name, points in by_model(results.get("over_optimisation")).items():
-        scored = [p for p in points if None not in (finite(p.get("gold")), finite(p.get("score")), finite(p.get("kl")))]
-        if len(scored) < 3:
-            continue
-        peak = max(range(len(scored)), key=lambda index: scored[index]["gold"])
-        top, last = scored[peak], scored[-1]
-        if last["gold"] < top["gold"] and last["score"] > top["score"]:
-            falls.append((top["gold"] - last["gold"], name, top, last))
-    if not falls:
+    """Says of the model with the largest fall how far the gold score fell while the reward rose."""
+    trainings = {name: _windows(rows) for name, rows in by_model(results.get("over_optimisation")).items()}
+    # The place of the fall is looked for: the intervals hold for all places, of both scores, at the same time.
+    num_looks = 2 * sum(max(len(windows) - 1, 0) for windows in trainings.values())
+    if not num_looks:
         return ""
-    _, name, top, last = max(falls, key=lambda fall: fall[0])
+    falls = []
+    for name, windows in trainings.items():
+        for before in windows[:-1]:
+            gold, score = (_change(before, windows[-1], key, num_looks) for key in ("gold", "score"))
+            if beyond(gold, 0.0) < 0 < beyond(score, 0.0):
+                falls.append((gold.value, name, before, windows[-1], gold, score))
+    if not falls:
+        return "In no training did the gold score clearly fall while the reward rose."
+    _, name, before, last, gold, score = min(falls, key=lambda fall: fall[0])
+    near, far = (decimal(sum(row["kl"] for row in rows) / len(rows), 1) for rows in (before, last))
     return (
-        f"{name} was over-optimised: past {decimal(top['kl'], 1)} nats its reward still rose "
-        f"({decimal(top['score'])} to {decimal(last['score'])}) while the gold score fell "
-        f"({decimal(top['gold'])} to {decimal(last['gold'])})."
+        f"{name} was over-optimised: from {near} to {far} nats its reward rose by {decimal(score.value)} "
+        f"(95% interval {decimal_range(score)}) while the gold score fell by {decimal(-gold.value)} "
+        f"({decimal_range(_negated(gold))})."
     )
+
+
+def _windows(rows: Sequence[Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:
+    """Iterations of one training that have both scores with errors, in NUM_WINDOWS parts of almost one size."""
+    keys = ("kl", "score", "score_error", "gold", "gold_error")
+    known = [row for row in rows if all(finite(row.get(key)) is not None for key in keys)]
+    number = min(NUM_WINDOWS, len(known))
+    return [known[part * len(known) // number : (part + 1) * len(known) // number] for part in range(number)]
+
+
+def _change(before: Sequence[Mapping], after: Sequence[Mapping], key: str, num_looks: int) -> Estimate:
+    means = [[(row[key], row[f"{key}_error"]) for row in rows] for rows in (before, after)]
+    change = mean_change(*means, num_looks=num_looks)
+    return Estimate(value=change.mean, low=change.low, high=change.high)
+
+
+def _negated(interval: Estimate) -> Estimate:
+    assert interval.low is not None
+    assert interval.high is not None
+    return Estimate(value=-interval.value, low=-interval.high, high=-interval.low)
 
 
 def by_model(rows: Any) -> dict[str, list[Mapping[str, Any]]]:
@@ -199,7 +263,7 @@ def _tax(results: Mapping[str, Any]) -> str:
     sentence = f"PPO paid an alignment tax: its loss rose by {high}"
     if ptx is not None:
         sentence += f"; that of PPO-ptx changed by {_nats(ptx)}"
-    if recovered := estimate(record.get("recovered")):
+    if beyond(recovered := estimate(record.get("recovered")), 0.0) > 0 and recovered is not None:
         sentence += f", so the mix gave back {percent(recovered.value, 0)} ({percent_range(recovered)})"
     return sentence + "."
 

@@ -171,15 +171,27 @@ def samples(
     return rows
 
 
-def over_optimisation(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Score and judge's score against KL over the iterations. names: phase in `metrics.jsonl` -> model."""
+def over_optimisation(
+    metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], batch_sizes: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Score and judge's score against KL over the iterations, with the standard errors of both means.
+
+    names: phase in `metrics.jsonl` -> model. batch_sizes: phase -> responses in an iteration.
+    """
+
+    def error(row: Mapping[str, Any], key: str) -> float | None:
+        spread = row.get(f"{key}_std")
+        return None if spread is None else spread / batch_sizes[row["phase"]] ** 0.5
+
     return [
         {
             "model": names[row["phase"]],
             "iteration": row["step"],
             "kl": row["kl"],
             "score": row["score"],
+            "score_error": error(row, "score"),
             "gold": row.get("gold"),
+            "gold_error": error(row, "gold"),
         }
         for row in metrics
         if row["phase"] in names

@@ -19,7 +19,7 @@ from instructrl.evaluation.formatting import (
     percent,
     percent_range,
 )
-from instructrl.evaluation.narrative import win_rates
+from instructrl.evaluation.narrative import ACCURACIES, win_rates
 from instructrl.evaluation.style import model_indices
 from instructrl.evaluation.table import Cell, TableView, main_columns
 
@@ -98,14 +98,19 @@ def highlights(results: Record) -> list[Highlight]:
     rates = {name: rate for name, rate in win_rates(results).items() if name != baseline}
     if rates:
         name, rate = max(rates.items(), key=lambda item: item[1].value)
-        found.append(Highlight(value=percent(rate.value), text=f"{name} preferred to {baseline}", detail=_within(rate)))
+        text = f"win rate of {name} against {baseline}"
+        found.append(Highlight(value=percent(rate.value), text=text, detail=_within(rate)))
     record = results.get("reward_model") or {}
-    for key, whose in (("heldout", "held-out labelers"), ("training", "training labelers")):
-        if accuracy := estimate(record.get(f"accuracy_{key}_labelers")):
-            agreement = estimate(record.get(f"agreement_{key}_labelers"))
-            detail = f"they agree with each other on {percent(agreement.value)}" if agreement else ""
-            text = f"of pairs: reward model agrees with {whose}"
-            found.append(Highlight(value=percent(accuracy.value), text=text, detail=detail))
+    if accuracy := estimate(record.get("accuracy_judge")):
+        text = "of pairs it was not trained on: the judge ranks them as they were ranked"
+        found.append(Highlight(value=percent(accuracy.value), text=text, detail=_within(accuracy)))
+    for kind, whose in ACCURACIES.items():
+        if accuracy := estimate(record.get(f"accuracy_{kind}")):
+            agreement = estimate(record.get(f"agreement_{kind}"))
+            details = [_within(accuracy)]
+            details += [f"two labelers agree on {percent(agreement.value)}"] if agreement else []
+            text = f"of pairs of {whose}: the reward model ranks them as they were ranked"
+            found.append(Highlight(value=percent(accuracy.value), text=text, detail="; ".join(filter(None, details))))
             break
     tax = results.get("alignment_tax") or {}
     if (recovered := estimate(tax.get("recovered"))) and recovered.low is not None and recovered.low > 0:
@@ -187,7 +192,8 @@ def _samples(results: Record) -> Section:
             answers.append(Answer(model=name, colour=indices[name], text=text, marks=" · ".join(marks)))
         prompt, category = str(sample.get("prompt", "")), label(str(sample.get("category") or ""))
         samples.append(Sample(prompt=prompt, category=category, answers=tuple(answers)))
-    lead = "The same held-out prompts, answered by every model. Long answers scroll."
+    kind = str((results.get("run") or {}).get("prompts") or "prompts")
+    lead = f"The same {kind}, answered by every model. Long answers scroll."
     return Section(id="samples", title="Samples", lead=lead, samples=tuple(samples))
 
 
@@ -212,9 +218,9 @@ def _reward_model(results: Record) -> Section:
 
 def _optimisation(results: Record, metrics: Sequence[Record]) -> Section:
     plots = tuple(figures.optimisation_plots(results, metrics))
-    lead = "How far each policy moved from its start, and what that bought in reward"
     judged = any(finite(row.get("gold")) is not None for row in results.get("over_optimisation") or [])
-    lead += ", and whether the gold score followed." if judged else "."
+    scores = "its reward and its gold score" if judged else "its reward"
+    lead = f"The distance of each policy from its start, and {scores} there. Points are means of noisy batches."
     names = [name for name in figures.all_models(results) if name in figures.by_model(results.get("over_optimisation"))]
     names += [name for name in figures.policies(metrics) if name not in names]
     return Section(
@@ -228,7 +234,7 @@ def _optimisation(results: Record, metrics: Sequence[Record]) -> Section:
 
 def _tax(results: Record) -> Section:
     plots = tuple(figures.tax_plots(results))
-    lead = "What alignment cost on text like that of the pretraining, against the pretrained model."
+    lead = "The loss on text like that of the pretraining, and the change of it."
     return Section(id="tax", title="Alignment tax", lead=lead, plots=plots)
 
 

@@ -6,6 +6,7 @@ Rates are fractions from 0 to 1. All results are deterministic: the bootstrap dr
 import math
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,6 +158,28 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64]) -> MeanInterval
         return MeanInterval(mean=mean, low=None, high=None)
     margin = Z95 * float(array.std(ddof=1)) / math.sqrt(len(array))
     return MeanInterval(mean=mean, low=mean - margin, high=mean + margin)
+
+
+def mean_change(
+    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], *, num_looks: int = 1
+) -> MeanInterval:
+    """The mean of `after` minus that of `before`, each a few independent means with their standard errors.
+
+    `change +- z * sqrt(sum(errors_before^2) / n_before^2 + sum(errors_after^2) / n_after^2)`. num_looks: of how many
+    changes this is one, where a large one was looked for: z is the normal quantile at `1 - 0.025 / num_looks`, so that
+    with 95% all their intervals hold (Bonferroni). Raises ValueError for anything empty or not finite.
+    """
+    (mean_before, error_before), (mean_after, error_after) = (_mean_and_error(rows) for rows in (before, after))
+    change = mean_after - mean_before
+    margin = NormalDist().inv_cdf(1 - 0.025 / num_looks) * math.hypot(error_before, error_after)
+    return MeanInterval(mean=change, low=change - margin, high=change + margin)
+
+
+def _mean_and_error(rows: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    if not rows:
+        raise ValueError("values: found none, accepted is at least one")
+    values, errors = _finite("values", [value for value, _ in rows]), _finite("errors", [error for _, error in rows])
+    return float(values.mean()), float(np.sqrt((errors**2).sum())) / len(rows)
 
 
 def pair_agreement(pairs_a: Sequence[Pairs], pairs_b: Sequence[Pairs]) -> PairRate | None:

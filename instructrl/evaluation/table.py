@@ -10,7 +10,6 @@ from rich.text import Text
 
 from instructrl.evaluation.formatting import (
     DASH,
-    count,
     decimal,
     decimal_range,
     estimate,
@@ -18,7 +17,7 @@ from instructrl.evaluation.formatting import (
     percent,
     percent_range,
 )
-from instructrl.evaluation.narrative import num_prompts
+from instructrl.evaluation.narrative import judge_sentence, num_prompts, prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +108,10 @@ def results_table(results: Mapping[str, Any]) -> Table:
         table.add_row(Text(str(model.get("name", ""))), *texts)
     if not models:
         return table
-    judge, prompts = run.get("judge"), num_prompts(results)
-    if judge and prompts:
-        table.caption = Text(
-            f"{count(prompts)} held-out prompts, judged by the {judge}; win rate against {run.get('baseline')}"
-        )
+    judge = run.get("judge")
+    if judge and num_prompts(results):
+        lines = [f"{prompts(results)}, judged by the {judge}; win rate against {run.get('baseline')}"]
+        lines += [sentence] if (sentence := judge_sentence(results)) else []
+        table.caption = Text("\n".join(lines))
         table.caption_justify = "left"
     return table

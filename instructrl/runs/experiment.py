@@ -73,7 +73,7 @@ def run_experiment(
         sampling=work.sampling("evaluation"),
     )
     parts = {
-        "run": {**run, "judge": JUDGE, "baseline": "SFT"},
+        "run": {**run, "judge": JUDGE, "baseline": "SFT", "prompts": "held-out prompts"},
         "reward_model": _quality(work.encoder, reward_model, judge, material),
         "sft_selection": selection,
         "data": material.tables,
@@ -115,11 +115,8 @@ def _quality(encoder: Encoder, reward_model: RewardModel, judge: RewardModel, ma
     mean = score_texts(reward_model, encoder, prompts, [row.completion for row in demonstrations]).mean()
     return {
         **assemble.comparison_counts(train),
-        "accuracy_training_labelers": None,
-        "accuracy_heldout_labelers": assemble.accuracy(comparison_scores(reward_model, encoder, held_out), held_out),
+        "accuracy_heldout_comparisons": assemble.accuracy(comparison_scores(reward_model, encoder, held_out), held_out),
         "accuracy_judge": assemble.accuracy(comparison_scores(judge, encoder, train), train),
-        "agreement_training_labelers": None,
-        "agreement_heldout_labelers": None,
         "bias": float(reward_model.bias),
         "mean_demonstration_score": float(mean),
     }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean, pstdev
 from typing import Any
 
 from instructrl.data import hygiene, tables
@@ -104,6 +105,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
             "description": MINIATURE_DESCRIPTION,
             "judge": "gold rubric",
             "baseline": "SFT",
+            "prompts": "held-out prompts",
         },
         "reward_model": quality,
         "sft_selection": selection,
@@ -233,11 +235,13 @@ def _gold_judge(world: MiniatureWorld):
 
 
 def _gold_observer(world: MiniatureWorld, work: steps.Workspace):
-    """The gold rubric's mean over each rollout batch: shows over-optimisation, and nothing is trained on it."""
+    """The gold rubric's mean over each rollout batch and its standard deviation: shows over-optimisation, and nothing
+    is trained on it."""
 
     def observe(prompts: Sequence[str], rollout: Rollout) -> dict[str, float]:
         texts = response_texts(rollout, work.encoder)
         rows = zip(prompts, texts, rollout.finished.tolist(), strict=True)
-        return {"gold": sum(world.rate(*row).score for row in rows) / len(prompts)}
+        scores = [world.rate(*row).score for row in rows]
+        return {"gold": mean(scores), "gold_std": pstdev(scores)}
 
     return observe

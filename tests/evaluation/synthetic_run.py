@@ -16,13 +16,13 @@ def _interval(rate: float, half: float, **more) -> dict:
     return {"rate": rate, "low": rate - half, "high": rate + half, **more}
 
 
+def _mean(mean: float, half: float) -> dict:
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
 def _win(rate: float, half: float, num_prompts: int) -> dict:
     record = _interval(rate, half, standard_error=half / 1.96, num_prompts=num_prompts)
     return record | {"bootstrap_low": rate - 1.3 * half, "bootstrap_high": rate + 1.25 * half}
-
-
-def _mean(mean: float, half: float) -> dict:
-    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def make_results() -> dict:
@@ -55,7 +55,7 @@ def make_results() -> dict:
     kl = np.linspace(0, 14, 12)
     path = [
         {"model": name, "iteration": 5 * i, "kl": float(x * s), "score": float(2.2 * np.sqrt(x * s / 14)),
-         "gold": float(3.9 + 0.32 * x * s - 0.021 * (x * s) ** 2)}
+         "gold": float(3.9 + 0.32 * x * s - 0.021 * (x * s) ** 2), "score_error": 0.03, "gold_error": 0.03}
         for name, s in (("PPO", 1.0), ("PPO-ptx", 0.82)) for i, x in enumerate(kl)
     ]  # fmt: skip
     texts = ["apple, pear, plum, quince", "I am not sure.\nBut maybe\n\tindented", HOSTILE, "", "word " * 150]
@@ -92,6 +92,7 @@ def make_results() -> dict:
     ]
     return {
         "run": {"name": "miniature", "seed": 0, "judge": "gold rubric", "baseline": "SFT",
+                "prompts": "held-out prompts",
                 "description": "The whole pipeline on a generated world: corpus, users, labelers and a rubric."},
         "models": models,
         "reward_model": {

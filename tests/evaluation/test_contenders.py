@@ -6,8 +6,10 @@ import pytest
 import torch
 from tiny import blocks, lively_policy, tiny_encoder, tiny_reward_model, words
 
+from instructrl.data.encoding import blocks_as_sequences
 from instructrl.evaluation.contenders import Contender, Exam, Judgement, Question, fact_accuracy
 from instructrl.rollout.generate import Sampling
+from instructrl.rollout.scoring import mean_loss
 
 
 @pytest.fixture(scope="module")
@@ -95,4 +97,5 @@ def test_a_contender_is_judged_on_the_prompt_as_it_was_asked(policy, encoder):
     assert [call[0] for call in judge.calls] == [list(exam.prompts)] * 2
     assert formed.texts != plain.texts
     assert formed.kl is None
-    assert formed.corpus_loss == plain.corpus_loss
+    assert formed.block_losses == plain.block_losses
+    assert plain.corpus_loss == pytest.approx(mean_loss(policy, [blocks_as_sequences(exam.blocks)]), rel=1e-6)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from instructrl.evaluation.statistics import (
     Z95,
+    mean_change,
     mean_interval,
     outcomes_from_scores,
     pair_agreement,
@@ -300,3 +301,14 @@ def test_no_share_of_a_tax_that_is_not_clearly_there():
 def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_change_of_a_mean_over_independent_means():
+    """Errors 3 and 4 in two means: that of their mean is 2.5. One mean of error 6 after them: hypot(2.5, 6) = 6.5."""
+    found = mean_change([(1.0, 3.0), (3.0, 4.0)], [(12.0, 6.0)])
+    assert (found.mean, found.high) == (10.0, pytest.approx(10 + Z95 * 6.5))
+    # Of five looks each has to hold at 1 - 0.01, whose quantile of two sides is 2.5758.
+    wider = mean_change([(1.0, 3.0), (3.0, 4.0)], [(12.0, 6.0)], num_looks=5)
+    assert wider.low == pytest.approx(10 - 2.575829 * 6.5, rel=1e-6)
+    with pytest.raises(ValueError, match="values: found none"):
+        mean_change([], [(1.0, 1.0)])

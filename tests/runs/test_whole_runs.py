@@ -73,6 +73,10 @@ def test_a_run_writes_what_the_report_reads(twice):
     assert all(0 <= row["finished"] <= 1 and row["win_rate"]["num_prompts"] == 12 for row in results["models"])
     assert abs(results["reward_model"]["mean_demonstration_score"]) < 1e-5
     assert {row["model"] for row in results["over_optimisation"]} == {"PPO", "PPO-ptx"}
+    assert all(row["gold_error"] > 0 and row["score_error"] > 0 for row in results["over_optimisation"])
+    intervals = results["alignment_tax"]["intervals"]
+    for name in ("PPO", "PPO-ptx"):
+        assert intervals[name]["low"] < results["alignment_tax"]["tax"][name] < intervals[name]["high"]
     phases = {json.loads(line)["phase"] for line in (folder / "metrics.jsonl").read_text().splitlines()}
     assert phases == {"pretraining", "sft", "ppo_start", "reward_model", "ppo", "ppo_ptx"}
     assert [row["count"] for row in results["data"]["overlap"][:2]] == [0, 0]
@@ -155,7 +159,7 @@ def test_all_steps_on_files(files, tmp_path):
     for name, found in tax["tax"].items():
         assert abs(found["mean"] - (tax["losses"][name] - tax["losses"]["GPT"])) < 1e-9
     assert results["reward_model"]["num_comparisons"] == 10
-    assert results["reward_model"]["accuracy_heldout_labelers"] is not None
+    assert results["reward_model"]["accuracy_heldout_comparisons"] is not None
     page = write_report(tmp_path).read_text()
     assert all(name in page for name in NAMES)
     models = tmp_path / "models"
