@@ -93,8 +93,11 @@ def _waits_shown() -> AbstractContextManager[Any]:
 
 def _settings(name: str, words: Sequence[str]) -> Any:
     from instructrl.commands.reading import READERS  # not for `instructrl --help`
+    from instructrl.commands.unused import check_used
 
-    return READERS[name](words)
+    settings = READERS[name](words)
+    check_used(settings)
+    return settings
 
 
 def _module(name: str) -> Any:

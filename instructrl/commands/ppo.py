@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from instructrl.commands.settings import PPOCommand
+from instructrl.data.readers import check_no_comparisons
 from instructrl.rollout.engines import open_engine
 from instructrl.runs.reading import Reader
 from instructrl.runs.recipe import Recipe
@@ -17,6 +18,7 @@ def main(config: PPOCommand) -> int:
     block_tokens = 0 if config.corpus is None else config.block_tokens
     encoder, policy = load_start(config.model, recipe, config, block_tokens)
     reward_model = load_judge(config.reward_model, encoder)
+    check_no_comparisons(config.data)
     reader = Reader(encoder, config.long_prompts)
     records = reader.prompts(config.data)
     blocks = read_blocks(config.corpus, encoder, block_tokens, "ppo.ptx_coef" if config.ppo.ptx_coef > 0 else None)

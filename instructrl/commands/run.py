@@ -17,12 +17,17 @@ def main(command: RunCommand) -> int:
     console, config, folder = Console(), command.config, command.folder
     if command.dry_run:
         console.print(_plan(command))
+        for text in command.named.concerns(config):
+            console.print(f"warning: {text}", markup=False, soft_wrap=True)
         return 0
     hide_loading_bars()
     check_folder(folder, config, fresh=command.fresh)
     given = command.named.read(config)
     open_folder(folder, config, fresh=command.fresh)
-    results = command.named.carry_out(given, folder, RunLog(folder, continued=True))
+    log = RunLog(folder, continued=True)
+    for text in command.named.concerns(config):  # hours before the steps that they are about
+        log.warn(text)
+    results = command.named.carry_out(given, folder, log)
     if distributed.is_main():
         with progress.wait("writing the report"):
             report = write_report(folder)

@@ -18,7 +18,14 @@ from transformers import PreTrainedTokenizerBase
 from instructrl.data import hygiene, tables
 from instructrl.data.hygiene import Kept, Record
 from instructrl.data.personal_data import check_regions
-from instructrl.data.readers import DataError, read_comparisons, read_demonstrations, read_prompts, write_jsonl
+from instructrl.data.readers import (
+    DataError,
+    check_no_comparisons,
+    read_comparisons,
+    read_demonstrations,
+    read_prompts,
+    write_jsonl,
+)
 from instructrl.data.settings import PrepareConfig
 from instructrl.data.tokenizers import load_tokenizer
 
@@ -84,9 +91,12 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     solid = next((path for path in (out, *out.parents) if path.exists()), out)
     if solid.exists() and not solid.is_dir():
         raise ValueError(f"out: found the file {solid}, accepted is a folder")
+    sources = {"SFT": config.demonstrations, "RM": config.comparisons, "PPO": config.prompts}
+    _check_left_over(out, [FILES[name] for name, paths in sources.items() if not paths])
+    for source in config.prompts:
+        check_no_comparisons(source)
     tokenizer = load_tokenizer(config.tokenizer)
     cleaning = _Cleaning()
-    sources = {"SFT": config.demonstrations, "RM": config.comparisons, "PPO": config.prompts}
     splits = {
         name: _cleaned_and_split(name, list(chain.from_iterable(map(READERS[name], paths))), config, cleaning)
         for name, paths in sources.items()
@@ -98,6 +108,17 @@ def prepare(config: PrepareConfig) -> PrepareReport:
         if not by_split["train"]:
             raise DataError(f"{FILES[name]}: found no record left for training, accepted is at least one")
     return _written(splits, tokenizer, config, cleaning)
+
+
+def _check_left_over(out: Path, others: Sequence[str]) -> None:
+    """Raise ValueError where files of sets that are not prepared now lie in the folder: split otherwise, their training
+    rows may be this one's test rows."""
+    for path in (out / f"{name}.{split}.jsonl" for name in others for split in SPLITS):
+        if path.exists():
+            raise ValueError(
+                f"out: found {path} of another preparation, which this one does not replace; accepted is another "
+                "folder, or all sets prepared at once: only then does no prompt come to stand in two splits"
+            )
 
 
 Splits = dict[str, dict[str, list[Any]]]

@@ -99,6 +99,19 @@ def read_corpus(source: str | Path) -> Records[Document]:
     return Records(open_rows(source, columns.DOCUMENT_COLUMNS), columns.parse_document)
 
 
+def check_no_comparisons(source: str | Path) -> None:
+    """Raise DataError where a file of prompts holds comparisons: PPO would sample on what its reward model learned,
+    whose scores are too good there. The first row tells; a file that cannot be read is left to its reader."""
+    try:
+        read_comparisons(source)[0]
+    except DataError:
+        return
+    raise DataError(
+        f"{source}: found comparisons, accepted are prompts that the reward model was not trained on; to use them all "
+        "the same, write their column prompt into a file of its own"
+    )
+
+
 def check(records: Sequence[Any], *, max_errors: int = 20) -> int:
     """Read every record. Returns their number; raises DataError that lists the first `max_errors` bad rows."""
     errors: list[str] = []

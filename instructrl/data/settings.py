@@ -32,7 +32,7 @@ class Limits:
 class PrepareConfig:
     """What to prepare and how. The defaults are the paper's where it gives a number."""
 
-    # folder for the result; made if missing, files of the same names are replaced
+    # folder for the result; made if missing, an earlier preparation of the same sets is replaced
     out: str
     # counts tokens: a model's name or folder, or a folder with encoder.json and vocab.bpe
     tokenizer: str

@@ -9,7 +9,7 @@ import torch
 
 from instructrl.data import tables
 from instructrl.data.encoding import Encoder, pack_documents
-from instructrl.data.readers import read_corpus
+from instructrl.data.readers import check_no_comparisons, read_corpus
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.backbone import check_context, set_residual_dropout
 from instructrl.models.policy import Policy
@@ -100,6 +100,7 @@ def _material(config: FilesConfig, data: Path, corpus: str, reader: Reader) -> M
         split: reader.demonstrations(data / f"demonstrations.{split}.jsonl") for split in ("train", "valid")
     }
     comparisons = {split: reader.comparisons(data / f"comparisons.{split}.jsonl") for split in ("train", "valid")}
+    check_no_comparisons(data / "prompts.train.jsonl")
     prompts = {split: reader.prompts(data / f"prompts.{split}.jsonl") for split in ("train", "test")}
     splits = {"SFT": demonstrations, "RM": comparisons, "PPO": prompts}
     for split, records in comparisons.items():

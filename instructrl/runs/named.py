@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from instructrl.runs.plan import LAST_EPOCH, PlanRow, plan
+from instructrl.runs.plan import LAST_EPOCH, PlanRow, concerns, plan
 from instructrl.runs.recipe import PAPER_1_3B, PAPER_6B, PAPER_175B
 from instructrl.runs.settings import (
     MINIATURE,
@@ -49,6 +49,10 @@ class NamedRun:
     def plan(self, config: Any) -> list[PlanRow]:
         """The steps that `config` asks for."""
         return plan(config.recipe, self.counts(config), self.reward_start(config))
+
+    def concerns(self, config: Any) -> list[str]:
+        """What is to be said of the settings before the run."""
+        return concerns(config.recipe, self.counts(config))
 
 
 def _read_files(config: FilesConfig) -> Any:

@@ -40,6 +40,17 @@ def plan(recipe: Recipe, counts: Mapping[str, int | None], reward_start: str = L
     return rows
 
 
+def concerns(recipe: Recipe, counts: Mapping[str, int | None]) -> list[str]:
+    """What the trainers are going to warn of at their start, as far as it is known before the data are read."""
+    found = []
+    if recipe.pretraining is not None and (blocks := counts.get("blocks")) is not None:
+        steps = recipe.pretraining.epochs * _steps_per_epoch(blocks, recipe.pretraining.batch_size)
+        found += [f"pretraining: {text}" for text in recipe.pretraining.concerns(steps)]
+    for phase in ("ppo", "ppo_ptx"):
+        found += [f"{phase}: {text}" for text in getattr(recipe, phase).concerns()]
+    return found
+
+
 def _sft(name: str, config: SFTConfig, counts: Mapping[str, int | None]) -> PlanRow:
     share = f"{config.pretraining_fraction:.0%} of the loss"
     mix = f" + {config.num_pretraining} blocks a batch, {share}" if config.num_pretraining else ""
@@ -56,7 +67,11 @@ def _ppo(name: str, config: PPOConfig, counts: Mapping[str, int | None]) -> Plan
 
 def _epochs(number: int | None, batch: int, epochs: int) -> str:
     what = f"{epochs} epoch{'s' if epochs > 1 else ''} in batches of {batch}"
-    return what if number is None else f"{what}: {epochs * -(-number // min(batch, number)):,} optimiser steps"
+    return what if number is None else f"{what}: {epochs * _steps_per_epoch(number, batch):,} optimiser steps"
+
+
+def _steps_per_epoch(number: int, batch: int) -> int:
+    return -(-number // min(batch, number))
 
 
 def _count(number: int | None) -> str:

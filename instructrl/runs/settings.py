@@ -129,8 +129,8 @@ SMOKE = MiniatureConfig(
     ),
     recipe=replace(
         MINIATURE_RECIPE,
-        ppo=replace(MINIATURE_RECIPE.ppo, num_episodes=512),
-        ppo_ptx=replace(MINIATURE_RECIPE.ppo_ptx, num_episodes=512),
+        ppo=replace(MINIATURE_RECIPE.ppo, num_episodes=512, warmup_iterations=1),
+        ppo_ptx=replace(MINIATURE_RECIPE.ppo_ptx, num_episodes=512, warmup_iterations=1),
     ),
 )
 

@@ -68,6 +68,10 @@ class Trainer(ABC):
         """Take back what `extra_state` gave."""
         assert not state, state
 
+    def concerns(self) -> list[str]:
+        """What in the settings a person should know before the first step."""
+        return []
+
     def warnings(self, metrics: Mapping[str, float]) -> list[str]:
         """What in a step's metrics a person should know, and what to do about it."""
         return []
@@ -79,6 +83,8 @@ class Trainer(ABC):
         where a number is not finite or memory does not suffice, `Interrupted` after a signal.
         """
         end = self.num_steps if until is None else min(until, self.num_steps)
+        for text in self.concerns():
+            log.warn(f"{self.phase}: {text}")
         with log.phase(self.phase, end - self.step, self.unit) as shown, interruption.finishing():
             while self.step < end:
                 with profiling.collect() as profile:

@@ -212,6 +212,9 @@ class PPOTrainer(Trainer):
             found["finished"] = self._rollout.finished.tolist()
         return found
 
+    def concerns(self) -> list[str]:
+        return self.config.concerns()
+
     def warnings(self, metrics: Mapping[str, float]) -> list[str]:
         return [text for applies, text in _WARNINGS if applies(metrics)]
 

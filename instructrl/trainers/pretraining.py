@@ -27,6 +27,9 @@ class PretrainingTrainer(Trainer):
             "pretraining", num_steps, {"policy": policy}, {"policy": self.update}, config.passes, (blocks, seed)
         )
 
+    def concerns(self) -> list[str]:
+        return self.config.concerns(self.num_steps)
+
     def batch(self) -> dict[str, Any]:
         rows = self.order.batch(self.step)
         return {"rows": rows, "tokens": self.blocks[rows].tolist()}

@@ -70,6 +70,15 @@ class PretrainingConfig:
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps: found {self.warmup_steps}, accepted are numbers from 0")
 
+    def concerns(self, num_steps: int) -> list[str]:
+        """What is allowed and seldom meant. num_steps: of the whole training."""
+        if self.warmup_steps < num_steps or not self.warmup_steps:
+            return []
+        return [
+            f"the warm-up of {self.warmup_steps} steps is as long as the whole of {num_steps}: the rate does not come "
+            "to its peak; lower warmup_steps or raise epochs"
+        ]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFTConfig:
@@ -227,6 +236,21 @@ class PPOConfig:
     @property
     def num_optimizer_steps(self) -> int:
         return self.num_iterations * self.num_epochs * (self.rollout_batch // self.minibatch)
+
+    def concerns(self) -> list[str]:
+        """What is allowed and seldom meant: settings under which little is learned, and what helps."""
+        found = []
+        if self.warmup_iterations >= self.num_iterations:
+            found.append(
+                f"the warm-up of {self.warmup_iterations} iterations is as long as the whole of {self.num_iterations}: "
+                "the rates do not come to their peak; lower warmup_iterations or raise num_episodes"
+            )
+        if (left := self.ema_decay**self.num_optimizer_steps) > 0.5:
+            found.append(
+                f"the averaged weights, which are what is saved, are {left:.0%} those of the start after "
+                f"{self.num_optimizer_steps} optimiser steps; lower ema_decay {self.ema_decay} or raise num_episodes"
+            )
+        return found
 
     @property
     def num_ptx_examples(self) -> int:

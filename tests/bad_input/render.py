@@ -16,6 +16,7 @@ import rows_models  # noqa: E402
 import rows_ops  # noqa: E402
 import rows_options  # noqa: E402
 import rows_other_models  # noqa: E402
+import rows_unused  # noqa: E402
 
 FAMILIES = [
     ("Options", rows_options.ROWS),
@@ -23,6 +24,7 @@ FAMILIES = [
     ("Data, by themselves", rows_data.ROWS),
     ("Data, in a step", rows_data_in_steps.ROWS),
     ("Names of models", rows_model_names.ROWS),
+    ("Left unused, of another kind, left over", rows_unused.ROWS),
     ("Models", rows_models.ROWS),
     ("Tokenizers and reward models", rows_other_models.ROWS),
 ]

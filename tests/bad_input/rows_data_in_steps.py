@@ -117,21 +117,21 @@ ROWS = [
     Row(
         what="corpus shorter than a block",
         step="sft",
-        options="--corpus rows.jsonl --block-tokens 20",
+        options="--corpus rows.jsonl --block-tokens 20 --sft.pretraining-fraction 0.25",
         make=rows({"text": "w1 w2"}),
         message="corpus: found 3 tokens, accepted is at least one block of 20",
     ),
     Row(
         what="corpus of empty texts",
         step="ppo",
-        options="--corpus rows.jsonl",
+        options="--corpus rows.jsonl --block-tokens 16 --ppo.ptx-coef 1",
         make=rows({"text": ""}),
         message="corpus: found 1 tokens, accepted is at least one block of 16",
     ),
     Row(
         what="missing corpus",
         step="ppo",
-        options="--corpus nowhere.jsonl",
+        options="--corpus nowhere.jsonl --block-tokens 16 --ppo.ptx-coef 1",
         message="nowhere.jsonl: found no such file, accepted is a readable file",
     ),
     Row(

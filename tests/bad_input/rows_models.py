@@ -258,7 +258,7 @@ ROWS = [
     Row(
         what="context too short for a block",
         step="sft",
-        options="--corpus corpus.jsonl --block-tokens 33",
+        options="--corpus corpus.jsonl --block-tokens 33 --sft.pretraining-fraction 0.25",
         message="block_tokens: found 33 tokens in a sequence, accepted are up to the 32 positions of the model",
     ),
 ]

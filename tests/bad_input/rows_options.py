@@ -242,7 +242,7 @@ ROWS = [
     Row(
         what="blocks of one token",
         step="ppo",
-        options="--block-tokens 1",
+        options="--block-tokens 1 --corpus corpus.jsonl --ppo.ptx-coef 1",
         message="block_tokens: found 1, accepted is at least 2: one predicts the next",
     ),
     Row(

@@ -21,7 +21,7 @@ STEPS = {
     "sft": f"sft --model model --data demonstrations.jsonl --validation demonstrations.jsonl --out out {_LIMITS} "
     "--sft.epochs 1 --sft.residual-dropout 0",
     "rm": f"rm --model model --data comparisons.jsonl --demonstrations demonstrations.jsonl --out out {_LIMITS}",
-    "ppo": f"ppo --model model --reward-model reward --data prompts.jsonl --out out {_LIMITS} --block-tokens 16 "
+    "ppo": f"ppo --model model --reward-model reward --data prompts.jsonl --out out {_LIMITS} "
     "--ppo.num-episodes 8 --ppo.rollout-batch 8 --ppo.minibatch 4 --ppo.num-epochs 1",
     "eval": f"eval --baseline model --models other --reward-model reward --data prompts.jsonl --out out {_LIMITS}",
     "prepare": "data prepare --tokenizer model --out prepared --prompts prompts.jsonl",

@@ -1,16 +1,24 @@
 """The order of the data, schedules, optimiser settings, and what a run writes."""
 
+import io
 import json
 import math
 
 import pytest
 import torch
 from probes import EPS, metrics_of, quiet_log
+from rich.console import Console
+from tiny import blocks, tiny_encoder, tiny_policy, tiny_reward_model
 from torch import nn
 
+from instructrl import cli
+from instructrl.runs.named import RUNS
+from instructrl.trainers.log import RunLog
 from instructrl.trainers.loop import DataOrder
 from instructrl.trainers.optimization import Update
-from instructrl.trainers.settings import AdamConfig
+from instructrl.trainers.ppo import PPOTrainer
+from instructrl.trainers.pretraining import PretrainingTrainer
+from instructrl.trainers.settings import AdamConfig, PPOConfig, PretrainingConfig
 
 
 def linear(config: AdamConfig) -> tuple[nn.Linear, Update]:
@@ -169,3 +177,57 @@ def test_a_log_without_folder_writes_nothing(tmp_path, monkeypatch):
         log.metrics("sft", 0, {"loss": 2.0})
     assert log.read_metrics() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def told(trainer) -> list[str]:
+    """What a trainer warns of in two parts of its run."""
+    console = Console(file=io.StringIO(), width=400)
+    log = RunLog(None, console)
+    trainer.run(log, until=1)
+    trainer.run(log, until=2)
+    return [line for line in console.file.getvalue().splitlines() if "warning" in line]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"warmup_iterations": 4}, ["warm-up of 4 iterations is as long as the whole of 4"]),
+        ({"warmup_iterations": 5}, ["warm-up of 5 iterations is as long as the whole of 4"]),
+        # 0.92^8 = 0.513 and 0.91^8 = 0.470.
+        ({"ema_decay": 0.92}, ["51% those of the start after 8 optimiser steps"]),
+        ({"ema_decay": 0.91}, []),
+        ({"ema_decay": 0.92, "warmup_iterations": 10}, ["warm-up of 10 iterations", "51% those of the start"]),
+    ],
+)
+def test_settings_under_which_ppo_learns_little_are_told_once(changes, expected):
+    encoder = tiny_encoder()
+    settings = {"num_episodes": 16, "rollout_batch": 4, "minibatch": 2, "warmup_iterations": 1, "ema_decay": 0.5}
+    policy = tiny_policy(encoder)
+    config = PPOConfig(**{**settings, **changes})
+    trainer = PPOTrainer(policy, tiny_reward_model(policy), ["w1", "w2 w3"], encoder, config, seed=0)
+    found = [line for line in told(trainer) if "warm-up" in line or "those of the start" in line]
+    assert len(found) == len(expected)
+    assert all(part in line for part, line in zip(expected, found, strict=True)), found
+
+
+@pytest.mark.parametrize(("warmup", "told_of"), [(0, 0), (1, 0), (2, 1), (9, 1)])
+def test_a_warm_up_as_long_as_the_pretraining_is_told(warmup, told_of):
+    config = PretrainingConfig(warmup_steps=warmup, batch_size=8)
+    found = told(PretrainingTrainer(tiny_policy(tiny_encoder()), blocks(16), config, seed=0))
+    assert len(found) == told_of
+    assert all(f"pretraining: the warm-up of {warmup} steps is as long as the whole of 2" in line for line in found)
+
+
+def test_no_named_run_has_such_settings():
+    assert {name: run.concerns(run.config) for name, run in RUNS.items()} == {name: [] for name in RUNS}
+
+
+def test_a_plan_tells_of_them(capsys):
+    words = "run files --dry-run --recipe.ppo.num-episodes 1024 --recipe.ppo-ptx.ema-decay 0.9999"
+    assert cli.main(words.split()) == 0
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert [line.split(":")[1].strip() for line in found] == ["ppo", "ppo", "ppo_ptx"]
+    assert "the warm-up of 10 iterations is as long as the whole of 2" in found[0]
+    assert "88% those of the start after 16 optimiser steps" in found[1]  # 0.992^16 = 0.879
+    assert "67% those of the start after 4000 optimiser steps" in found[2]  # 0.9999^4000 = 0.670

@@ -1,0 +1,88 @@
+"""Options that do nothing where another one is not set: a value given to one of them is a mistake, and is refused."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from instructrl.commands.settings import PPOCommand, RunCommand, SFTCommand
+from instructrl.data.settings import PrepareConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unused:
+    """option: its dotted name. without: what makes it do something. when: (settings) -> whether it does nothing."""
+
+    option: str
+    without: str
+    when: Callable[[Any], bool]
+
+
+_BLOCKS = Unused(option="block_tokens", without="corpus", when=lambda settings: settings.corpus is None)
+
+
+def _horizon(prefix: str, phase: str, recipe: Callable[[Any], Any]) -> Unused:
+    return Unused(
+        option=f"{prefix}{phase}.kl_horizon",
+        without=f"{prefix}{phase}.kl_target",
+        when=lambda settings: getattr(recipe(settings), phase).kl_target is None,
+    )
+
+
+_RULES: Mapping[type, tuple[Unused, ...]] = {
+    PPOCommand: (
+        *(
+            Unused(option=option, without="ppo.ptx_coef", when=lambda settings: settings.ppo.ptx_coef == 0)
+            for option in ("corpus", "ppo.ptx_examples_per_episode")
+        ),
+        _BLOCKS,
+        _horizon("", "ppo", lambda settings: settings),
+    ),
+    SFTCommand: (
+        Unused(
+            option="corpus",
+            without="sft.pretraining_fraction",
+            when=lambda settings: settings.sft.pretraining_fraction == 0,
+        ),
+        _BLOCKS,
+    ),
+    PrepareConfig: (
+        Unused(option="phone_regions", without="personal_data", when=lambda settings: not settings.personal_data),
+    ),
+}
+_OF_A_RUN = (
+    *(_horizon("recipe.", phase, lambda settings: settings.recipe) for phase in ("ppo", "ppo_ptx")),
+    Unused(
+        option="recipe.ppo.ptx_examples_per_episode",
+        without="recipe.ppo.ptx_coef, which recipe.ppo_ptx alone has",
+        when=lambda settings: True,
+    ),
+)
+
+
+def check_used(settings: Any) -> None:
+    """Raise ValueError for an option that has another value than its default and would not be used.
+
+    settings: what a command line asks for. What a run leaves behind as its settings has all defaults in it, and is
+    taken back: a default is never refused.
+    """
+    if isinstance(settings, RunCommand):
+        _check(settings.config, settings.named.config, _OF_A_RUN)
+    else:
+        _check(settings, type(settings), _RULES.get(type(settings), ()))
+
+
+def _check(settings: Any, default: Any, rules: Iterable[Unused]) -> None:
+    for rule in rules:
+        found = _member(settings, rule.option)
+        if found != _member(default, rule.option) and rule.when(settings):
+            raise ValueError(
+                f"{rule.option}: found {found}, which nothing uses without {rule.without}; accepted is both, or neither"
+            )
+
+
+def _member(target: Any, name: str) -> Any:
+    """A value by its dotted name; of a class the default."""
+    for part in name.split("."):
+        defaults = {field.name: field.default for field in fields(target)} if isinstance(target, type) else {}
+        target = defaults[part] if part in defaults else getattr(target, part)
+    return target
