@@ -18,7 +18,11 @@ COMMANDS = {
     "rm": ("step 2: train a reward model on comparisons", "instructrl.commands.rm"),
     "ppo": ("step 3: PPO or PPO-ptx against a reward model", "instructrl.commands.ppo"),
     "eval": ("compare models on prompts, judged by a reward model", "instructrl.commands.eval"),
-    "report": ("write report.html for a finished run", "instructrl.commands.report"),
+    "generate": (
+        "what a model answers: prompts as options, from a file, or typed",
+        "instructrl.commands.generate",
+    ),
+    "report": ("write report.html for a run or a single step", "instructrl.commands.report"),
     "data": (
         "prepare data as the paper does: duplicates, caps, splits by user, personal data",
         "instructrl.commands.data",

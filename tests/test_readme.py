@@ -152,15 +152,19 @@ def test_your_own_files_from_start_to_end(tmp_path, monkeypatch, capsys):
     """The section as it stands: the toy files, then every command on them."""
     monkeypatch.chdir(tmp_path)
     section = README.split("## Your own files and model")[1].split("\n## ")[0]
-    (toy,) = blocks(section, "python")
+    toy, talk = blocks(section, "python")
     exec(compile(toy, "README.md", "exec"), {})
     (tmp_path / "toy/small.yaml").write_text(small_yaml())
     text = "\n".join(blocks(section, "bash")).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("instructrl ") and "toy/" in line]
-    assert len(lines) == 9
+    assert len(lines) == 12
     for line in lines:
         assert cli.main(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
-    for made in ("run/report.html", "run/results.json", "ppo/models/ppo_ptx", "eval/results.json", "win_rates.svg"):
+    err = capsys.readouterr().err
+    assert "warning: " not in err, "settings that show something"
+    exec(compile(talk, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+    for made in ("run/report.html", "run/results.json", "ppo/report.html", "eval/results.json", "win_rates.svg"):
         assert (tmp_path / "toy" / made).exists()
     run = {path.name for path in (tmp_path / "toy/run").iterdir()}
     table = README.split("## What a run leaves behind")[1].split("\n## ")[0]

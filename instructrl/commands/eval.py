@@ -9,12 +9,14 @@ from rich.console import Console
 
 from instructrl import distributed
 from instructrl.commands.settings import EvalCommand
+from instructrl.data.readers import holds_comparisons
 from instructrl.evaluation.results import identities, versions
 from instructrl.evaluation.statistics import outcomes_from_scores, win_rate
 from instructrl.evaluation.table import results_table
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Samples, Sampling, sample_texts
 from instructrl.rollout.scoring import score_texts
+from instructrl.runs.judging import judge_note, short_names
 from instructrl.runs.reading import Reader
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.standalone import load_judge, load_other_policy, load_start, open_workspace
@@ -35,9 +37,14 @@ def main(config: EvalCommand) -> int:
     sampling = Sampling(
         seed=config.seed, temperature=config.temperature, max_response_tokens=config.limits.max_response_tokens
     )
-    performances = []
-    for name in (config.baseline, *config.models):
-        policy = baseline if not performances else Policy.load(name, encoder.tokenizer)
+    if holds_comparisons(config.data):
+        work.log.warn(
+            f"{config.data}: found comparisons, whose prompts alone are used; a judge that was trained on them scores "
+            "them too well"
+        )
+    paths, performances = (config.baseline, *config.models), []
+    for path, name in zip(paths, short_names(paths), strict=True):
+        policy = baseline if not performances else Policy.load(path, encoder.tokenizer)
         with work.log.phase(name, 1, "responses") as progress:
             samples = sample_texts(policy.eval(), work.encoder, texts, sampling)
             scores = score_texts(judge, work.encoder, texts, samples.texts, samples.finished).tolist()
@@ -55,6 +62,7 @@ def _results(
 ) -> dict[str, Any]:
     """What `instructrl report` reads. performances: (model, responses, scores), the baseline's first."""
     users = [prompt.user for prompt in prompts]
+    names, paths = [name for name, *_ in performances], (config.baseline, *config.models)
     _, first, reference = performances[0]
     same = {
         name: [a == b for a, b in zip(identities(samples), identities(first), strict=True)]
@@ -63,11 +71,12 @@ def _results(
     models = [
         {
             "name": name,
+            "path": path,
             "win_rate": asdict(win_rate(outcomes_from_scores(scores, reference, same[name]), users)),
             "score": sum(scores) / len(scores),
             "finished": sum(samples.finished) / len(prompts),
         }
-        for name, samples, scores in performances
+        for path, (name, samples, scores) in zip(paths, performances, strict=True)
     ]
     responses = [
         {
@@ -85,6 +94,7 @@ def _results(
         "seed": config.seed,
         "description": f"models compared on {len(prompts)} prompts",
         "judge": f"reward model {config.reward_model}",
-        "baseline": config.baseline,
+        "judge_note": judge_note(config.reward_model, [*zip(names, paths, strict=True)][1:]),
+        "baseline": names[0],
     }
     return {"run": run, "models": models, "samples": responses, "config": asdict(config), "versions": versions()}

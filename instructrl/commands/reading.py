@@ -17,6 +17,7 @@ from instructrl.commands.settings import (
     CheckCommand,
     DoctorCommand,
     EvalCommand,
+    GenerateCommand,
     PPOCommand,
     ReportCommand,
     RewardModelCommand,
@@ -104,9 +105,10 @@ def _data(words: Sequence[str]) -> PrepareConfig | CheckCommand | None:
 
 def _report(words: Sequence[str]) -> ReportCommand:
     parser = options.Parser(
-        prog="instructrl report", description="Write report.html from the results and metrics of a finished run."
+        prog="instructrl report",
+        description="Write report.html from the results and metrics of a run or of a single step.",
     )
-    parser.add_argument("folder", type=Path, help="folder of a run, with results.json and metrics.jsonl")
+    parser.add_argument("folder", type=Path, help="folder of a run or a step, with results.json or metrics.jsonl")
     parser.add_argument("--figure", type=Path, metavar="FILE.svg", help="also write the win rates as an SVG picture")
     chosen = parser.parse_args(words)
     return ReportCommand(folder=chosen.folder, figure=chosen.figure)
@@ -128,6 +130,7 @@ READERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "rm": _step(RewardModelCommand, "rm", "Step 2: the reward model."),
     "ppo": _step(PPOCommand, "ppo", "Step 3: proximal policy optimisation."),
     "eval": _step(EvalCommand, "eval", "Compare models on prompts."),
+    "generate": _step(GenerateCommand, "generate", "Sample responses of a model."),
     "report": _report,
     "data": _data,
     "doctor": _doctor,

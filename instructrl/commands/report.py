@@ -1,4 +1,4 @@
-"""`instructrl report FOLDER`: the page of a finished run, written again, and its main plot as a picture."""
+"""`instructrl report FOLDER`: the page of a run or of a single step, and the main plot of a run as a picture."""
 
 from instructrl.commands.settings import ReportCommand
 from instructrl.evaluation.report import check_figure, write_figure, write_report

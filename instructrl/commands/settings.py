@@ -109,7 +109,7 @@ class EvalCommand:
     baseline: str
     # models to compare with it: folders or names with the same tokenizer
     models: tuple[str, ...]
-    # the judge: a folder that `instructrl rm` wrote
+    # the judge: a folder that `instructrl rm` wrote, better not the one that a model was trained against
     reward_model: str
     # prompts: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
     data: str
@@ -127,10 +127,35 @@ class EvalCommand:
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        names = (self.baseline, *self.models)
+        names = [name.rstrip("/") for name in (self.baseline, *self.models)]
         if len(names) < 2 or len(set(names)) < len(names):
             raise ValueError(f"models: found {list(self.models)}, accepted is at least one model, each different")
         require_positive(self, "temperature")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateCommand:
+    """Sample responses of a model. Without --prompts and --data, each line of the standard input is a prompt."""
+
+    # a policy: a transformers folder or name
+    model: str
+    # texts to answer
+    prompts: tuple[str, ...] = ()
+    # a file of prompts in place of them: .jsonl, .jsonl.gz or .parquet, or hub:NAME
+    data: str | None = None
+    # responses to each prompt
+    samples: int = 1
+    # of the sampling
+    seed: int = 0
+    # divides the logits: near 0 the likeliest token is taken
+    temperature: float = 1.0
+    # where a response is cut; None is 256, or half of the model's positions where they are fewer than twice as many
+    max_response_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(self, "samples", "temperature", "max_response_tokens")
+        if self.prompts and self.data is not None:
+            raise ValueError(f"data: found {self.data} beside prompts, accepted is one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +180,7 @@ class CheckCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportCommand:
-    """The page of a finished run, and its main plot as a picture where a file is named for it."""
+    """The page of a run or of a single step, and its main plot as a picture where a file is named for it."""
 
     folder: Path
     figure: Path | None

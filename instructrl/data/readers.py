@@ -99,17 +99,23 @@ def read_corpus(source: str | Path) -> Records[Document]:
     return Records(open_rows(source, columns.DOCUMENT_COLUMNS), columns.parse_document)
 
 
-def check_no_comparisons(source: str | Path) -> None:
-    """Raise DataError where a file of prompts holds comparisons: PPO would sample on what its reward model learned,
-    whose scores are too good there. The first row tells; a file that cannot be read is left to its reader."""
+def holds_comparisons(source: str | Path) -> bool:
+    """Whether the first row of a file is a comparison."""
     try:
         read_comparisons(source)[0]
     except DataError:
-        return
-    raise DataError(
-        f"{source}: found comparisons, accepted are prompts that the reward model was not trained on; to use them all "
-        "the same, write their column prompt into a file of its own"
-    )
+        return False
+    return True
+
+
+def check_no_comparisons(source: str | Path) -> None:
+    """Raise DataError where a file of prompts holds comparisons: PPO would sample on what its reward model learned,
+    whose scores are too good there. A file that cannot be read is left to its reader."""
+    if holds_comparisons(source):
+        raise DataError(
+            f"{source}: found comparisons, accepted are prompts that the reward model was not trained on; to use them "
+            "all the same, write their column prompt into a file of its own"
+        )
 
 
 def check(records: Sequence[Any], *, max_errors: int = 20) -> int:

@@ -25,10 +25,14 @@ def sizes(rows: Sequence[Record]) -> TableView:
             lines.append((Cell(main=label(split), detail=source), *cells))
         if len(sources) > 1:
             strong.append(len(lines))
-            totals = [sum(numbers[split, source].get(name, 0) for source in sources) for name in sets]
-            lines.append((Cell(main=label(split), detail="total"), *(Cell(main=count(total)) for total in totals)))
+            # None where the run has no such split: 0 would be one without prompts.
+            known = [[n for source in sources if (n := numbers[split, source].get(name)) is not None] for name in sets]
+            totals = [Cell(main=count(sum(found) if found else None)) for found in known]
+            lines.append((Cell(main=label(split), detail="total"), *totals))
     headings = (("Split", ""), *((name, "") for name in sets))
-    return TableView(title="Prompts", headings=headings, rows=tuple(lines), strong=tuple(strong), wide=False)
+    return TableView(
+        title="Prompts that the run uses", headings=headings, rows=tuple(lines), strong=tuple(strong), wide=False
+    )
 
 
 def lengths(rows: Sequence[Record]) -> TableView:

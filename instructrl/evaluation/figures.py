@@ -1,6 +1,7 @@
 """Which plots the report draws from which results; a plot without data is None."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,7 +231,13 @@ def tax_plots(results: Record) -> list[Plot]:
     ]
     if rows:
         ends = [v for row in rows for v in (row.estimate.value, row.estimate.low, row.estimate.high) if v is not None]
-        scale = plots.Scale(write=_thousandths, tick=_thousandths, limits=(min(0.0, *ends), max(ends)), reference=0.0)
+        written, marked = max(3, _digits(ends, 2)), _digits(ends, 3)
+        scale = plots.Scale(
+            write=lambda value: decimal(value, written),
+            tick=lambda value: decimal(value, marked),
+            limits=(min(0.0, *ends), max(0.0, *ends)),
+            reference=0.0,
+        )
         svg = plots.interval_rows(rows, name="tax", what="Alignment tax, nats a token", scale=scale)
         caption = (
             f"Loss on held-out text like that of the pretraining above the loss of {record.get('pretrained')}, the "
@@ -246,8 +253,10 @@ def tax_plots(results: Record) -> list[Plot]:
     return found
 
 
-def _thousandths(value: float) -> str:
-    return decimal(value, 3)
+def _digits(numbers: Iterable[float], shown: int) -> int:
+    """Decimals that show so many digits of the largest number."""
+    largest = max(map(abs, numbers))
+    return max(shown - 1 - math.floor(math.log10(largest)), 1) if largest else shown
 
 
 def language_model_plots(metrics: Sequence[Record]) -> list[Plot]:

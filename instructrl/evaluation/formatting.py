@@ -110,3 +110,21 @@ def spelled(number: int) -> str:
 def listing(items: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def visible(text: Any) -> str:
+    """Control characters as their pictures (U+2400 and up), so that they show and do nothing; tab and newline stay.
+
+    What reorders the text around it (embeddings and overrides, U+202A to U+202E) shows as a replacement character.
+    """
+    characters = str(text).replace("\r\n", "\n")
+    return "".join(_picture(character) for character in characters)
+
+
+def _picture(character: str) -> str:
+    code = ord(character)
+    if 0x202A <= code <= 0x202E:
+        return "\ufffd"
+    if character in "\n\t" or 0x20 <= code < 0x7F or code > 0x9F:
+        return character
+    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"

@@ -109,7 +109,8 @@ def _best(results: Mapping[str, Any]) -> str:
         return ""
     clear = {name: rate for name, rate in others.items() if beyond(rate, 0.5) > 0}
     name, rate = max((clear or others).items(), key=lambda item: item[1].value)
-    interval = f" (95% interval {percent_range(rate)})" if rate.low is not None else ""
+    over = "" if rate == win_rates(results)[name] else " over prompts and users"
+    interval = f" (95% interval{over} {percent_range(rate)})" if rate.low is not None else ""
     where = f"{percent(rate.value)} of {prompts(results)}{interval}"
     if clear:
         level = [other for other in others if other != name and not _ahead(rate, others[other])]

@@ -138,6 +138,8 @@ def bars(
         axes.axvline(0, color=MUTED, linewidth=1)
         _label_rows(axes, [label for label, _, _ in values])
         _value_axis(axes, (low - (room * 0.1 if low < 0 else 0), high + room), write)
+        if full is None:  # marks may lie closer than the values are written
+            axes.xaxis.set_major_formatter(_equal_decimals())
 
     parts = [f"{label} {write(value)}" for label, value, _ in values]
     return draw(paint, name=name, description=f"{what}: {'; '.join(parts)}.", height=52 + 34 * len(values))
@@ -156,9 +158,7 @@ def lines(
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=x_label in {"step", "epoch"}))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}".replace("-", "−")))  # noqa: RUF001
-        digits = ScalarFormatter(useOffset=False)  # as many decimals at every mark
-        digits.set_scientific(False)
-        axes.yaxis.set_major_formatter(digits)
+        axes.yaxis.set_major_formatter(_equal_decimals())
 
     parts = [
         f"{line.label} from {write(line.ys[0])} at {x_label} {line.xs[0]:,.4g} "
@@ -238,6 +238,13 @@ def _value_axis(axes: Axes, limits: tuple[float, float], write: Writer) -> None:
     axes.set_xlim(low - pad, high + pad)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+
+
+def _equal_decimals() -> ScalarFormatter:
+    """As many decimals at every mark as tell the marks apart."""
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_scientific(False)
+    return formatter
 
 
 def _spoken(value: Estimate, write: Writer) -> str:

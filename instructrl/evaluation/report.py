@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 
 from instructrl.evaluation import sections
 from instructrl.evaluation.figures import Plot, win_rate_plot
+from instructrl.evaluation.formatting import visible
 from instructrl.evaluation.narrative import sentences
 
 Record = dict[str, Any]
@@ -26,13 +28,15 @@ _OF_OTHER_JSON = (TypeError, KeyError, AttributeError, IndexError, ValueError, A
 
 
 def write_report(run_folder: Path | str) -> Path:
-    """Reads `results.json`, and where they exist `metrics.jsonl` and `profile.jsonl`; writes `report.html` beside them.
+    """Reads what is there of `results.json`, `metrics.jsonl` and `profile.jsonl`; writes `report.html` beside them.
 
-    Parts whose data is absent or null are left out. Returns the path of the report.
-    Raises FileNotFoundError without `results.json`, ValueError where a file does not hold what it should.
+    A single step, and a run that is under way, have no results: their page has the curves and the settings. Parts whose
+    data is absent or null are left out. Returns the path of the report. Raises FileNotFoundError without `results.json`
+    and `metrics.jsonl`, ValueError where a file does not hold what it should.
     """
     folder = Path(run_folder)
-    results = _results(folder)
+    started = not (folder / "results.json").is_file() and (folder / "metrics.jsonl").is_file()
+    results = _without_results(folder) if started else _results(folder)
     metrics, profile = _rows(folder / "metrics.jsonl"), _rows(folder / "profile.jsonl")
     try:
         html = render(results, metrics, profile)
@@ -127,24 +131,6 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def visible(text: Any) -> str:
-    """Control characters as their pictures (U+2400 and up), so that they show and do nothing; tab and newline stay.
-
-    What reorders the text around it (embeddings and overrides, U+202A to U+202E) shows as a replacement character.
-    """
-    characters = str(text).replace("\r\n", "\n")
-    return "".join(_picture(character) for character in characters)
-
-
-def _picture(character: str) -> str:
-    code = ord(character)
-    if 0x202A <= code <= 0x202E:
-        return "\ufffd"
-    if character in "\n\t" or 0x20 <= code < 0x7F or code > 0x9F:
-        return character
-    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
-
-
 def _view_box(plot: Plot) -> tuple[int, int]:
     found = re.match(r'<svg viewBox="0 0 (\d+) (\d+)"', plot.svg)
     assert found is not None, "the drawings of style.py begin with their size"
@@ -160,8 +146,27 @@ def _written(path: Path, text: str) -> Path:
 def _results(folder: Path) -> Record:
     path = folder / "results.json"
     if not path.is_file():
-        raise FileNotFoundError(f"run_folder: found no results.json in {folder}, accepted is the folder of a run")
+        raise FileNotFoundError(
+            f"run_folder: found no results.json in {folder} and no metrics.jsonl, accepted is the folder of a run or a "
+            "step"
+        )
     return _record(_text(path), str(path))
+
+
+def _without_results(folder: Path) -> Record:
+    """What the settings of a run say of it."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return {"run": {"name": folder.resolve().name}}
+    try:
+        config = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{path}: found no settings ({type(error).__name__}), accepted is the file as written"
+        ) from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: found a {type(config).__name__}, accepted are settings")
+    return {"run": {"name": folder.resolve().name, "seed": config.get("seed")}, "config": config}
 
 
 def _text(path: Path) -> str:

@@ -240,7 +240,7 @@ def _tax(results: Record) -> Section:
 
 def _language_models(metrics: Sequence[Record]) -> Section:
     plots = tuple(figures.language_model_plots(metrics))
-    lead = "Solid: training batches, faint as logged under their moving average. Dashed: held-out data."
+    lead = "Solid: training batches, faint as logged under their moving average. Dashed: validation data."
     return Section(id="training", title="Training", lead=lead, plots=plots)
 
 

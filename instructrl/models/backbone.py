@@ -133,9 +133,14 @@ def response_states(model: PreTrainedModel, sequences: Sequences, paths: Paths) 
     return hidden_states(model, sequences, paths)[:, first : first + sequences.response.shape[1]]
 
 
+def context_of(model: PreTrainedModel) -> int | None:
+    """Positions that a sequence may take; None where the model names no end."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def check_context(model: PreTrainedModel, needed: int, name: str = "limits") -> None:
     """Raise ValueError where the model has fewer positions than a sequence needs. name: of the setting that says so."""
-    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    found = context_of(model)
     if found is not None and needed > found:
         raise ValueError(
             f"{name}: found {needed} tokens in a sequence, accepted are up to the {found} positions of the model"

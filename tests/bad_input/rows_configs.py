@@ -144,7 +144,8 @@ FOLDERS = [
     Row(
         what="report of nothing",
         options="report nowhere",
-        message="run_folder: found no results.json in nowhere, accepted is the folder of a run",
+        message="run_folder: found no results.json in nowhere and no metrics.jsonl, accepted is the folder of a "
+        "run or a step",
     ),
     Row(
         what="results that are no JSON",
@@ -199,7 +200,8 @@ FOLDERS = [
         what="folder in place of results.json",
         step="report",
         make=lambda: [Path("finished/results.json").unlink(), Path("finished/results.json").mkdir()],
-        message="run_folder: found no results.json in finished, accepted is the folder of a run",
+        message="run_folder: found no results.json in finished and no metrics.jsonl, accepted is the folder of a "
+        "run or a step",
     ),
 ]
 

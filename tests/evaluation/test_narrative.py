@@ -50,7 +50,7 @@ def test_the_interval_that_resamples_users_counts_too():
     assert "PPO was preferred to SFT on 54.4% of 1,000 held-out prompts" in said(results)
     results["models"][3]["win_rate"]["bootstrap_low"] = 0.49
     assert "No model differs clearly from SFT" in said(results)
-    assert "(95% interval 49.0 to 57.1%)" in said(results)
+    assert "(95% interval over prompts and users 49.0 to 57.1%)" in said(results)
 
 
 def test_the_highest_of_several_is_the_best_only_where_it_is_ahead_of_them():

@@ -1,6 +1,7 @@
 """The report: inert, self-contained, complete where data is, silent where it is not, the same bytes every time."""
 
 import copy
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_run import HOSTILE, MODELS, make_metrics, make_profile, make_results, write_run
 
+from instructrl.evaluation.figures import tax_plots
 from instructrl.evaluation.report import render, write_report
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -255,3 +257,62 @@ def test_errors_say_where(tmp_path):
     (tmp_path / "results.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(ValueError, match="found a JSON list, accepted is a JSON object"):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("phases", "sections", "curves"),
+    [
+        (("sft",), ["training"], ["Supervised fine-tuning: loss"]),
+        (("reward_model",), ["training"], ["Reward model: loss", "Reward model: accuracy"]),
+        (("ppo_ptx",), ["optimisation", "policies"], ["Score against KL while training", "Entropy, nats a token"]),
+        (("pretraining", "sft"), ["training"], ["Pretraining: loss"]),
+    ],
+)
+def test_a_single_step_has_a_page_of_its_curves(tmp_path, phases, sections, curves):
+    folder = tmp_path / "my step"
+    folder.mkdir()
+    rows = [row for row in make_metrics() if row["phase"] in phases]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Page(write_report(folder).read_text(encoding="utf-8")).ids("section") == sections
+    (folder / "config.yaml").write_text(f"seed: 7\nsft: {{epochs: 2}}\nnote: {json.dumps(HOSTILE)}\n")
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    assert_inert(page)
+    assert page.ids("section") == [*sections, "run"]
+    assert all(text in page.text for text in ("my step", "Seed 7", "sft.epochs", HOSTILE))
+    drawn = " ".join(attributes["aria-label"] for tag, attributes in page.tags if tag == "svg")
+    assert all(f"{curve}: " in drawn for curve in curves), drawn
+
+
+@pytest.mark.parametrize(("settings", "found"), [("{", "no settings"), ("- 1\n", "a list"), ("\xff", "the byte 0xff")])
+def test_settings_that_are_none_are_refused(tmp_path, settings, found):
+    (tmp_path / "metrics.jsonl").write_text('{"phase": "sft", "step": 0, "loss": 1.0}\n')
+    (tmp_path / "config.yaml").write_bytes(settings.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"config\.yaml: found {found}"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("tax", [(0.316, 0.017), (0.0021, 0.0004), (-3e-5, 1e-5), (0.0, 0.0), (12.5, -4.0)])
+def test_every_mark_of_the_tax_reads_otherwise(tax):
+    results = make_results()
+    taxes = {
+        name: {"mean": value, "low": value - abs(value) / 5, "high": value + abs(value) / 5}
+        for name, value in zip(("PPO", "PPO-ptx"), tax, strict=True)
+    }
+    results["alignment_tax"] |= {"tax": taxes, "facts": {}}
+    (plot,) = tax_plots(results)
+    written = [text.strip() for text in Page(plot.svg).texts if re.fullmatch(r"[\d.,−-]+", text.strip())]  # noqa: RUF001
+    marks, values = written[:-2], written[-2:]
+    assert len(set(marks)) == len(marks) > 1
+    assert len(set(values)) == len(set(tax))
+
+
+def test_a_split_that_a_run_has_not_is_no_split_of_none():
+    rows = [
+        {"set": name, "split": split, "source": source, "num_prompts": 5}
+        for name, split in (("SFT", "train"), ("SFT", "valid"), ("PPO", "train"), ("PPO", "test"))
+        for source in ("customer", "labeler")
+    ]
+    page = Page(render(make_results() | {"data": {"sizes": rows}}))
+    table = page.text[page.text.index("Prompts that the run uses") :][:400].split()
+    assert "0" not in table
+    assert table.count("10") == 4

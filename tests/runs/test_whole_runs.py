@@ -194,8 +194,17 @@ def test_the_steps_one_by_one(files, tmp_path, capsys):
     trained = step("ppo", "prompts.train.jsonl", "--model", policy, *judge, *sizes, *short, *mix).split()[-1]
     assert trained == str(tmp_path / "ppo" / "models" / "ppo_ptx")
     step("eval", "prompts.test.jsonl", "--baseline", policy, "--models", trained, *judge)
-    rows = json.loads((tmp_path / "eval" / "results.json").read_text())["models"]
-    assert [row["name"] for row in rows] == [policy, trained]
+    results = json.loads((tmp_path / "eval" / "results.json").read_text())
+    rows = results["models"]
+    assert [(row["name"], row["path"]) for row in rows] == [("sft_epoch_02", policy), ("ppo_ptx", trained)]
+    assert "ppo_ptx was trained against, and flatters it" in results["run"]["judge_note"]
+    for folder in ("sft", "rm", "ppo", "eval"):
+        assert cli.main(["report", str(tmp_path / folder)]) == 0
+        page = (tmp_path / folder / "report.html").read_text()
+        assert "<svg" in page
+        assert "held-out" not in page
+    assert "10 prompts, and the reward model" in page
+    assert "flatters it" in page
     assert rows[0]["win_rate"]["rate"] == 0.5
     assert rows[0]["win_rate"]["num_prompts"] == 10
 

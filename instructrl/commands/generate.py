@@ -1,0 +1,78 @@
+"""`instructrl generate`: what a model answers, for people to read."""
+
+import sys
+from collections.abc import Iterator
+
+from instructrl import distributed
+from instructrl.commands.settings import GenerateCommand
+from instructrl.data.encoding import Encoder, Limits
+from instructrl.data.readers import read_prompts
+from instructrl.data.tokenizers import load_tokenizer
+from instructrl.evaluation.formatting import visible
+from instructrl.models.backbone import check_context, check_vocabulary, context_of, hide_loading_bars
+from instructrl.models.policy import Policy
+from instructrl.rollout.generate import Sampling, sample_texts
+
+
+def main(config: GenerateCommand) -> int:
+    """Carry out `instructrl generate`. Returns the exit code."""
+    given = config.prompts if config.data is None else [prompt.text for prompt in read_prompts(config.data)]
+    with distributed.joined():
+        hide_loading_bars()
+        encoder, policy = _load(config)
+        # Of what is all there, each prompt is looked at before any is answered.
+        for text in given:
+            encoder.prompt(text)
+        for number, text in enumerate(given or _lines(encoder)):
+            sampling = Sampling(
+                seed=config.seed,
+                temperature=config.temperature,
+                max_response_tokens=encoder.limits.max_response_tokens,
+            )
+            asked = [text] * config.samples
+            found = sample_texts(policy, encoder, asked, sampling, first_episode=number * config.samples)
+            for response in found.texts:
+                show(response)
+    return 0
+
+
+def _load(config: GenerateCommand) -> tuple[Encoder, Policy]:
+    tokenizer = load_tokenizer(config.model)
+    policy = Policy.load(config.model, tokenizer).eval()
+    positions = context_of(policy.lm)
+    length = config.max_response_tokens or (256 if positions is None else min(256, positions // 2))
+    limits = Limits(
+        max_prompt_tokens=_MANY if positions is None else max(positions - length, 1), max_response_tokens=length
+    )
+    if positions is not None:
+        check_context(policy.lm, limits.total, "max_response_tokens")
+    check_vocabulary(policy.lm, config.model, len(tokenizer))
+    return Encoder(tokenizer, limits), policy
+
+
+# Prompt tokens where a model has positions without end.
+_MANY = 1 << 20
+
+
+def _lines(encoder: Encoder) -> Iterator[str]:
+    """Prompts from the standard input, asked for where a person types them. One that is too long ends nothing there."""
+    typed = sys.stdin.isatty()
+    while True:
+        if typed:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        text = line.rstrip("\r\n")
+        if typed and not encoder.fits(text):
+            sys.stderr.write(f"found more than {encoder.limits.max_prompt_tokens} tokens, accepted are fewer\n")
+        elif text:
+            yield text
+
+
+def show(text: str) -> None:
+    """On the terminal, where it does nothing but show: escapes become pictures of themselves."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(visible(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.flush()
