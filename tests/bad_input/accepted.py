@@ -106,6 +106,13 @@ def _blank_lines_and_mark() -> None:
     assert [row.text for row in read_prompts("rows.jsonl")] == ["w1", "w2"]
 
 
+def _demonstrations_for_prompts() -> None:
+    assert cli.main(["data", "check", "prompts", "demonstrations.jsonl"]) == 0
+    assert [row.text for row in read_prompts("demonstrations.jsonl")] == [
+        row.prompt for row in read_demonstrations("demonstrations.jsonl")
+    ]
+
+
 def _number_for_user() -> None:
     rows({"prompt": "w1", "user": 17})()
     assert read_prompts("rows.jsonl")[0].user == "17"
@@ -187,6 +194,11 @@ ROWS = [
         what="byte order mark, blank lines, no newline at the end, lines that end in CR LF",
         happens="they are passed over, and lines keep their numbers",
         check=_blank_lines_and_mark,
+    ),
+    Accepted(
+        what="demonstrations where prompts are asked for",
+        happens="their prompts are used; comparisons are refused by PPO, whose reward model has learned them",
+        check=_demonstrations_for_prompts,
     ),
     Accepted(what="whole number for a user", happens="it is its name", check=_number_for_user),
     Accepted(what="tokenizer without a padding token", happens="nothing needs one", check=_no_pad_token),
