@@ -9,7 +9,7 @@ from instructrl.data.encoding import Encoder, Limits
 from instructrl.data.readers import read_prompts
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.evaluation.formatting import visible
-from instructrl.models.backbone import check_context, check_vocabulary, context_of, hide_loading_bars
+from instructrl.models.backbone import check_context, context_of, hide_loading_bars
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling, sample_texts
 
@@ -46,7 +46,6 @@ def _load(config: GenerateCommand) -> tuple[Encoder, Policy]:
     )
     if positions is not None:
         check_context(policy.lm, limits.total, "max_response_tokens")
-    check_vocabulary(policy.lm, config.model, len(tokenizer))
     return Encoder(tokenizer, limits), policy
 
 
