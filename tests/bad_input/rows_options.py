@@ -6,7 +6,7 @@ ROWS = [
     Row(
         what="unknown command",
         options="trian",
-        message="found the command 'trian', accepted are run, sft, rm, ppo, eval, report, data, doctor",
+        message="found the command 'trian', accepted are run, sft, rm, ppo, eval, generate, report, data, doctor",
     ),
     Row(what="misspelt command", options="reprt", message="found the command 'reprt', did you mean 'report'?"),
     Row(

@@ -106,12 +106,6 @@ ROWS = [
         message="comparisons.jsonl:1: completion: found the columns prompt, …, accepted are …",
     ),
     Row(
-        what="demonstrations for comparisons",
-        step="rm",
-        options="--data demonstrations.jsonl",
-        message="demonstrations.jsonl:1: completions: found the columns prompt, completion, accepted are …",
-    ),
-    Row(
         what="prompts for demonstrations",
         step="sft",
         options="--data prompts.jsonl",
