@@ -371,13 +371,12 @@ def examine(
     with progress.wait("comparing the models"):
         models = assemble.compare(performances, prompts, baseline="SFT")
         head_to_head = assemble.head_to_head(performances, prompts, "PPO-ptx")
-        tax = assemble.alignment_tax(performances, start)
     batch_sizes = {phase: getattr(work.recipe, phase).rollout_batch for phase in PPO_NAMES}
     results = {
         **parts,
         "models": models,
         "head_to_head": head_to_head,
-        "alignment_tax": tax,
+        "alignment_tax": assemble.alignment_tax(performances, start),
         "over_optimisation": assemble.over_optimisation(work.log.read_metrics(), PPO_NAMES, batch_sizes),
         "samples": assemble.samples(performances, prompts, list(range(min(NUM_SHOWN_SAMPLES, len(prompts))))),
         "config": work.config,
