@@ -96,5 +96,6 @@ def _results(
         "judge": f"reward model {config.reward_model}",
         "judge_note": judge_note(config.reward_model, [*zip(names, paths, strict=True)][1:]),
         "baseline": names[0],
+        "prompts": "prompts",  # whoever asks knows whether they were held out
     }
     return {"run": run, "models": models, "samples": responses, "config": asdict(config), "versions": versions()}

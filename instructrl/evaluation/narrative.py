@@ -85,8 +85,8 @@ def num_prompts(results: Mapping[str, Any]) -> float | None:
 
 
 def prompts(results: Mapping[str, Any]) -> str:
-    """How many prompts of what kind: `1,000 held-out prompts`, where the run says that they were held out."""
-    most, kind = num_prompts(results), str((results.get("run") or {}).get("prompts") or "prompts")
+    """How many prompts of what kind: `1,000 held-out prompts`, where the run does not say that they were others."""
+    most, kind = num_prompts(results), str((results.get("run") or {}).get("prompts") or "held-out prompts")
     return f"the {kind}" if most is None else f"{count(most)} {kind}"
 
 

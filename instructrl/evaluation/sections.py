@@ -192,7 +192,7 @@ def _samples(results: Record) -> Section:
             answers.append(Answer(model=name, colour=indices[name], text=text, marks=" · ".join(marks)))
         prompt, category = str(sample.get("prompt", "")), label(str(sample.get("category") or ""))
         samples.append(Sample(prompt=prompt, category=category, answers=tuple(answers)))
-    kind = str((results.get("run") or {}).get("prompts") or "prompts")
+    kind = str((results.get("run") or {}).get("prompts") or "held-out prompts")
     lead = f"The same {kind}, answered by every model. Long answers scroll."
     return Section(id="samples", title="Samples", lead=lead, samples=tuple(samples))
 

@@ -73,7 +73,7 @@ def run_experiment(
         sampling=work.sampling("evaluation"),
     )
     parts = {
-        "run": {**run, "judge": JUDGE, "baseline": "SFT", "prompts": "held-out prompts"},
+        "run": {**run, "judge": JUDGE, "baseline": "SFT"},
         "reward_model": _quality(work.encoder, reward_model, judge, material),
         "sft_selection": selection,
         "data": material.tables,

@@ -105,7 +105,6 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
             "description": MINIATURE_DESCRIPTION,
             "judge": "gold rubric",
             "baseline": "SFT",
-            "prompts": "held-out prompts",
         },
         "reward_model": quality,
         "sft_selection": selection,

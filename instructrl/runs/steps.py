@@ -349,11 +349,7 @@ def _completions(
 
 
 def examine(
-    work: Workspace,
-    exam: Exam,
-    contenders: Sequence[Contender],
-    prompts: Sequence[Prompt],
-    parts: Mapping[str, Any],
+    work: Workspace, exam: Exam, contenders: Sequence[Contender], prompts: Sequence[Prompt], parts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The last step: put every contender through the exam and write `results.json`.
 
