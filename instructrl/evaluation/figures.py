@@ -235,7 +235,7 @@ def tax_plots(results: Record) -> list[Plot]:
         scale = plots.Scale(
             write=lambda value: decimal(value, written),
             tick=lambda value: decimal(value, marked),
-            limits=(min(0.0, *ends), max(0.0, *ends)),
+            limits=(min(0.0, *ends), max(0.0, *ends) if any(ends) else 1.0),
             reference=0.0,
         )
         svg = plots.interval_rows(rows, name="tax", what="Alignment tax, nats a token", scale=scale)
