@@ -1,21 +1,19 @@
 """What the three models share: loading, dropout, and hidden states."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from instructrl import profiling
 from instructrl.model_names import check_model_name
+from instructrl.models.activations import with_fused_activations
 from instructrl.models.conformance import border, check_weights, paths_of, paths_of_network
 from instructrl.models.folders import check_language_model, check_reward_model, read_config, read_network
 from instructrl.models.paths import BATCHES, Paths
-from instructrl.models.scalar_heads import scalar_class, scalar_class_of
+from instructrl.models.scalar_heads import scalar_class_of
 from instructrl.types import Sequences
 
 
@@ -39,27 +37,7 @@ def load_causal_lm(path: str | Path, *, trust_remote_code: bool = False) -> PreT
         paths_of(config)
     model: Any = read_network(AutoModelForCausalLM, path, config, trust_remote_code=trust_remote_code).eval()
     check_weights(model, model.get_output_embeddings(), paths_of_network(model))
-    return _with_fused_activations(model)
-
-
-def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedModel:
-    """The same network with the unembedding replaced by a projection to a scalar (paper, 3.5).
-
-    The projection starts at standard deviation `1/sqrt(D+1)` as in the paper's predecessor.
-    Raises ValueError where the architecture cannot have one.
-    """
-    config = copy.deepcopy(lm.config)
-    config.num_labels = 1
-    config.tie_word_embeddings = False
-    text = config.get_text_config()
-    text.pad_token_id = getattr(text, "pad_token_id", None)  # transformers' head asks for it, CodeGen has none
-    model: Any = scalar_class(lm)._from_config(config, dtype=torch.float32).eval()
-    model.base_model.load_state_dict(lm.base_model.state_dict())
-    _with_fused_activations(model)
-    width = model.score.in_features
-    with torch.no_grad():
-        model.score.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
-    return model
+    return with_fused_activations(model)
 
 
 def load_scalar_model(path: str | Path) -> PreTrainedModel:
@@ -74,19 +52,7 @@ def load_scalar_model(path: str | Path) -> PreTrainedModel:
     paths = paths_of(config)
     model: Any = read_network(scalar_class_of(config), path, config).eval()
     check_weights(model, model.score, paths)
-    return _with_fused_activations(model)
-
-
-def _with_fused_activations(model: PreTrainedModel) -> PreTrainedModel:
-    """GPT-2's "gelu_new" by PyTorch's own kernel: the same function in one pass in place of eight.
-
-    The configuration, and so what is saved, keeps its name.
-    """
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
-    return model
+    return with_fused_activations(model)
 
 
 def set_residual_dropout(lm: PreTrainedModel, probability: float) -> None:

@@ -25,6 +25,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrain
 from instructrl.models.decoding import STEPS
 from instructrl.models.folders import silent, with_named_base
 from instructrl.models.paths import BATCHES, OF_A_NETWORK, SEPARATE, SHARED, Paths, shared_prompt_states
+from instructrl.models.scalar_heads import scalar_model
 from instructrl.models.shrinking import shrunken
 from instructrl.types import SharedPrompts
 
@@ -42,8 +43,10 @@ class UnsuitableError(ValueError):
 
 def agree(found: Tensor, truth: Tensor) -> bool:
     """Whether two results are the same but for rounding."""
-    scale = float(truth.abs().max())
-    return found.shape == truth.shape and float((found - truth).abs().max()) <= TOLERANCE * scale
+    if found.shape != truth.shape:
+        return False
+    scale = truth.abs().amax(dim=-1, keepdim=True)  # a token: trained networks have some that are far larger
+    return bool(((found - truth).abs() <= TOLERANCE * scale).all())
 
 
 def paths_of(config: PretrainedConfig) -> Paths:
@@ -74,7 +77,7 @@ def _paths(config: PretrainedConfig, kind: type[PreTrainedModel]) -> Paths:
     found = _kept(key.hexdigest(), lambda: _outcome(small, kind))
     if "refused" in found:
         raise UnsuitableError(f"model {_name(config)}: found {found['refused']}")
-    return Paths(**found)
+    return Paths(**{**found, "longest": None if found["longest"] is None else border(config)})
 
 
 def _name(config: PretrainedConfig) -> str:
@@ -284,8 +287,6 @@ def _steps_agree(network: PreTrainedModel, batch: str, row: str) -> bool:
 
 def _why_no_scalar_head(network: PreTrainedModel, batch: str) -> str:
     """Why a network with a scalar head has not the states of the language model; "" where it has them."""
-    from instructrl.models.backbone import scalar_model  # which asks for the paths of what it loads
-
     try:
         scalar: Any = scalar_model(network, torch.Generator().manual_seed(0))
     except OF_A_NETWORK as error:

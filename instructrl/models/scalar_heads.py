@@ -5,6 +5,7 @@ the last states by a linear `score`. Where it has none that does, one is made he
 the language model's own base.
 """
 
+import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForSequenceClassification
 
+from instructrl.models.activations import with_fused_activations
 from instructrl.models.folders import read_config, with_named_base
 from instructrl.models.shrinking import shrunken
 
@@ -98,3 +100,23 @@ def _made(lm: PreTrainedModel) -> type[PreTrainedModel]:
         f"model {lm.config.name_or_path or lm.config.model_type}: found {name}, which cannot have a scalar head; "
         "accepted are language models with a base of their own"
     )
+
+
+def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedModel:
+    """The same network with the unembedding replaced by a projection to a scalar (paper, 3.5).
+
+    The projection starts at standard deviation `1/sqrt(D+1)` as in the paper's predecessor.
+    Raises ValueError where the architecture cannot have one.
+    """
+    config = copy.deepcopy(lm.config)
+    config.num_labels = 1
+    config.tie_word_embeddings = False
+    text = config.get_text_config()
+    text.pad_token_id = getattr(text, "pad_token_id", None)  # transformers' head asks for it, CodeGen has none
+    model: Any = scalar_class(lm)._from_config(config, dtype=torch.float32).eval()
+    model.base_model.load_state_dict(lm.base_model.state_dict())
+    with_fused_activations(model)
+    width = model.score.in_features
+    with torch.no_grad():
+        model.score.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+    return model

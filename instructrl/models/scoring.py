@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from pathlib import Path
 
 import torch
@@ -13,7 +14,6 @@ from instructrl.models.backbone import (
     hidden_states,
     load_scalar_model,
     response_states,
-    scalar_model,
     set_residual_dropout,
     train_without_noise,
 )
@@ -21,6 +21,7 @@ from instructrl.models.conformance import paths_of
 from instructrl.models.folders import save_network
 from instructrl.models.paths import SEPARATE, Paths, shared_prompt_states
 from instructrl.models.policy import Policy
+from instructrl.models.scalar_heads import scalar_model
 from instructrl.models.vocabulary import learn_every_embedding, padding_id
 from instructrl.types import Sequences, SharedPrompts
 
@@ -80,6 +81,12 @@ class RewardModel(_ScalarHead):
 
         Raises ValueError where the architecture can have no scalar head.
         """
+        if policy.paths.shared == SEPARATE:
+            name = policy.lm.config.name_or_path or type(policy.lm).__name__
+            warnings.warn(
+                f"model {name}: its attention cannot read a prompt once for all completions: each is read with it",
+                stacklevel=2,
+            )
         return cls(scalar_model(policy.lm, generator), policy.paths)
 
     def forward(self, sequences: Sequences) -> Tensor:

@@ -111,6 +111,15 @@ def test_samples_have_the_likelihood_of_the_plain_network(name):
         assert again.sequences.response[0, : len(response)].tolist() == response.tolist()
 
 
+@pytest.mark.parametrize(("name", "told"), [("bloom", 1), ("mistral", 0)])
+def test_one_sequence_a_completion_is_told_once(name, told, recwarn):
+    policy = Policy(network(WINDOWED[name]))
+    reward_model = RewardModel.from_policy(policy, torch.Generator().manual_seed(0)).double().eval()
+    for _ in range(2):
+        reward_model.shared_prompt_scores(ENCODER.shared_prompts([comparison()]))
+    assert len([w for w in recwarn if "read a prompt once" in str(w.message)]) == told
+
+
 NOISY = {
     "starcoder2": Starcoder2Config(residual_dropout=0.5, embedding_dropout=0.5, attention_dropout=0.5, **SIZES),
     "opt": OPTConfig(
@@ -162,7 +171,7 @@ BORDERED = {
 def test_sequences_beyond_a_change_of_all_positions_are_refused(name):
     config, border = BORDERED[name]
     policy = Policy(network(config))
-    assert policy.paths.longest is not None
+    assert policy.paths.longest == border
     check_context(policy.lm, border)
     with pytest.raises(ValueError, match=r"limits: found .* tokens in a sequence, accepted are up to"):
         check_context(policy.lm, border + 1)

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from instructrl.models import scalar_heads
-from instructrl.models.backbone import load_scalar_model, scalar_model
+from instructrl.models.backbone import load_scalar_model
 
 # Without a class of their own, with one that has another head, with one that fits, and with a base under another name.
 FAMILIES = {
@@ -30,7 +30,7 @@ def nothing_known_before(monkeypatch):
 
 
 def with_head(lm: PreTrainedModel) -> PreTrainedModel:
-    return scalar_model(lm, torch.Generator().manual_seed(0)).eval()
+    return scalar_heads.scalar_model(lm, torch.Generator().manual_seed(0)).eval()
 
 
 @torch.no_grad()
