@@ -124,19 +124,24 @@ def _sentences(runs: Sequence[Run]) -> list[str]:
             f"{noise[0]['training']:g} points of the rubric in training labelers and {noise[0]['heldout']:g} in "
             "held-out ones."
         )
-        better = sum(
-            run["reward_model"]["accuracy_heldout_labelers"]["rate"]
-            > run["reward_model"]["accuracy_training_labelers"]["rate"]
-            for run in runs
-        )
-        if better:
-            where = "" if len(runs) == 1 else f" in {better} of {len(runs)} runs"
+        gaps = [_gap(run["reward_model"]) for run in runs]
+        if any(gap > 0 for gap, _ in gaps):
+            where = "" if len(runs) == 1 else f" in {sum(gap > 0 for gap, _ in gaps)} of {len(runs)} runs"
+            doubt = "" if all(clear for _, clear in gaps) else ", though by less than the intervals are wide"
             sentence += (
-                " And so the reward model orders more pairs of held-out labelers right than of training labelers"
-                f"{where}: the reverse of the paper, whose reward models are better on the labelers that trained them."
+                " The reward model orders more pairs of held-out labelers right than of training labelers"
+                f"{where}{doubt}: the reverse of the paper, whose reward models are better on the labelers that "
+                "trained them."
             )
         found.append(sentence)
     return found
+
+
+def _gap(quality: Mapping[str, Any]) -> tuple[float, bool]:
+    """How much better the reward model is on held-out labelers, and whether the intervals lie apart."""
+    seen, unseen = (quality[f"accuracy_{group}_labelers"] for group in ("training", "heldout"))
+    apart = unseen["low"] > seen["high"] or seen["low"] > unseen["high"]
+    return unseen["rate"] - seen["rate"], apart
 
 
 def _known(run: Run) -> str:

@@ -175,9 +175,9 @@ def _set_by_hand(record: Mapping[str, Any]) -> str:
     seen, unseen = (estimate(record.get(f"accuracy_{group}_labelers")) for group in ("training", "heldout"))
     if seen and unseen and _ahead(unseen, seen):
         sentence += (
-            f"; and so the reward model is right on {percent(unseen.value)} of their pairs and on "
-            f"{percent(seen.value)} of those of training labelers, where the paper’s is right more often on training "  # noqa: RUF001
-            "labelers, 72.4% against 69.6%"
+            f"; the reward model is right on {percent(unseen.value)} of their pairs ({percent_range(unseen)}) and on "
+            f"{percent(seen.value)} ({percent_range(seen)}) of those of training labelers, where the paper’s is better "  # noqa: RUF001
+            "on training labelers, 72.4% against 69.6%"
         )
     return sentence + "."
 
