@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from instructrl import distributed
 from instructrl.commands.settings import GenerateCommand
-from instructrl.data.encoding import Encoder, Limits
+from instructrl.data.encoding import Encoder
 from instructrl.data.readers import read_prompts
+from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.evaluation.formatting import visible
 from instructrl.models.backbone import check_context, context_of, hide_loading_bars

@@ -117,7 +117,7 @@ def _check_left_over(out: Path, others: Sequence[str]) -> None:
         if path.exists():
             raise ValueError(
                 f"out: found {path} of another preparation, which this one does not replace; accepted is another "
-                "folder, or all sets prepared at once: only then does no prompt come to stand in two splits"
+                "folder, or all sets prepared at once: only then is no training prompt in another split"
             )
 
 

@@ -74,23 +74,23 @@ class Records(Sequence[RecordT], Generic[RecordT]):
 
 
 def read_demonstrations(source: str | Path) -> Records[Demonstration]:
-    """Columns `prompt` and `completion`, or `messages`; optional `user`, `source`, `category`."""
+    """What was asked and its answer, in any layout of columns.py; optional `user`, `source`, `category`."""
     return Records(open_rows(source, columns.DEMONSTRATION_COLUMNS), columns.parse_demonstration)
 
 
 def read_comparisons(source: str | Path) -> Records[Comparison]:
     """K completions of a prompt and which of them are preferred, in one of these layouts.
 
-    `prompt`, `completions[K]` and `ranks[K]` (lower is better, equal is a tie); the same with `preferences`, a list
-    of pairs [winner, loser] that may contain cycles; `context` and `completions[K]{rank, completion}`; `prompt`,
-    `chosen`, `rejected`; `chosen` and `rejected` as whole transcripts, which are parted after the last turn that they
-    share. Optional `user`, `source`, `category`, `labeler`.
+    What was asked, as columns.py has it, with `completions[K]` and `ranks[K]` (lower is better, equal is a tie); with
+    `completions[K]` and `preferences`, a list of pairs [winner, loser] that may contain cycles; with
+    `completions[K]{rank, completion}`; or with `chosen` and `rejected`. These two alone as whole transcripts, which are
+    parted after the last turn that they share. Optional `user`, `source`, `category`, `labeler`.
     """
     return Records(open_rows(source, columns.COMPARISON_COLUMNS), columns.parse_comparison)
 
 
 def read_prompts(source: str | Path) -> Records[Prompt]:
-    """Column `prompt` or `messages`; optional `user`, `source`, `category`."""
+    """What was asked, in any layout of columns.py; optional `user`, `source`, `category`."""
     return Records(open_rows(source, columns.PROMPT_COLUMNS), columns.parse_prompt)
 
 

@@ -14,7 +14,7 @@ LongPrompts = Literal["drop", "error"]
 class Limits:
     """Length limits in tokens (paper, C: prompts above 1k are filtered out, responses are limited to 1k)."""
 
-    # rows with a longer prompt are left out, or refused (`LongPrompts`)
+    # rows with a longer prompt are left out, or refused (long_prompts)
     max_prompt_tokens: int = 1024
     # a longer response is cut and then has no end-of-text token
     max_response_tokens: int = 1024

@@ -2,7 +2,7 @@
 
 A shrunken copy of the network with random weights in float64 goes through every path of `paths` and `decoding`, beside
 its own plain forward pass of single sequences. Of each table the first row that agrees is taken; a network for which
-none does is refused. It takes a second, and is kept for each configuration and version of transformers.
+none does is refused. What is found is kept, for each configuration and version of transformers.
 """
 
 import copy

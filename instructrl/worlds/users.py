@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from instructrl.types import Prompt
 from instructrl.worlds.language import ANIMALS
-from instructrl.worlds.tasks import change_constraint, draw_category, draw_prompt, parse_prompt
+from instructrl.worlds.tasks import change_constraint, draw_category, draw_prompt
 
 SPLITS = ("train", "validation", "test")
 SOURCES = ("customer", "labeler")
@@ -94,9 +94,3 @@ def _personal_data(rng: random.Random) -> str:
     if rng.random() < 0.5:
         return f"my mail is {rng.choice(('mia', 'tom', 'ana', 'ben'))}{rng.randint(1, 99)}@example.com ."
     return f"my phone is 555-01{rng.randint(10, 99)}-{rng.randint(1000, 9999)} ."
-
-
-def category_of(prompt: str) -> str:
-    """The use case of a prompt of this world, "" of any other text."""
-    task = parse_prompt(prompt)
-    return "" if task is None else task.category

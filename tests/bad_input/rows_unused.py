@@ -134,7 +134,7 @@ ROWS = [
         step="prepare",
         make=_left_over,
         message="out: found prepared/demonstrations.train.jsonl of another preparation, which this one does not "
-        "replace; accepted is another folder, or all sets prepared at once: only then does no prompt come to stand in "
-        "two splits",
+        "replace; accepted is another folder, or all sets prepared at once: only then is no training prompt in "
+        "another split",
     ),
 ]

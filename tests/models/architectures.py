@@ -121,10 +121,11 @@ _PAGE = """# Architectures
 What happens to a language model of each family that transformers {version} has, {made} of {known}. Nothing in the code
 knows a family by its name: when a network is loaded, a shrunken random copy of it (the same class and kinds of layers,
 limits of windows, chunks and rotary embeddings of about 8) goes through every path that will be used, beside its own
-plain pass over single sequences, in float64 and about a fifth of a second. A path that differs is not taken; where none
-is left, or where the mathematics here would be another than the model's, the model is refused in one line before
-anything is written. This page is that check, run over each family's default configuration; settings of a model may
-change its outcome, and the check is of the settings that it has. {accepted} are accepted, {shared} with shared prompts.
+plain pass over single sequences, in float64. What is found is kept in `~/.cache/instructrl`, for each configuration and
+version of transformers. A path that differs is not taken; where none is left, or where the mathematics here would be
+another than the model's, the model is refused in one line before anything is written. This page is that check, run over
+each family's default configuration; settings of a model may change its outcome, and the check is of the settings
+that it has. {accepted} are accepted, {shared} with shared prompts.
 
 - *shared prompts*: the reward model reads each prompt once for all of its completions. Else one sequence a completion.
 - *batches*: how rows of different lengths stand beside each other. `padded on the right` is for positions that a
