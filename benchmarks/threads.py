@@ -4,7 +4,7 @@
 
 Milliseconds of the phases of an iteration of PPO-ptx with the miniature's model (256 episodes of 60 + 32 tokens, four
 optimiser steps), of ten steps of its pretraining (8 blocks of 128), and of twenty products of 64x128 by 128x128. Each
-way of waiting is a process of its own, since libgomp reads it once; on the busy core runs a loop of another session.
+way of waiting is a process of its own, since libgomp reads it once; on the busy core runs a loop of another program.
 Medians of rounds, but means of many products in each: what a preempted thread costs is rare and large. As root, all of
 this takes precedence of what else the machine does.
 """

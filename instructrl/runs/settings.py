@@ -23,7 +23,7 @@ PUBLIC_DESCRIPTION = "real human rankings and demonstrations with the GPT-2 toke
 class MiniatureSizes:
     """How much of everything the world provides."""
 
-    # documents of the pretraining corpus, about 40 tokens each
+    # documents of the pretraining corpus, about 48 tokens each
     documents: int = 60_000
     # documents held out, to measure the alignment tax
     held_out_documents: int = 1_000

@@ -80,7 +80,7 @@ class MiniatureWorld:
         return sorted(words | {".", ",", "!", "?", ":"})
 
     def documents(self, num: int, seed: int, *, without: Iterable[str] = ()) -> list[Document]:
-        """`num` corpus documents, about 40 tokens each. Another seed gives a held-out corpus of the same world.
+        """`num` corpus documents, about 48 tokens each. Another seed gives a held-out corpus of the same world.
 
         without: prompts that stand in none of them, word for word.
         """
