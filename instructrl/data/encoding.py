@@ -108,13 +108,18 @@ def begin_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that a tokenizer puts before a text by itself: none for GPT-2's, one for those of Llama and Gemma.
 
     Found by comparing a text with and without them. What a tokenizer appends is not meant: whether a response ends is
-    known here alone. Raises ValueError where the tokens of the text are not among them.
+    known here alone. Raises ValueError where the tokens of the text are not among them, or no text has tokens.
     """
     special = set(tokenizer.all_special_ids)
     text, plain = "a", encode_text(tokenizer, "a")
     if not special.isdisjoint(plain) or not plain:  # a vocabulary without the letter: one of its words then
         encoded = ((word, encode_text(tokenizer, word)) for word in sorted(tokenizer.get_vocab()))
-        text, plain = next((word, ids) for word, ids in encoded if ids and special.isdisjoint(ids))
+        text, plain = next(((word, ids) for word, ids in encoded if ids and special.isdisjoint(ids)), ("", []))
+        if not plain:
+            raise ValueError(
+                f"tokenizer: found none of its {len(tokenizer.get_vocab())} entries in a text, accepted is one that "
+                "encodes the words of its vocabulary: another class may have been made of its files"
+            )
     whole: list[int] = tokenizer.encode(text, add_special_tokens=True, split_special_tokens=True, verbose=False)
     for start in range(len(whole) - len(plain) + 1):
         if whole[start : start + len(plain)] == plain:

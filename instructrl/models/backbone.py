@@ -101,7 +101,8 @@ def response_states(model: PreTrainedModel, sequences: Sequences, paths: Paths) 
 
 def context_of(model: PreTrainedModel) -> int | None:
     """Positions that a sequence may take; None where the model names no end."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # MPT's name
 
 
 def check_context(model: PreTrainedModel, needed: int, name: str = "limits") -> None:

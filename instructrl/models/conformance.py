@@ -34,6 +34,8 @@ from instructrl.types import SharedPrompts
 TOLERANCE = torch.finfo(torch.float32).eps ** 0.5
 # Tokens of the longest sequence: the limits of shrunken networks are about 8, their positions as many as are tried.
 _LENGTH, _POSITIONS = 20, 64
+# Fields that change no path, and differ from model to model.
+_LABELS = ("architectures", "id2label", "label2id", "instructrl_score_bias")
 _ACCEPTED = "accepted are causal attention models whose logits are a plain projection of their states"
 
 
@@ -72,7 +74,9 @@ def paths_of_network(lm: PreTrainedModel) -> Paths:
 
 def _paths(config: PretrainedConfig, kind: type[PreTrainedModel]) -> Paths:
     small = shrunken(config)
-    description = json.dumps(small.to_dict(), sort_keys=True, default=str)
+    small.name_or_path = ""  # what is kept holds for every folder
+    fields = {name: value for name, value in small.to_dict().items() if name not in _LABELS}
+    description = json.dumps(fields, sort_keys=True, default=str)
     key = hashlib.sha256("\0".join([kind.__name__, type(config).__name__, description, *_versions()]).encode())
     found = _kept(key.hexdigest(), lambda: _outcome(small, kind))
     if "refused" in found:
@@ -302,6 +306,7 @@ def _why_no_scalar_head(network: PreTrainedModel, batch: str) -> str:
 def _check_saving(network: PreTrainedModel) -> None:
     tokens = tokens_of(network)
     with tempfile.TemporaryDirectory(prefix="instructrl-") as folder, silent():
+        vars(network)["should_save_on_this_rank"] = lambda _: True  # of a job, its first process alone would write
         network.save_pretrained(folder)
         loaded = type(network).from_pretrained(
             folder, dtype=network.dtype, experts_implementation="eager", local_files_only=True

@@ -55,6 +55,15 @@ def test_a_llama_starts_with_its_begin_of_text(tmp_path):
     assert encoder.response("w1") == [7, 2]
 
 
+def test_a_tokenizer_that_encodes_nothing_is_refused():
+    """What transformers makes of files that another class wrote: the vocabulary is there, and no text reaches it."""
+    inner = Tokenizer(models.BPE({"w1": 0, "w2": 1}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    with pytest.raises(ValueError, match="found none of its 3 entries in a text"):
+        Encoder(tokenizer, Limits())
+
+
 def assert_starts(tokenizer, start):
     end = tokenizer.eos_token_id
     encoder = Encoder(tokenizer, Limits(max_prompt_tokens=3 + len(start), max_response_tokens=3))

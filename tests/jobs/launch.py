@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 
 def command(count: int, *program: str) -> list[str]:
@@ -16,7 +17,13 @@ def environment() -> dict[str, str]:
 
 
 def torchrun(count: int, *program: str) -> subprocess.CompletedProcess:
-    """A job to its end. A hang fails by the timeout."""
-    return subprocess.run(
-        command(count, *program), env=environment(), capture_output=True, text=True, timeout=180, check=False
-    )
+    """A job to its end, on a machine that has examined no network yet. A hang fails by the timeout."""
+    with tempfile.TemporaryDirectory() as cache:
+        return subprocess.run(
+            command(count, *program),
+            env={**environment(), "XDG_CACHE_HOME": cache},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )

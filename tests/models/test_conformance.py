@@ -5,7 +5,9 @@ import json
 
 import pytest
 import torch
+import torch.distributed as dist
 from tiny import tiny_encoder
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -21,6 +23,7 @@ from transformers import (
     MambaConfig,
     MistralConfig,
     MixtralConfig,
+    MptConfig,
     OPTConfig,
     Phi3Config,
     PhimoeConfig,
@@ -260,6 +263,13 @@ def test_a_network_without_a_path_is_refused(monkeypatch):
         examined(LlamaConfig(**SIZES))
 
 
+def test_a_context_under_another_name_is_checked():
+    lm = network(MptConfig(vocab_size=SIZE, d_model=32, n_layers=2, n_heads=4, max_seq_len=24))
+    check_context(lm, 24)
+    with pytest.raises(ValueError, match="found 25 tokens in a sequence, accepted are up to the 24 positions"):
+        check_context(lm, 25)
+
+
 def test_what_was_found_is_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(conformance, "_KEPT", {})
@@ -275,6 +285,23 @@ def test_what_was_found_is_kept(monkeypatch, tmp_path):
         monkeypatch.setattr(conformance, "_outcome", lambda *_: {"refused": "looked again"})
         with pytest.raises(ValueError, match="looked again"):
             conformance.paths_of(config)
+
+
+def test_the_same_configuration_in_another_folder_is_not_examined_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(conformance, "_KEPT", {})
+    first = conformance.paths_of(LlamaConfig(**SIZES))
+    monkeypatch.setattr(conformance, "_outcome", lambda *_: pytest.fail("examined again"))
+    labels = dict(name_or_path="elsewhere", num_labels=1, architectures=["X"], instructrl_score_bias=0.5)
+    assert conformance.paths_of(LlamaConfig(**SIZES, **labels)) == first
+
+
+def test_every_process_of_a_job_examines():
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    try:
+        assert examined(LlamaConfig(**SIZES)).batch == "padded"
+    finally:
+        dist.destroy_process_group()
 
 
 def test_another_configuration_is_examined_anew(monkeypatch, tmp_path):
