@@ -96,11 +96,13 @@ def _waits_shown() -> AbstractContextManager[Any]:
 
 
 def _settings(name: str, words: Sequence[str]) -> Any:
-    from instructrl.commands.reading import READERS  # not for `instructrl --help`
+    from instructrl.commands.given_models import check_given_models  # not for `instructrl --help`
+    from instructrl.commands.reading import READERS
     from instructrl.commands.unused import check_used
 
     settings = READERS[name](words)
     check_used(settings)
+    check_given_models(settings)
     return settings
 
 

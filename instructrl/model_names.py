@@ -14,10 +14,15 @@ _ACCEPTED = "accepted is a transformers folder or name"
 
 
 def check_model_name(name: str | Path) -> None:
-    """Raise ValueError for what looks like a folder and is none, for a file, for a run's folder, and for an adapter.
+    """Raise ValueError as `refuse_no_model` does. Warn where it may be a name at a hub, which is asked next."""
+    refuse_no_model(name)
+    path = Path(name)
+    if not path.is_dir():
+        warnings.warn(f"model {name}: found no such folder{_suggestion(path)}; a model hub is asked", stacklevel=1)
 
-    Warn where it may be a name at a hub, which is asked next.
-    """
+
+def refuse_no_model(name: str | Path) -> None:
+    """Raise ValueError for what looks like a folder and is none, for a file, for a run's folder, and for an adapter."""
     path = Path(name)
     if path.is_dir():
         _check_folder(path)
@@ -25,8 +30,6 @@ def check_model_name(name: str | Path) -> None:
         raise ValueError(f"model {name}: found a file, {_ACCEPTED}")
     elif _looks_like_a_path(str(name)):
         raise ValueError(f"model {name}: found no such folder{_suggestion(path)}, {_ACCEPTED}")
-    else:
-        warnings.warn(f"model {name}: found no such folder{_suggestion(path)}; a model hub is asked", stacklevel=1)
 
 
 def refuse_adapter(name: str | Path, file: str) -> None:
