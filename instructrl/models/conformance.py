@@ -305,6 +305,8 @@ def _why_no_scalar_head(network: PreTrainedModel, batch: str) -> str:
 
 def _check_saving(network: PreTrainedModel) -> None:
     tokens = tokens_of(network)
+    # In a job transformers lets the first process alone write, to one folder for all; here each looks for itself.
+    vars(network)["should_save_on_this_rank"] = lambda is_main_process=True: True
     with tempfile.TemporaryDirectory(prefix="instructrl-") as folder, silent():
         vars(network)["should_save_on_this_rank"] = lambda _: True  # of a job, its first process alone would write
         network.save_pretrained(folder)

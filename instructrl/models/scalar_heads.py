@@ -65,7 +65,7 @@ def _fits(kind: type[PreTrainedModel], lm: PreTrainedModel) -> bool:
     """Whether a class reads the states of the language model's base by a linear `score`, seen on shrunken networks."""
     small = shrunken(lm.config)
     small.num_labels = 1
-    network = kind._from_config(small, dtype=torch.float32)  # experts know no float64
+    network = kind._from_config(small, dtype=torch.float32).eval()  # experts know no float64
     base, head = network.base_model, getattr(network, "score", None)
     if type(base) is not type(lm.base_model) or not isinstance(head, nn.Linear):
         return False
