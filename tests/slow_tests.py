@@ -8,6 +8,7 @@ SLOW = (
     "cuda_on_host",
     "evaluation/test_report.py::test_same_input_same_bytes_in_another_process",
     "jobs",
+    "models/test_architectures.py::test_the_outcome_is_that_of_the_page",
     "ops/test_instruction_sets.py",
     "ops/test_ops_behaviour.py::test_compiles_without_a_graph_break",
     "ops/test_ops_behaviour.py::test_inductor_compiles_the_ranking_loss",

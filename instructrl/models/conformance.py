@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
 
 from instructrl.models.decoding import STEPS
-from instructrl.models.folders import silent, with_named_base
+from instructrl.models.folders import silent, with_named_base, write_network
 from instructrl.models.paths import BATCHES, OF_A_NETWORK, SEPARATE, SHARED, Paths, shared_prompt_states
 from instructrl.models.scalar_heads import scalar_model
 from instructrl.models.shrinking import shrunken
@@ -305,11 +305,9 @@ def _why_no_scalar_head(network: PreTrainedModel, batch: str) -> str:
 
 def _check_saving(network: PreTrainedModel) -> None:
     tokens = tokens_of(network)
-    # In a job transformers lets the first process alone write, to one folder for all; here each looks for itself.
-    vars(network)["should_save_on_this_rank"] = lambda is_main_process=True: True
     with tempfile.TemporaryDirectory(prefix="instructrl-") as folder, silent():
         vars(network)["should_save_on_this_rank"] = lambda _: True  # of a job, its first process alone would write
-        network.save_pretrained(folder)
+        write_network(network, folder)
         loaded = type(network).from_pretrained(
             folder, dtype=network.dtype, experts_implementation="eager", local_files_only=True
         )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
@@ -156,6 +156,23 @@ def _check_loaded(path: str | Path, network: PreTrainedModel, found: dict[str, A
         )
 
 
+def write_network(network: PreTrainedModel, folder: str | Path) -> GenerationConfig | None:
+    """Write weights and configuration. Returns the settings of generation, which are left to the caller.
+
+    transformers refuses to write those that it finds odd, such as a temperature without sampling, which published
+    models have: an end of training is no place for that.
+    """
+    own = getattr(network, "generation_config", None)
+    if own is not None:
+        network.generation_config = GenerationConfig()
+    try:
+        network.save_pretrained(folder)
+    finally:
+        if own is not None:
+            network.generation_config = own
+    return own
+
+
 def save_network(
     network: PreTrainedModel,
     folder: str | Path,
@@ -172,12 +189,11 @@ def save_network(
     for config in (network.config, network.config.get_text_config(decoder=True)):
         for name, value in fields.items():
             setattr(config, name, value)
-    network.save_pretrained(folder)
+    own = write_network(network, folder)
     tokenizer.save_pretrained(folder)
-    # Not through the object: of one that was changed, transformers refuses settings that it only warns of otherwise.
-    path = Path(folder) / "generation_config.json"
-    if ends and path.is_file():
-        content = json.loads(path.read_text(encoding="utf-8"))
+    if ends and own is not None:
+        path = Path(folder) / "generation_config.json"
+        content = json.loads(own.to_json_string())
         content.pop("_from_model_config", None)  # it would be made again, of the configuration
         content["eos_token_id"] = list(ends) if len(ends) > 1 else ends[0]
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

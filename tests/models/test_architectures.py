@@ -17,7 +17,6 @@ of_its_version = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow
 @of_its_version
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_outcome_is_that_of_the_page(family):
