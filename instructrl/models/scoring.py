@@ -81,6 +81,10 @@ class RewardModel(_ScalarHead):
 
         Raises ValueError where the architecture can have no scalar head.
         """
+        if policy.paths.no_scalar_head:
+            raise ValueError(
+                f"model {policy.lm.config.name_or_path}: {policy.paths.no_scalar_head}, accepted is another"
+            )
         if policy.paths.shared == SEPARATE:
             name = policy.lm.config.name_or_path or type(policy.lm).__name__
             warnings.warn(

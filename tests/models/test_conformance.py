@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,6 +113,13 @@ def test_samples_have_the_likelihood_of_the_plain_network(name):
         # Each token is the first whose cumulative probability exceeds the same uniform number.
         again = sample_rollout(policy, ENCODER, [prompt], Sampling(seed=1, max_response_tokens=12), first_episode=i)
         assert again.sequences.response[0, : len(response)].tolist() == response.tolist()
+
+
+def test_a_head_on_other_states_is_refused():
+    policy = Policy(network(LlamaConfig(**SIZES)))
+    policy.paths = replace(policy.paths, no_scalar_head="found a class whose states are others")
+    with pytest.raises(ValueError, match="found a class whose states are others"):
+        RewardModel.from_policy(policy, torch.Generator())
 
 
 @pytest.mark.parametrize(("name", "told"), [("bloom", 1), ("mistral", 0)])
