@@ -297,7 +297,7 @@ def _why_no_scalar_head(network: PreTrainedModel, batch: str) -> str:
         return str(error).splitlines()[0]
     tokens = tokens_of(network)
     mask = torch.ones(1, len(tokens), dtype=torch.bool)
-    states = BATCHES[batch](scalar.to(network.dtype), tokens[None], mask)[0]
+    states = BATCHES[batch](scalar, tokens[None], mask)[0]
     if not agree(states, plain(network, tokens)):
         return f"found {type(scalar).__name__}, whose states are not those of the language model"
     return ""
