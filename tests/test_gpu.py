@@ -157,13 +157,15 @@ def test_a_step_is_interrupted_before_its_limit(tmp_path):
 def test_nothing_that_a_step_started_outlives_it(run):
     code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)']).pid)"
     _, log, _ = run(python(code))
-    pid = int(log.strip().splitlines()[-1])
-    for _ in range(100):
-        state = Path(f"/proc/{pid}/stat")
-        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
-            return
+    state = Path(f"/proc/{int(log.strip().splitlines()[-1])}/stat")
+
+    def is_there() -> bool:
+        return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+    deadline = time.monotonic() + 10
+    while is_there() and time.monotonic() < deadline:
         time.sleep(0.1)
-    pytest.fail("it is still there")
+    assert not is_there()
 
 
 def test_a_step_gets_what_is_left(run):

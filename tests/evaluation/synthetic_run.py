@@ -25,41 +25,40 @@ def _win(rate: float, half: float, num_prompts: int) -> dict:
     return record | {"bootstrap_low": rate - 1.3 * half, "bootstrap_high": rate + 1.25 * half}
 
 
-def make_results() -> dict:
-    rng = np.random.default_rng(3)
-    rates = {"GPT": 0.126, "GPT (prompted)": 0.304, "SFT": 0.5, "PPO": 0.544, "PPO-ptx": 0.517}
-    losses = {"GPT": 0.921, "GPT (prompted)": 0.921, "SFT": 1.269, "PPO": 1.237, "PPO-ptx": 0.938}
-    facts = {"GPT": 0.81, "GPT (prompted)": 0.81, "SFT": 0.66, "PPO": 0.58, "PPO-ptx": 0.79}
-    models = []
-    for index, name in enumerate(MODELS):
-        by_category = {
-            c: _win(float(np.clip(rates[name] + rng.normal(0, 0.06), 0.06, 0.9)), 0.05, 170) for c in CATEGORIES
-        }
-        models.append(
-            {
-                "name": name,
-                "win_rate": _win(rates[name], 0.022, 1000),
-                "win_rate_by_category": by_category,
-                "likert": {"mean": 2.1 + 0.8 * index, "low": 2.0 + 0.8 * index, "high": 2.2 + 0.8 * index},
-                "metadata": {
-                    flag: _interval(0.45 - 0.09 * index + 0.01 * i, 0.015, total=143) for i, flag in enumerate(FLAGS)
-                },
-                "score": -1.52 + 0.6 * index,
-                "kl": 14.2 if name == "PPO" else 11.8 if name == "PPO-ptx" else None,
-                "corpus_loss": losses[name],
-                "fact_accuracy": facts[name],
-                "response_tokens": 31.4 - 2 * index,
-                "finished": 0.61 + 0.09 * index,
-            }
-        )
+RATES = dict(zip(MODELS, (0.126, 0.304, 0.5, 0.544, 0.517), strict=True))
+LOSSES = dict(zip(MODELS, (0.921, 0.921, 1.269, 1.237, 0.938), strict=True))
+FACTS = dict(zip(MODELS, (0.81, 0.81, 0.66, 0.58, 0.79), strict=True))
+
+
+def _model(index: int, name: str, rng: np.random.Generator) -> dict:
+    by_category = {c: _win(float(np.clip(RATES[name] + rng.normal(0, 0.06), 0.06, 0.9)), 0.05, 170) for c in CATEGORIES}
+    return {
+        "name": name,
+        "win_rate": _win(RATES[name], 0.022, 1000),
+        "win_rate_by_category": by_category,
+        "likert": {"mean": 2.1 + 0.8 * index, "low": 2.0 + 0.8 * index, "high": 2.2 + 0.8 * index},
+        "metadata": {flag: _interval(0.45 - 0.09 * index + 0.01 * i, 0.015, total=143) for i, flag in enumerate(FLAGS)},
+        "score": -1.52 + 0.6 * index,
+        "kl": 14.2 if name == "PPO" else 11.8 if name == "PPO-ptx" else None,
+        "corpus_loss": LOSSES[name],
+        "fact_accuracy": FACTS[name],
+        "response_tokens": 31.4 - 2 * index,
+        "finished": 0.61 + 0.09 * index,
+    }
+
+
+def _over_optimisation() -> list[dict]:
     kl = np.linspace(0, 14, 12)
-    path = [
+    return [
         {"model": name, "iteration": 5 * i, "kl": float(x * s), "score": float(2.2 * np.sqrt(x * s / 14)),
          "gold": float(3.9 + 0.32 * x * s - 0.021 * (x * s) ** 2), "score_error": 0.03, "gold_error": 0.03}
         for name, s in (("PPO", 1.0), ("PPO-ptx", 0.82)) for i, x in enumerate(kl)
     ]  # fmt: skip
+
+
+def _samples() -> list[dict]:
     texts = ["apple, pear, plum, quince", "I am not sure.\nBut maybe\n\tindented", HOSTILE, "", "word " * 150]
-    samples = [
+    return [
         {
             "prompt": f"Name {n + 2} fruits, separated by commas."
             if n != 1
@@ -72,7 +71,10 @@ def make_results() -> dict:
         }
         for n in range(6)
     ]
-    sizes = [
+
+
+def _sizes() -> list[dict]:
+    return [
         {"set": name, "split": split, "source": source, "num_prompts": n}
         for name, split, source, n in (
             ("SFT", "train", "labeler", 11295), ("SFT", "train", "customer", 1430),
@@ -82,7 +84,10 @@ def make_results() -> dict:
             ("PPO", "train", "customer", 31144), ("PPO", "valid", "customer", 16185),
         )
     ]  # fmt: skip
-    lengths = [
+
+
+def _lengths() -> list[dict]:
+    return [
         dict(zip(("set", "split", "count", "mean", "std", "min", "p25", "p50", "p75", "max"), row, strict=True))
         for row in (
             ("SFT", "train", 12725, 408, 433, 1, 37, 283, 632, 2048),
@@ -90,11 +95,15 @@ def make_results() -> dict:
             ("PPO", "train", 31144, 166, 278, 2, 19, 62, 179, 2044),
         )
     ]
+
+
+def make_results() -> dict:
+    rng = np.random.default_rng(3)
     return {
         "run": {"name": "miniature", "seed": 0, "judge": "gold rubric", "baseline": "SFT",
                 "prompts": "held-out prompts",
                 "description": "The whole pipeline on a generated world: corpus, users, labelers and a rubric."},
-        "models": models,
+        "models": [_model(index, name, rng) for index, name in enumerate(MODELS)],
         "reward_model": {
             "accuracy_training_labelers": _interval(0.712, 0.011, num_pairs=6021),
             "accuracy_heldout_labelers": _interval(0.698, 0.013, num_pairs=4410),
@@ -104,18 +113,18 @@ def make_results() -> dict:
             "mean_demonstration_score": 0.0, "labeler_noise": {"training": 1.1, "heldout": 0.7},
         },
         "alignment_tax": {
-            "pretrained": "GPT", "losses": losses, "num_blocks": 380,
-            "tax": {k: _mean(v - losses["GPT"], 0.004) for k, v in losses.items() if v != losses["GPT"]},
-            "recovered": _mean(1 - (losses["PPO-ptx"] - losses["GPT"]) / (losses["PPO"] - losses["GPT"]), 0.05),
-            "facts": facts,
+            "pretrained": "GPT", "losses": LOSSES, "num_blocks": 380,
+            "tax": {k: _mean(v - LOSSES["GPT"], 0.004) for k, v in LOSSES.items() if v != LOSSES["GPT"]},
+            "recovered": _mean(1 - (LOSSES["PPO-ptx"] - LOSSES["GPT"]) / (LOSSES["PPO"] - LOSSES["GPT"]), 0.05),
+            "facts": FACTS,
         },
-        "over_optimisation": path,
+        "over_optimisation": _over_optimisation(),
         "sft_selection": [
             {"epoch": e, "score": s, "validation_loss": v, "selected": e == 4}
             for e, s, v in ((1, -0.9, 1.31), (2, -0.4, 1.12), (3, -0.21, 1.15), (4, -0.12, 1.21))
         ],
-        "samples": samples,
-        "data": {"sizes": sizes, "lengths": lengths, "hygiene": [
+        "samples": _samples(),
+        "data": {"sizes": _sizes(), "lengths": _lengths(), "hygiene": [
             {"step": "cap of 200 prompts a user", "removed": 1210, "left": 48012},
             {"step": "shared long prefix", "removed": 3907, "left": 44105,
              "reasons": {"common prefix": 3000, "repeated": 907}},
