@@ -2,6 +2,7 @@
 
 from instructrl.commands.settings import RewardModelCommand
 from instructrl.evaluation.statistics import reward_accuracy
+from instructrl.models.scoring import check_scalar_head
 from instructrl.rollout.scoring import comparison_scores
 from instructrl.runs.reading import Reader, check_preferences
 from instructrl.runs.recipe import Recipe
@@ -13,6 +14,7 @@ def main(config: RewardModelCommand) -> int:
     """Carry out `instructrl rm`. Returns the exit code."""
     recipe = Recipe(limits=config.limits, reward_model=config.reward_model)
     encoder, policy = load_start(config.model, recipe, config)
+    check_scalar_head(policy)
     reader = Reader(encoder, config.long_prompts)
     comparisons, held_out = reader.with_validation(config.data, config.validation, reader.comparisons)
     check_preferences(config.data, comparisons)

@@ -138,18 +138,19 @@ def _examine(small: PretrainedConfig, kind: type[PreTrainedModel], dtype: torch.
             network = lively(without_border(small), kind, dtype)
         if longest is None or not _is_causal(network):
             raise UnsuitableError(f"{name}, whose states depend on later tokens; {_ACCEPTED}")
+    truth = plain(network, tokens_of(network))
     check_projection(network)
-    batch = _first(BATCHES, lambda row: _batch_agrees(network, row))
+    batch = _first(BATCHES, lambda row: _batch_agrees(network, truth, row))
     if batch is None:
         raise UnsuitableError(f"{name}, whose states depend on other sequences and padding; {_ACCEPTED}")
-    steps = _first(STEPS, lambda row: _steps_agree(network, batch, row))
+    steps = _first(STEPS, lambda row: _steps_agree(network, truth, batch, row))
     if steps is None:
         raise UnsuitableError(f"{name}, whose states cannot be had token by token; {_ACCEPTED}")
-    shared = _first(SHARED, lambda row: _shared_prompts_agree(network, row)) or SEPARATE
-    _check_saving(network)
-    return Paths(
-        batch=batch, shared=shared, steps=steps, longest=longest, no_scalar_head=_why_no_scalar_head(network, batch)
-    )
+    rows, truth_of_rows = _shared_prompts(network)
+    shared = _first(SHARED, lambda row: _shared_prompts_agree(network, rows, truth_of_rows, row)) or SEPARATE
+    _check_saving(network, truth)
+    why = _why_no_scalar_head(network, truth, batch)
+    return Paths(batch=batch, shared=shared, steps=steps, longest=longest, no_scalar_head=why)
 
 
 def lively(
@@ -227,8 +228,8 @@ def _first(rows: Iterable[str], agrees: Callable[[str], bool]) -> str | None:
     return None
 
 
-def _batch_agrees(network: PreTrainedModel, row: str) -> bool:
-    """Sequences of several lengths, padded on both sides, beside each other in two orders."""
+def _batch_agrees(network: PreTrainedModel, truth: Tensor, row: str) -> bool:
+    """Beginnings of a sequence, of several lengths and padded on both sides, beside each other. truth: its states."""
     tokens = tokens_of(network)
     places = [(0, _LENGTH), (2, 13), (7, 16), (5, 6)]
     mask = torch.zeros(len(places), _LENGTH + 3, dtype=torch.bool)
@@ -237,36 +238,34 @@ def _batch_agrees(network: PreTrainedModel, row: str) -> bool:
     padded = torch.zeros(mask.shape, dtype=torch.int64)
     padded[mask] = torch.cat([tokens[: end - start] for start, end in places])
     states = BATCHES[row](network, padded, mask)
-    return all(
-        agree(states[i, start:end], plain(network, tokens[: end - start])) for i, (start, end) in enumerate(places)
-    )
+    return all(agree(states[i, start:end], truth[: end - start]) for i, (start, end) in enumerate(places))
 
 
-def _shared_prompts_agree(network: PreTrainedModel, row: str) -> bool:
-    """Prompts of 6 and 2 tokens with responses that cross the limits of a shrunken network."""
+def _shared_prompts(network: PreTrainedModel) -> tuple[SharedPrompts, Tensor]:
+    """Prompts of 6 and 2 tokens with responses that cross the limits of a shrunken network, and the states of all
+    response tokens, row after row, from sequences of their own: [N, D]."""
     tokens = tokens_of(network, 64)
-    prompts, responses = [6, 2], [(14, 5, 10), (12, 13, 0)]
     rows, truths = [], []
-    for prompt, lengths in zip(prompts, responses, strict=True):
+    for prompt, lengths in ((6, (14, 5, 10)), (2, (12, 13, 0))):
         ids, segments, positions = [tokens[:prompt]], [torch.zeros(prompt)], [torch.arange(prompt)]
-        for k, length in enumerate(lengths):
-            answer = tokens[10 * (k + 1) : 10 * (k + 1) + length]
-            ids.append(answer)
-            segments.append(torch.full((length,), k + 1))
+        for k, length in enumerate(lengths, start=1):
+            ids.append(tokens[10 * k : 10 * k + length])
+            segments.append(torch.full((length,), k))
             positions.append(prompt + torch.arange(length))
-            truths.append(plain(network, torch.cat([tokens[:prompt], answer]))[prompt:])
+            truths.append(plain(network, torch.cat([ids[0], ids[-1]]))[prompt:])
         rows.append([torch.cat(x).long() for x in (ids, segments, positions)])
     tokens, segments, positions = (
         nn.utils.rnn.pad_sequence([row[i] for row in rows], batch_first=True, padding_value=(0, -1, 0)[i])
         for i in range(3)
     )
-    shared = SharedPrompts(tokens=tokens, segments=segments, positions=positions, last=segments[:, :3])
-    states = shared_prompt_states(network, shared, row)
-    found = [states[p][segments[p] == k + 1] for p in range(2) for k in range(3)]
-    return all(agree(a, b) for a, b in zip(found, truths, strict=True) if len(b))
+    return SharedPrompts(tokens=tokens, segments=segments, positions=positions, last=segments[:, :3]), torch.cat(truths)
 
 
-def _steps_agree(network: PreTrainedModel, batch: str, row: str) -> bool:
+def _shared_prompts_agree(network: PreTrainedModel, rows: SharedPrompts, truth: Tensor, row: str) -> bool:
+    return agree(shared_prompt_states(network, rows, row)[rows.segments > 0], truth)
+
+
+def _steps_agree(network: PreTrainedModel, truth: Tensor, batch: str, row: str) -> bool:
     """Prompts of 6, 2 and 3 tokens, read at once and then token by token; a row leaves in between."""
     tokens = tokens_of(network)
     starts = [6, 2, 3]
@@ -274,7 +273,6 @@ def _steps_agree(network: PreTrainedModel, batch: str, row: str) -> bool:
     prompt = torch.zeros(mask.shape, dtype=torch.int64)
     prompt[mask] = torch.cat([tokens[:start] for start in starts])
     states = STEPS[row](network, batch, prompt, mask)
-    truth = plain(network, tokens)
     left = torch.tensor(starts)
     found = states.start()
     for step in range(_LENGTH - 6):
@@ -289,29 +287,28 @@ def _steps_agree(network: PreTrainedModel, batch: str, row: str) -> bool:
     return agree(found, truth[left - 1])
 
 
-def _why_no_scalar_head(network: PreTrainedModel, batch: str) -> str:
+def _why_no_scalar_head(network: PreTrainedModel, truth: Tensor, batch: str) -> str:
     """Why a network with a scalar head has not the states of the language model; "" where it has them."""
     try:
         scalar: Any = scalar_model(network, torch.Generator().manual_seed(0))
     except OF_A_NETWORK as error:
-        return str(error).splitlines()[0]
+        reason = "" if isinstance(error, ValueError) else f" ({str(error).partition(chr(10))[0]})"
+        return f"{type(network).__name__}, which cannot have a scalar head{reason}"
     tokens = tokens_of(network)
     mask = torch.ones(1, len(tokens), dtype=torch.bool)
-    states = BATCHES[batch](scalar, tokens[None], mask)[0]
-    if not agree(states, plain(network, tokens)):
-        return f"found {type(scalar).__name__}, whose states are not those of the language model"
+    if not agree(BATCHES[batch](scalar, tokens[None], mask)[0], truth):
+        return f"{type(scalar).__name__}, whose states are not those of {type(network).__name__}"
     return ""
 
 
-def _check_saving(network: PreTrainedModel) -> None:
-    tokens = tokens_of(network)
+def _check_saving(network: PreTrainedModel, truth: Tensor) -> None:
     with tempfile.TemporaryDirectory(prefix="instructrl-") as folder, silent():
         vars(network)["should_save_on_this_rank"] = lambda _: True  # of a job, its first process alone would write
         write_network(network, folder)
         loaded = type(network).from_pretrained(
             folder, dtype=network.dtype, experts_implementation="eager", local_files_only=True
         )
-    if not agree(plain(with_named_base(loaded.eval()), tokens), plain(network, tokens)):
+    if not agree(plain(with_named_base(loaded.eval()), tokens_of(network)), truth):
         raise UnsuitableError(
             f"{type(network).__name__}, which transformers saves and loads as another one; {_ACCEPTED}"
         )

@@ -26,7 +26,7 @@ class Paths:
     batch: of `BATCHES`. shared: of `SHARED`, or `SEPARATE`. steps: of `instructrl.models.decoding.STEPS`.
     longest: tokens of a sequence up to which a state depends on what stands before it alone; None where that is so
     for every length (rotary embeddings may change for the whole sequence where it gets longer than some border).
-    no_scalar_head: why the architecture cannot have a scalar head; "" where it can.
+    no_scalar_head: "" where the architecture can have one; else its name and why not.
     """
 
     batch: str

@@ -72,6 +72,15 @@ class _ScalarHead(nn.Module):
         save_network(self.network, folder, tokenizer, fields)
 
 
+def check_scalar_head(policy: Policy) -> None:
+    """Raise ValueError where no reward model can start from a policy; asked before anything is written or trained."""
+    if policy.paths.no_scalar_head:
+        name = policy.lm.config.name_or_path or policy.lm.config.model_type
+        raise ValueError(
+            f"model {name}: found {policy.paths.no_scalar_head}; accepted are language models with a base of their own"
+        )
+
+
 class RewardModel(_ScalarHead):
     """A scalar for a prompt and a response, read at the last token of the response."""
 
@@ -81,10 +90,7 @@ class RewardModel(_ScalarHead):
 
         Raises ValueError where the architecture can have no scalar head.
         """
-        if policy.paths.no_scalar_head:
-            raise ValueError(
-                f"model {policy.lm.config.name_or_path}: {policy.paths.no_scalar_head}, accepted is another"
-            )
+        check_scalar_head(policy)
         if policy.paths.shared == SEPARATE:
             name = policy.lm.config.name_or_path or type(policy.lm).__name__
             warnings.warn(

@@ -13,7 +13,7 @@ from instructrl.data.readers import check_no_comparisons, read_corpus
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.backbone import check_context, set_residual_dropout
 from instructrl.models.policy import Policy
-from instructrl.models.scalar_heads import scalar_class
+from instructrl.models.scoring import check_scalar_head
 from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.journal import Journal
 from instructrl.runs.reading import Reader, check_preferences
@@ -54,7 +54,7 @@ def read_files(config: FilesConfig) -> FilesInput:
     set_residual_dropout(gpt.lm, max(recipe.sft.residual_dropout, recipe.ppo_start.residual_dropout))
     set_residual_dropout(gpt.lm, 0.0)
     reward_base = None if config.reward_base is None else load_other_policy(config.reward_base, encoder)
-    scalar_class((reward_base or gpt).lm)  # of the reward model: where there is none, that is said before SFT
+    check_scalar_head(reward_base or gpt)
     return FilesInput(
         config=config,
         encoder=encoder,

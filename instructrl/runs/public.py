@@ -18,7 +18,7 @@ from instructrl.data.public import (
 from instructrl.data.tokenizers import gpt2_tokenizer, load_tokenizer
 from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
-from instructrl.models.scalar_heads import scalar_class
+from instructrl.models.scoring import check_scalar_head
 from instructrl.rollout.randomness import keyed_seed, take_disjoint
 from instructrl.runs import steps
 from instructrl.runs.experiment import Material, run_experiment
@@ -51,7 +51,7 @@ def read_public(config: PublicConfig) -> PublicInput:
     gpt = None if config.model is None else Policy.load(config.model, tokenizer)
     if gpt is not None:
         check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
-        scalar_class(gpt.lm)  # of the reward model: where there is none, that is said before SFT
+        check_scalar_head(gpt)
     return PublicInput(config=config, encoder=encoder, material=_material(config, data, encoder), gpt=gpt)
 
 

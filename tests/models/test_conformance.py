@@ -117,8 +117,8 @@ def test_samples_have_the_likelihood_of_the_plain_network(name):
 
 def test_a_head_on_other_states_is_refused():
     policy = Policy(network(LlamaConfig(**SIZES)))
-    policy.paths = replace(policy.paths, no_scalar_head="found a class whose states are others")
-    with pytest.raises(ValueError, match="found a class whose states are others"):
+    policy.paths = replace(policy.paths, no_scalar_head="a class whose states are others")
+    with pytest.raises(ValueError, match=r"^model llama: found a class whose states are others; accepted are"):
         RewardModel.from_policy(policy, torch.Generator())
 
 

@@ -18,7 +18,7 @@ from instructrl.commands import options
 from instructrl.data.readers import write_jsonl
 from instructrl.data.settings import Limits
 from instructrl.evaluation.report import write_report
-from instructrl.models import scalar_heads
+from instructrl.models import conformance, scalar_heads
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.runs.files import read_files, run_files
@@ -212,11 +212,19 @@ def test_a_missing_path_is_named(files, tmp_path, missing):
         read_files(replace(files, **{missing: None}))
 
 
-def test_a_model_without_a_scalar_head_is_refused_before_it_is_trained(files, monkeypatch):
+def test_a_model_without_a_scalar_head_is_refused_before_it_is_trained(files, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(conformance, "_KEPT", {})
     monkeypatch.setattr(scalar_heads, "_CLASSES", {})
     monkeypatch.setattr(scalar_heads, "_fits", lambda kind, lm: False)
-    with pytest.raises(ValueError, match=rf"^model {files.model}: found GPT2LMHeadModel, which cannot have a scalar"):
+    message = f"model {files.model}: found GPT2LMHeadModel, which cannot have a scalar head; accepted are"
+    with pytest.raises(ValueError, match=f"^{message}"):
         read_files(files)
+    out, comparisons_file = tmp_path / "out", f"{files.data}/comparisons.train.jsonl"
+    sizes = ("--limits.max-prompt-tokens", "12", "--limits.max-response-tokens", "8")
+    assert cli.main(["rm", "--model", files.model, "--data", comparisons_file, "--out", str(out), *sizes]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
 
 
 def curve(folder: Path) -> dict[tuple[str, int, str], float]:
