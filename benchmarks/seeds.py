@@ -154,7 +154,8 @@ def _seen(runs: Sequence[Run]) -> str:
     if not any(counts):
         return "None stands word for word in the pretraining corpus, the few-shot examples or another training set"
 
-    return f"{' / '.join(map(str, counts))} of them stand word for word in a training set"
+    verb = "stands" if counts == [1] else "stand"
+    return f"{' / '.join(map(str, counts))} of them {verb} word for word in a training set"
 
 
 def _model(run: Run, name: str) -> Mapping[str, Any]:
