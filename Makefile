@@ -67,14 +67,14 @@ torture: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py
 
 bench: $(TOOLS)
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python -m benchmarks.ops.bench
 
 ahead-of-time: $(TOOLS)
-	$(BIN)/python benchmarks/ahead_of_time.py --write
+	$(BIN)/python -m benchmarks.ahead_of_time.report --write
 
 # With the torch of PYTHON's own environment, which is the one that knows the GPU.
 gpu:
-	$(PYTHON) benchmarks/gpu.py $(if $(PEERS),--peers "$(PEERS)") $(if $(STEPS),--only $(STEPS))
+	$(PYTHON) -m benchmarks.device.gpu $(if $(PEERS),--peers "$(PEERS)") $(if $(STEPS),--only $(STEPS))
 
 clean:
 	rm -rf $(VENV) build *.egg-info instructrl/_C*.so

@@ -3,8 +3,8 @@
 A second thread loses where it has less to do than it takes to wake it; where another program has its core, the first
 waits for it at the end of every product. So inside `by_work` a pass takes as many threads as its products pay for: a
 function of the machine, the network and the tokens, never of the load, since another number rounds library products
-otherwise. Outside of it, and where the environment says how many, torch is left as it is. `benchmarks/threads.py`
-measures all of this.
+otherwise. Outside of it, and where the environment says how many, torch is left as it is. What all of this
+takes is measured by `benchmarks/scaling/threads.py`.
 """
 
 import os

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,26 +13,18 @@ from instructrl.models.policy import Policy
 from instructrl.ops.cases import CASES
 from instructrl.rollout.generate import Sampling, sample_rollout
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture
-def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.syspath_prepend(str(FOLDER / "end_to_end"))
-
 
 @pytest.mark.parametrize(("limit", "mean"), [(48, 24.0), (10, 2.5), (16, 15.0)])
-def test_lengths_that_are_cut_have_the_mean_that_was_asked_for(benchmarks, limit, mean):
-    import task
+def test_lengths_that_are_cut_have_the_mean_that_was_asked_for(limit, mean):
+    from benchmarks.end_to_end import task
 
     p = task._ending_probability(task.Task(response_tokens=limit, mean_response_tokens=mean))
     # The mean of a geometric length that is cut: the sum over t of the probability of getting past t.
     assert sum((1 - p) ** t for t in range(limit)) == pytest.approx(mean)
 
 
-def test_responses_of_the_task_have_that_mean(benchmarks, tmp_path):
-    import task
+def test_responses_of_the_task_have_that_mean(tmp_path):
+    from benchmarks.end_to_end import task
 
     given = task.Task(
         layers=1, width=64, heads=2, vocabulary=2000, prompt_tokens=4, response_tokens=16, mean_response_tokens=8.0
@@ -49,15 +40,15 @@ def test_responses_of_the_task_have_that_mean(benchmarks, tmp_path):
     assert torch.unique(lengths).numel() == 16
 
 
-def test_the_slope_is_that_of_the_larger_half(benchmarks):
-    import scaling
+def test_the_slope_is_that_of_the_larger_half():
+    from benchmarks.scaling import growth
 
     sizes = (1, 2, 4, 8, 16, 32)
-    assert scaling.slope(sizes, [5.0, 5.0, 5.0, *(3e-6 * n**2 for n in sizes[3:])]) == pytest.approx(2.0)
+    assert growth.slope(sizes, [5.0, 5.0, 5.0, *(3e-6 * n**2 for n in sizes[3:])]) == pytest.approx(2.0)
 
 
-def test_the_harness_checks_times_and_writes(benchmarks, tmp_path, monkeypatch):
-    import bench
+def test_the_harness_checks_times_and_writes(tmp_path, monkeypatch):
+    from benchmarks.ops import bench
 
     rows = {f"{case.op} {case.name}": case for case in CASES if (case.op, case.name) == ("ppo.ppo_loss", "(4, 5)")}
     monkeypatch.setattr(bench, "ROWS", rows)
@@ -76,8 +67,8 @@ def test_the_harness_checks_times_and_writes(benchmarks, tmp_path, monkeypatch):
     assert found[".md"].read_text().count("\n") == 2 + len(row["providers"])
 
 
-def test_a_provider_that_computes_something_else_is_left_out(benchmarks, capsys):
-    import bench
+def test_a_provider_that_computes_something_else_is_left_out(capsys):
+    from benchmarks.ops import bench
 
     case = next(case for case in CASES if (case.op, case.name) == ("ppo.ppo_loss", "(4, 5)"))
     right = bench.on("reference", bench.public(case), case, bench.inputs(case))
@@ -90,8 +81,8 @@ def test_a_provider_that_computes_something_else_is_left_out(benchmarks, capsys)
     assert "wrong is left out" in capsys.readouterr().out
 
 
-def test_the_limit_of_a_linear_head_is_three_products_and_of_others_their_bytes(benchmarks):
-    import bench
+def test_the_limit_of_a_linear_head_is_three_products_and_of_others_their_bytes():
+    from benchmarks.ops import bench
 
     rates = {"copy_bytes_per_s": 10.0, "product_flops_per_s": 100.0}
     linear = {"weight": torch.zeros(7, 5), "tokens": torch.zeros(2, 3, dtype=torch.int64)}
@@ -101,8 +92,8 @@ def test_the_limit_of_a_linear_head_is_three_products_and_of_others_their_bytes(
     assert bench.limit_seconds(case, arguments, rates) == case.bytes_moved(arguments) / 10
 
 
-def test_the_summary_takes_the_best_backend_and_the_fastest_peer(benchmarks):
-    import bench
+def test_the_summary_takes_the_best_backend_and_the_fastest_peer():
+    from benchmarks.ops import bench
 
     def provider(seconds: float, others: dict[str, float]) -> dict:
         fast = {name: other / seconds for name, other in others.items()}

@@ -12,18 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.device import gpu, sanitized, steps
+from benchmarks.device.steps import Step
+from instructrl.ops.cases import CASES
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import gpu  # noqa: E402
-import gpu_sanitized  # noqa: E402
-import gpu_steps  # noqa: E402
-from gpu_steps import Step  # noqa: E402
-
-from instructrl.ops.cases import CASES  # noqa: E402
 
 FILES = {"gpu.md", "gpu.json", "gpu.log", "gpu-targets.md", "gpu-targets.json", "gpu-targets.log", "tests.xml"}
-STEPS = gpu_steps.steps((9, 0), Path("out"), [])
+STEPS = steps.steps((9, 0), Path("out"), [])
 
 
 def python(code, name="step", **settings):
@@ -58,14 +54,14 @@ def test_results_are_few_plain_files():
 
 @pytest.mark.parametrize(("capability", "name"), [((8, 0), "80"), ((9, 0), "90a"), ((10, 0), "100"), ((12, 0), "120")])
 def test_only_this_gpu_is_built_for(capability, name):
-    build = gpu_steps.steps(capability, Path("out"), [])[0]
+    build = steps.steps(capability, Path("out"), [])[0]
     assert dict(build.environment)["INSTRUCTRL_CUDA_ARCHITECTURES"] == name
 
 
 def test_sanitizers_see_every_op_that_has_kernels_of_its_own_from_the_start():
     ops = {case.op for case in CASES if "linear" not in case.op}
-    assert {case.op for case, _ in gpu_sanitized.jobs()[: len(ops)]} == ops
-    assert {str(dtype) for _, dtype in gpu_sanitized.jobs()} == {"torch.float32", "torch.bfloat16", "torch.float16"}
+    assert {case.op for case, _ in sanitized.jobs()[: len(ops)]} == ops
+    assert {str(dtype) for _, dtype in sanitized.jobs()} == {"torch.float32", "torch.bfloat16", "torch.float16"}
 
 
 def test_sanitizers_look_at_our_kernels_alone():
@@ -212,33 +208,32 @@ def test_results_go_where_they_can(monkeypatch, tmp_path, capsys):
 
 def test_wheels_of_peers_are_installed_one_by_one(tmp_path):
     (tmp_path / "bad-1.0-py3-none-any.whl").write_text("no wheel")
-    (step,) = gpu_steps.peers([tmp_path / "bad-1.0-py3-none-any.whl"])
+    (step,) = steps.peers([tmp_path / "bad-1.0-py3-none-any.whl"])
     assert step.command[-1] == str(tmp_path / "bad-1.0-py3-none-any.whl")
-    assert gpu_steps.peers([]) == []
+    assert steps.peers([]) == []
 
 
 def test_a_version_that_came_as_a_wheel_counts(monkeypatch, tmp_path):
     (tmp_path / "setuptools-999.0.dist-info").mkdir()
     (tmp_path / "setuptools-999.0.dist-info" / "METADATA").write_text("Name: setuptools\nVersion: 999.0\n")
-    assert gpu_steps.version("setuptools") not in (None, "999.0")
-    monkeypatch.setattr(gpu_steps, "SITE", tmp_path)
-    assert gpu_steps.version("setuptools") == "999.0"
-    assert gpu_steps.version("no-such-package") is None
+    assert steps.version("setuptools") not in (None, "999.0")
+    monkeypatch.setattr(steps, "SITE", tmp_path)
+    assert steps.version("setuptools") == "999.0"
+    assert steps.version("no-such-package") is None
 
 
 def test_tests_run_side_by_side_where_they_can(monkeypatch):
-    monkeypatch.setattr(gpu_steps, "version", lambda package: None)
-    assert "-n" not in gpu_steps.tests(Path("out"), "cuda").command
-    monkeypatch.setattr(gpu_steps, "version", lambda package: "3.8")
-    assert "-n" in gpu_steps.tests(Path("out"), "cuda").command
+    monkeypatch.setattr(steps, "version", lambda package: None)
+    assert "-n" not in steps.tests(Path("out"), "cuda").command
+    monkeypatch.setattr(steps, "version", lambda package: "3.8")
+    assert "-n" in steps.tests(Path("out"), "cuda").command
 
 
 # The command with steps that take no time, in a process that can be interrupted.
 FAKE = """
 import sys
-sys.path.insert(0, "benchmarks")
-import gpu
-from gpu_steps import Step
+from benchmarks.device import gpu
+from benchmarks.device.steps import Step
 def steps(folder, wheels):
     made = []
     for number, code in enumerate(sys.argv[sys.argv.index("--") + 1 :]):

@@ -5,30 +5,24 @@ import os
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-sys.path.insert(0, str(ROOT / "benchmarks" / "end_to_end"))
-
-import gpu_target_measure as measure  # noqa: E402
-import gpu_targets  # noqa: E402
-import gpu_timing  # noqa: E402
-from gpu_target_rows import Prepared, Provider, Row, Setting, Target  # noqa: E402
+from benchmarks.device import target_measure as measure
+from benchmarks.device import targets, timing
+from benchmarks.device.target_rows import Prepared, Provider, Row, Setting, Target
 
 DRY = Setting(device=torch.device("cpu"), dry=True, cache_bytes=2**16)
 
 
 def test_every_row_goes_through_on_the_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_targets.py", "--dry", "--out", str(tmp_path), "--rounds", "2"])
-    assert gpu_targets.main() == 0
+    assert targets.main() == 0
     results = json.loads((tmp_path / "gpu-targets.json").read_text(encoding="utf-8"))
-    assert [row["row"] for row in results["rows"]] == [row.name for row in gpu_targets.ROWS]
+    assert [row["row"] for row in results["rows"]] == [row.name for row in targets.ROWS]
     for row in results["rows"]:
         for name in ("native", "eager", "compile"):
             assert row["providers"][name]["rounds"] == 2, (row["row"], name, row["providers"][name])
@@ -40,16 +34,16 @@ def test_every_row_goes_through_on_the_cpu(tmp_path, monkeypatch):
     assert found == {"dry"}
     table = (tmp_path / "gpu-targets.md").read_text(encoding="utf-8")
     assert "the figures mean nothing" in table
-    assert all(row.name in table for row in gpu_targets.ROWS)
+    assert all(row.name in table for row in targets.ROWS)
 
 
 def test_what_is_asked_for_is_in_the_table():
-    asked = {(row.name.split(",")[0], x.measure, x.bound) for row in gpu_targets.ROWS for x in row.targets}
+    asked = {(row.name.split(",")[0], x.measure, x.bound) for row in targets.ROWS for x in row.targets}
     assert ("token_logprobs backward", "share_pct", 88) in asked
     assert ("ranking forward", "device_us", 4) in asked
     assert ("linear_ppo_loss forward + backward", "device_us", 21000) in asked
-    assert gpu_targets.BUDGET_S <= 480
-    assert len(gpu_targets.BY_NAME) == len(gpu_targets.ROWS)
+    assert targets.BUDGET_S <= 480
+    assert len(targets.BY_NAME) == len(targets.ROWS)
 
 
 # Does what the worker does, on rows that are told by their names.
@@ -91,7 +85,7 @@ def row(name, limit_s=30):
 def run(tmp_path, rows, seconds=60.0):
     (tmp_path / "gpu-targets.log").write_text("", encoding="utf-8")
     head = {"machine": "A GPU", "date": "today", "dry": False}
-    found = gpu_targets.Run(
+    found = targets.Run(
         [sys.executable, "-X", "faulthandler", "-c", WORKER], tmp_path, head, time.monotonic() + seconds
     )
     found.all(rows)
@@ -99,7 +93,7 @@ def run(tmp_path, rows, seconds=60.0):
 
 
 def test_a_row_that_dies_or_hangs_costs_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_targets, "STARTUP_S", 2)
+    monkeypatch.setattr(targets, "STARTUP_S", 2)
     names = ["a", "dies", "b", "hangs", "c", "crashes"]
     rows = run(tmp_path, [row(name, limit_s=2 if name == "hangs" else 30) for name in names])
     assert [x["row"] for x in rows] == names
@@ -108,7 +102,7 @@ def test_a_row_that_dies_or_hangs_costs_no_other(tmp_path, monkeypatch):
     assert rows[5]["why"] == "failed with exit code -6: Fatal Python error: Aborted"
     assert all("why" not in rows[place] for place in (0, 2, 4))
     assert rows[3]["targets"][0]["verdict"] == rows[3]["why"]
-    assert not list(gpu_targets.SCRATCH.glob(f"targets-{os.getpid()}*"))
+    assert not list(targets.SCRATCH.glob(f"targets-{os.getpid()}*"))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +115,7 @@ def test_a_row_that_dies_or_hangs_costs_no_other(tmp_path, monkeypatch):
     ],
 )
 def test_a_provider_that_spoils_its_process_costs_no_other(tmp_path, monkeypatch, name, without):
-    monkeypatch.setattr(gpu_targets, "PROVIDER_S", 2)
+    monkeypatch.setattr(targets, "PROVIDER_S", 2)
     rows = run(tmp_path, [row(name), row("b")])
     assert [x["row"] for x in rows] == [name, "b"]
     assert {x: trouble["stage"] for x, trouble in rows[0]["without"].items()} == without
@@ -170,7 +164,7 @@ def test_only_what_is_right_is_timed():
             short=lambda x: [right.float()[:4]],
             missing=missing,
         ),
-        gpu_timing.CpuMeter(),
+        timing.CpuMeter(),
         attempt(),
     )
     kept = {name for name, x in found.items() if "left_out" not in x}
@@ -189,13 +183,13 @@ def test_what_a_provider_leaves_unwritten_is_seen():
         calls.append(1)
         return [kept]
 
-    assert "left_out" in measure.check(prepared(lazy=writes_once), gpu_timing.CpuMeter(), attempt())["lazy"]
+    assert "left_out" in measure.check(prepared(lazy=writes_once), timing.CpuMeter(), attempt())["lazy"]
 
 
 def test_what_spoiled_a_process_is_not_tried_again():
     right = torch.linspace(1.0, 2.0, 8)
 
-    class Meter(gpu_timing.CpuMeter):
+    class Meter(timing.CpuMeter):
         asked: ClassVar = {}
 
         def timer(self, step, calls, graph):
@@ -215,17 +209,17 @@ def test_what_spoiled_a_process_is_not_tried_again():
 
 
 def test_a_capture_that_fails_ends_the_process():
-    class Meter(gpu_timing.CpuMeter):
+    class Meter(timing.CpuMeter):
         def timer(self, step, calls, graph):
-            raise gpu_timing.CaptureError("operation not permitted")
+            raise timing.CaptureError("operation not permitted")
 
     graphs = Row(name="", prepare=lambda setting: prepared(), yardstick="", graph=True)
-    with pytest.raises(gpu_timing.CaptureError):
+    with pytest.raises(timing.CaptureError):
         measure.run_row(graphs, DRY, Meter(), attempt())
 
 
 def test_a_device_that_is_dead_ends_the_process():
-    class Meter(gpu_timing.CpuMeter):
+    class Meter(timing.CpuMeter):
         def synchronize(self):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -238,7 +232,7 @@ def test_a_device_that_is_dead_ends_the_process():
 
 def test_shares_and_verdicts():
     # A copy of twice the bytes in 30 us: a step that moves half of them in 20 us has three quarters of its rate.
-    memory = gpu_timing.Memory(extra_bytes=3 * 2**20, result_bytes=2**20)
+    memory = timing.Memory(extra_bytes=3 * 2**20, result_bytes=2**20)
     found = measure.figures([(25e-6, 20e-6)] * 4, [(1.0, 30e-6)] * 4, 0.5, memory)
     assert found["share_pct"] == pytest.approx(75.0)
     assert found["device_us"] == pytest.approx(20.0)
@@ -252,10 +246,10 @@ def test_shares_and_verdicts():
 
 def test_rounds_end_with_the_time_but_not_before_three():
     step = measure.Contender(
-        step=lambda: [], backend="reference", calls=1, timer=gpu_timing.DeviceTimer(seconds=lambda: 1.0, method=""),
+        step=lambda: [], backend="reference", calls=1, timer=timing.DeviceTimer(seconds=lambda: 1.0, method=""),
         memory=None,
     )  # fmt: skip
-    times = measure.take_turns({"a": step}, gpu_timing.CpuMeter(), 9, deadline=0.0)
+    times = measure.take_turns({"a": step}, timing.CpuMeter(), 9, deadline=0.0)
     assert len(times["a"]) == measure.LEAST_ROUNDS
 
 
@@ -323,40 +317,40 @@ def cuda(monkeypatch):
 
 
 def test_events_around_steps(cuda):
-    timer = gpu_timing.GpuMeter().timer(cuda.step, 5, graph=False)
+    timer = timing.GpuMeter().timer(cuda.step, 5, graph=False)
     assert (timer.method, timer.seconds()) == ("events", pytest.approx(3e-3))
 
 
 def test_replays_of_a_graph(cuda):
-    timer = gpu_timing.GpuMeter().timer(cuda.step, 100, graph=True)
+    timer = timing.GpuMeter().timer(cuda.step, 100, graph=True)
     assert (timer.method, cuda.captures) == ("graph", 1)
-    assert timer.seconds() == pytest.approx(24e-3 / gpu_timing.GRAPH_STEPS)
+    assert timer.seconds() == pytest.approx(24e-3 / timing.GRAPH_STEPS)
 
 
 def test_a_capture_that_fails_is_told(cuda):
     cuda.fails = True
-    with pytest.raises(gpu_timing.CaptureError, match=r"^operation not permitted$"):
-        gpu_timing.GpuMeter().timer(cuda.step, 5, graph=True)
+    with pytest.raises(timing.CaptureError, match=r"^operation not permitted$"):
+        timing.GpuMeter().timer(cuda.step, 5, graph=True)
     assert cuda.open == 0
 
 
 def test_memory_of_a_step(cuda):
-    found = gpu_timing.GpuMeter().memory(cuda.step)
-    assert found == gpu_timing.Memory(extra_bytes=24 * 2**20, result_bytes=2**20)
+    found = timing.GpuMeter().memory(cuda.step)
+    assert found == timing.Memory(extra_bytes=24 * 2**20, result_bytes=2**20)
 
 
 def test_a_machine_without_a_gpu_is_told(monkeypatch, capsys):
     def machine():
         raise RuntimeError("torch sees no NVIDIA GPU")
 
-    monkeypatch.setattr(gpu_targets.gpu, "machine", machine)
+    monkeypatch.setattr(targets.gpu, "machine", machine)
     monkeypatch.setattr(sys, "argv", ["gpu_targets.py"])
-    assert gpu_targets.main() == 2
+    assert targets.main() == 2
     assert capsys.readouterr().err == "gpu-targets: torch sees no NVIDIA GPU\n"
 
 
 def test_rates_of_training_end_to_end(capsys):
-    import compare
+    from benchmarks.end_to_end import compare
 
     task = compare.GPU_TASKS["1.3B"]
     weights = 12 * task.layers * task.width**2

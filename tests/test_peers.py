@@ -1,18 +1,10 @@
 """Peers of the benchmark: each that is installed computes what its op computes, and is given only what it can take."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from benchmarks.ops import bench, peers
 from instructrl.ops.cases import CASES
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-import bench
-import peers
-
-sys.path.pop(0)
 
 SMALL = {
     "logprobs.token_logprobs": ("5x257",),

@@ -3,17 +3,9 @@
 import json
 import os
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-FOLDER = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture
-def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
 
 
 def ends() -> None:
@@ -25,12 +17,12 @@ def grid(last: int) -> list[int]:
     return [n for n in range(1, last + 1) if n % 2 ** max(0, n.bit_length() - 7) == 0]
 
 
-def test_sizes_have_seven_significant_bits(benchmarks):
-    import scaling_memory
+def test_sizes_have_seven_significant_bits():
+    from benchmarks.scaling import largest
 
     sizes = grid(5000)
-    assert [scaling_memory.next_up(size) for size in sizes[:-1]] == sizes[1:]
-    assert all(scaling_memory.on_grid(n) == max(size for size in sizes if size <= n) for n in range(1, 5000))
+    assert [largest.next_up(size) for size in sizes[:-1]] == sizes[1:]
+    assert all(largest.on_grid(n) == max(size for size in sizes if size <= n) for n in range(1, 5000))
 
 
 CURVES = {
@@ -44,16 +36,16 @@ CURVES = {
 
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("limit", [9_000, 30_000, 31_234])
-def test_the_largest_size_is_that_of_trying_them_all(benchmarks, name, limit):
-    import scaling_memory
+def test_the_largest_size_is_that_of_trying_them_all(name, limit):
+    from benchmarks.scaling import largest
 
     curve, tried = CURVES[name], []
 
     def run(size):
         tried.append(size)
-        return scaling_memory.Run(peak_bytes=curve(size), seconds=0.0)
+        return largest.Run(peak_bytes=curve(size), seconds=0.0)
 
-    found = scaling_memory.largest(run, 64 if curve(64) <= limit else 1, limit, 1.0)
+    found = largest.largest(run, 64 if curve(64) <= limit else 1, limit, 1.0)
     within = [size for size in grid(100_000) if curve(size) <= limit]
     assert found.size == max(within)
     assert found.too_large == min(size for size in grid(200_000) if size > found.size)
@@ -62,55 +54,55 @@ def test_the_largest_size_is_that_of_trying_them_all(benchmarks, name, limit):
     assert len(tried) == len(set(tried)) == found.num_runs <= 25
 
 
-def test_it_stops_before_a_run_that_would_take_too_long(benchmarks):
-    import scaling_memory
+def test_it_stops_before_a_run_that_would_take_too_long():
+    from benchmarks.scaling import largest
 
     tried = []
 
     def run(size):
         tried.append(size)
-        return scaling_memory.Run(peak_bytes=size, seconds=size / 100)
+        return largest.Run(peak_bytes=size, seconds=size / 100)
 
-    found = scaling_memory.largest(run, 64, 10**9, 30.0)
+    found = largest.largest(run, 64, 10**9, 30.0)
     assert tried == [64, 128, 256, 512, 1024, 2048]
     assert (found.size, found.too_large, found.too_large_run) == (2048, None, None)
 
 
-def test_a_first_size_over_the_limit_is_an_error(benchmarks):
-    import scaling_memory
+def test_a_first_size_over_the_limit_is_an_error():
+    from benchmarks.scaling import largest
 
     with pytest.raises(ValueError, match=r"first: found size 64 with a peak of 101 bytes, accepted is up to 100"):
-        scaling_memory.largest(lambda size: scaling_memory.Run(peak_bytes=101, seconds=0.0), 64, 100, 1.0)
+        largest.largest(lambda size: largest.Run(peak_bytes=101, seconds=0.0), 64, 100, 1.0)
 
 
-def test_each_call_has_a_process_of_its_own_whose_end_is_noticed(benchmarks):
-    import scaling_memory
+def test_each_call_has_a_process_of_its_own_whose_end_is_noticed():
+    from benchmarks.scaling import largest
 
-    assert len({os.getpid(), *(scaling_memory.in_process(os.getpid) for _ in range(2))}) == 3
+    assert len({os.getpid(), *(largest.in_process(os.getpid) for _ in range(2))}) == 3
     with pytest.raises(RuntimeError, match=r"ends\(\): found a process that ended with 3, accepted is 0"):
-        scaling_memory.in_process(ends)
+        largest.in_process(ends)
 
 
-def test_extra_memory_is_that_of_outputs_and_gradients(benchmarks):
-    import scaling_memory
-    from scaling_rows import AXES
+def test_extra_memory_is_that_of_outputs_and_gradients():
+    from benchmarks.scaling import largest
+    from benchmarks.scaling.rows import AXES
 
     index = next(i for i, axis in enumerate(AXES) if axis.axis == "tokens (V = 8192)")
     # The gradient of [1024, 8192] float32 logits; the logits themselves, as large, are inputs.
-    assert abs(scaling_memory.extra_bytes(index, 1024) - 2**25) < scaling_memory.NOISE_BYTES
+    assert abs(largest.extra_bytes(index, 1024) - 2**25) < largest.NOISE_BYTES
     index = next(i for i, axis in enumerate(AXES) if axis.axis == "V (64 rows)")
-    assert abs(scaling_memory.extra_bytes(index, 2**14)) < scaling_memory.NOISE_BYTES
+    assert abs(largest.extra_bytes(index, 2**14)) < largest.NOISE_BYTES
 
 
-def test_a_run_counts_all_that_is_in_its_process(benchmarks):
-    import scaling_memory
-    from scaling_rows import LARGEST
+def test_a_run_counts_all_that_is_in_its_process():
+    from benchmarks.scaling import largest
+    from benchmarks.scaling.rows import LARGEST
 
     index = next(i for i, row in enumerate(LARGEST) if row.pair.op == "ppo_advantages")
-    small, large = (scaling_memory.in_process(scaling_memory.largest_run, index, "ours", n) for n in (1, 8193))
+    small, large = (largest.in_process(largest.largest_run, index, "ours", n) for n in (1, 8193))
     assert small.peak_bytes > 100e6
     # Three float32 tensors and a mask in, three tensors out.
-    assert abs(large.peak_bytes - small.peak_bytes - 8192 * 1024 * 25) < 8 * scaling_memory.NOISE_BYTES
+    assert abs(large.peak_bytes - small.peak_bytes - 8192 * 1024 * 25) < 8 * largest.NOISE_BYTES
 
 
 @pytest.fixture
@@ -120,8 +112,8 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
-def test_every_step_runs_and_ours_is_eagers(benchmarks, float64):
-    from scaling_rows import AXES, FEW_ROWS, LARGEST, touch_code
+def test_every_step_runs_and_ours_is_eagers(float64):
+    from benchmarks.scaling.rows import AXES, FEW_ROWS, LARGEST, touch_code
 
     touch_code()
     for axis in AXES:
@@ -134,53 +126,53 @@ def test_every_step_runs_and_ours_is_eagers(benchmarks, float64):
             torch.testing.assert_close(a, b)
 
 
-def test_memory_below_the_noise_is_not_fitted(benchmarks):
-    import scaling
+def test_memory_below_the_noise_is_not_fitted():
+    from benchmarks.scaling import growth
 
-    sizes, least = (1, 2, 4, 8, 16, 32), scaling.NOISE_BYTES
-    assert scaling.memory_slope(sizes, [0, 0, 0, least, 4 * least, 16 * least]) == pytest.approx(2.0)
-    assert scaling.memory_slope(sizes, [least] * 3 + [least - 1, least, 4 * least]) is None
+    sizes, least = (1, 2, 4, 8, 16, 32), growth.NOISE_BYTES
+    assert growth.memory_slope(sizes, [0, 0, 0, least, 4 * least, 16 * least]) == pytest.approx(2.0)
+    assert growth.memory_slope(sizes, [least] * 3 + [least - 1, least, 4 * least]) is None
     eight = (1, 2, 4, 8, 16, 32, 64, 128)
-    assert scaling.memory_slope(eight, [0] * 4 + [1, least, 2 * least, 4 * least]) == pytest.approx(1.0)
+    assert growth.memory_slope(eight, [0] * 4 + [1, least, 2 * least, 4 * least]) == pytest.approx(1.0)
 
 
-def growth(**measured):
+def axis_row(**measured):
     return {"op": "an_op", "axis": "tokens", "sizes": (1, 2, 4), "expected_time_slope": 1, "expected_memory_slope": 2,
             **measured}  # fmt: skip
 
 
-def test_the_table_of_growth(benchmarks):
-    import scaling
+def test_the_table_of_growth():
+    from benchmarks.scaling import growth
 
     time = {"seconds": [1.0, 2.0, 4.0], "time_slope": 1.0}
     rows = [
-        growth(**time, extra_bytes=[10**6, 2 * 10**6, 4 * 10**6], memory_slope=1.25),
-        growth(**time),
-        growth(extra_bytes=[0, 0, 9], memory_slope=None),
+        axis_row(**time, extra_bytes=[10**6, 2 * 10**6, 4 * 10**6], memory_slope=1.25),
+        axis_row(**time),
+        axis_row(extra_bytes=[0, 0, 9], memory_slope=None),
     ]
-    assert scaling.growth_table(rows).splitlines()[2:] == [
+    assert growth.growth_table(rows).splitlines()[2:] == [
         "| an_op | tokens | 1 to 4 | 1.00 (1) | 1.25 (2) | 4.0 MB |",
         "| an_op | tokens | 1 to 4 | 1.00 (1) |  |  |",
         "| an_op | tokens | 1 to 4 |  | not fitted | below 0.5 MB |",
     ]
 
 
-def test_the_table_of_few_rows(benchmarks):
-    import scaling
+def test_the_table_of_few_rows():
+    from benchmarks.scaling import growth
 
     row = {"op": "an_op", "length": "T", "shape": (2, 500), "seconds": 2e-3, "eager": 5e-3}
-    assert scaling.few_table([row]).splitlines()[2:] == ["| an_op | 2 x T = 500 | 2 | 2e+03 | 2.50 |"]
+    assert growth.few_table([row]).splitlines()[2:] == ["| an_op | 2 x T = 500 | 2 | 2e+03 | 2.50 |"]
 
 
-def test_the_table_of_largest_sizes_says_which_are_bounds(benchmarks):
-    import scaling
+def test_the_table_of_largest_sizes_says_which_are_bounds():
+    from benchmarks.scaling import growth
 
     over = {"peak_bytes": 5 * 2**30, "seconds": 1.0}
     found = {"size": 300, "run": {"peak_bytes": 3 * 2**30, "seconds": 1.0}, "too_large": 302, "too_large_run": over}
     small, bound = {**found, "size": 100, "too_large": 101}, {**found, "too_large": None, "too_large_run": None}
     pairs = ((found, small), (bound, small), (found, bound), (bound, bound))
     rows = [{"op": "a", "unit": "tokens", "limit_bytes": 2**32, "ours": x, "eager": y} for x, y in pairs]
-    lines = scaling.largest_table(rows).splitlines()[2:]
+    lines = growth.largest_table(rows).splitlines()[2:]
     exact = "300 (3.000 GiB; 302: 5.000)"
     assert lines[0] == f"| a | tokens | 4 GiB | {exact} | 100 (3.000 GiB; 101: 5.000) | 3.0 |"
     assert lines[1] == "| a | tokens | 4 GiB | at least 300 (3.000 GiB) | 100 (3.000 GiB; 101: 5.000) | at least 3.0 |"
@@ -188,46 +180,46 @@ def test_the_table_of_largest_sizes_says_which_are_bounds(benchmarks):
     assert lines[3].endswith("| at least 300 (3.000 GiB) | at least 300 (3.000 GiB) |  |")
 
 
-def test_the_plot_has_panels_of_time_and_of_memory_on_log_axes(benchmarks):
-    import scaling
+def test_the_plot_has_panels_of_time_and_of_memory_on_log_axes():
+    from benchmarks.scaling import growth
 
     time = {"seconds": [1.0, 2.0, 4.0], "time_slope": 1.0}
     both = {**time, "extra_bytes": [0, 2**20, 2**21], "memory_slope": None}
-    panels = scaling.plot([growth(**both), {**growth(**both), "op": "other"}, growth(**both)]).axes
+    panels = growth.plot([axis_row(**both), {**axis_row(**both), "op": "other"}, axis_row(**both)]).axes
     assert [(panel.get_title(), panel.get_ylabel(), len(panel.lines)) for panel in panels] == [
         ("an_op", "ms", 2), ("other", "ms", 1), ("an_op", "extra MB", 2), ("other", "extra MB", 1),
     ]  # fmt: skip
     assert {(panel.get_xscale(), panel.get_yscale()) for panel in panels} == {("log", "log")}
     assert list(panels[0].lines[0].get_ydata()) == [1e3, 2e3, 4e3]
     # 0 is not on a log axis.
-    assert list(panels[2].lines[0].get_ydata()) == [1e-6 * y for y in (scaling.NOISE_BYTES, 2**20, 2**21)]
-    assert [panel.get_ylabel() for panel in scaling.plot([growth(**time)]).axes] == ["ms"]
+    assert list(panels[2].lines[0].get_ydata()) == [1e-6 * y for y in (growth.NOISE_BYTES, 2**20, 2**21)]
+    assert [panel.get_ylabel() for panel in growth.plot([axis_row(**time)]).axes] == ["ms"]
 
 
-def test_an_op_without_memory_of_its_own_can_be_drawn(benchmarks, tmp_path):
-    import scaling
+def test_an_op_without_memory_of_its_own_can_be_drawn(tmp_path):
+    from benchmarks.scaling import growth
 
-    scaling.plot([growth(extra_bytes=[0, 0, 0], memory_slope=None)]).savefig(tmp_path / "x.svg")
+    growth.plot([axis_row(extra_bytes=[0, 0, 0], memory_slope=None)]).savefig(tmp_path / "x.svg")
     assert (tmp_path / "x.svg").exists()
 
 
-def test_parts_are_measured_and_written(benchmarks, tmp_path, monkeypatch):
-    import scaling
-    from scaling_memory import Found, Run
+def test_parts_are_measured_and_written(tmp_path, monkeypatch):
+    from benchmarks.scaling import growth
+    from benchmarks.scaling.largest import Found, Run
 
     asked = []
 
     def largest_of(index, provider, limit_bytes, patience):
-        asked.append((scaling.LARGEST[index].pair.op, provider, limit_bytes, patience))
+        asked.append((growth.LARGEST[index].pair.op, provider, limit_bytes, patience))
         run = Run(peak_bytes=1, seconds=1.0)
         return Found(size=9, run=run, too_large=10, too_large_run=run, num_runs=2)
 
-    monkeypatch.setattr(scaling, "extra_bytes", lambda index, size: 1000 * size)
-    monkeypatch.setattr(scaling, "largest_of", largest_of)
-    monkeypatch.setattr(scaling, "measure", lambda steps, rounds: [float(i + 1) for i in range(len(steps))])
-    command = ["scaling.py", "--only", "ranking", "--out", str(tmp_path / "x.json"), "--gib", "0.5"]
+    monkeypatch.setattr(growth, "extra_bytes", lambda index, size: 1000 * size)
+    monkeypatch.setattr(growth, "largest_of", largest_of)
+    monkeypatch.setattr(growth, "measure", lambda steps, rounds: [float(i + 1) for i in range(len(steps))])
+    command = ["growth.py", "--only", "ranking", "--out", str(tmp_path / "x.json"), "--gib", "0.5"]
     monkeypatch.setattr(sys, "argv", command)
-    scaling.main()
+    growth.main()
     found = json.loads((tmp_path / "x.json").read_text())
     assert [row["axis"] for row in found["axes"]] == ["prompts (K = 9)", "K (512 prompts)"]
     assert found["axes"][0]["extra_bytes"] == [1000 * size for size in found["axes"][0]["sizes"]]
@@ -235,6 +227,6 @@ def test_parts_are_measured_and_written(benchmarks, tmp_path, monkeypatch):
     assert (tmp_path / "x.md").read_text().count("pairwise_ranking_loss") == 3
     assert (tmp_path / "x.svg").exists()
     monkeypatch.setattr(sys, "argv", [*command[:4], str(tmp_path / "y.json"), "--parts", "largest"])
-    scaling.main()
+    growth.main()
     assert json.loads((tmp_path / "y.json").read_text())["axes"] == []
     assert not (tmp_path / "y.svg").exists()

@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT))
 
-from ahead_of_time import tool  # noqa: E402
+from benchmarks.ahead_of_time.report import tool  # noqa: E402
 
 SOURCES = ROOT / "csrc"
 KEPT = ROOT / "build" / "torch_headers"

@@ -1,8 +1,8 @@
 """Training end to end beside TRL: the same models, data, batches, epochs and dtype, a turn of each at a time.
 
-    python benchmarks/end_to_end/compare.py ppo --peer PYTHON_WITH_TRL_1.12 [--rounds 5] [--out FILE.json]
-    python benchmarks/end_to_end/compare.py sft --peer PYTHON_WITH_TRL
-    python benchmarks/end_to_end/compare.py ppo --peer PYTHON_WITH_TRL_1.12 --device cuda [--only small]
+    python -m benchmarks.end_to_end.compare ppo --peer PYTHON_WITH_TRL_1.12 [--rounds 5] [--out FILE.json]
+    python -m benchmarks.end_to_end.compare sft --peer PYTHON_WITH_TRL
+    python -m benchmarks.end_to_end.compare ppo --peer PYTHON_WITH_TRL_1.12 --device cuda [--only small]
 
 A turn is one PPO iteration, or four SFT steps. Figures are medians over rounds, after one round that is not counted,
 with the middle half of the rounds in brackets; ratios are medians of the rounds' own. Peak memory is that of the whole
@@ -20,11 +20,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import task as given
-
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent))
-from arithmetic import DEVICES, flops_per_episode  # noqa: E402
+from benchmarks.end_to_end import task as given
+from benchmarks.end_to_end.arithmetic import DEVICES, flops_per_episode
 
 TASKS = {"full length": given.Task(), "random length": given.Task(mean_response_tokens=24.0)}
 ON_GPU = given.Task(prompt_tokens=256, response_tokens=256, device="cuda", bfloat16=True)
@@ -72,7 +69,9 @@ def measure(step: str, task: given.Task, peer: str, rounds: int) -> dict[str, li
     with tempfile.TemporaryDirectory() as folder:
         given.write(task, Path(folder))
         pythons = {"ours": sys.executable, "trl": peer}
-        commands = {name: [pythons[name], str(HERE / f"{SCRIPTS[name]}_{step}.py"), folder] for name in WORKERS}
+        commands = {
+            name: [pythons[name], "-m", f"benchmarks.end_to_end.{SCRIPTS[name]}_{step}", folder] for name in WORKERS
+        }
         workers = {name: Worker(command) for name, command in commands.items()}
         for worker in workers.values():
             worker.turn()

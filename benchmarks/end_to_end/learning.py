@@ -1,6 +1,6 @@
 """Whether both trainers learn the same: a small task, the same number of iterations, the score at the end.
 
-    python benchmarks/end_to_end/learning.py --peer PYTHON_WITH_TRL_1.12 [--iterations 40] [--seeds 3] [--out FILE.json]
+    python -m benchmarks.end_to_end.learning --peer PYTHON_WITH_TRL_1.12 [--iterations 40] [--seeds 3] [--out FILE.json]
 
 A network of 2 layers learns to please a reward model that was drawn at random; seeds differ in what is sampled.
 """
@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import task as given
-from compare import HERE, Worker
+from benchmarks.end_to_end import task as given
+from benchmarks.end_to_end.compare import Worker
 
 TASK = given.Task(
     layers=2,
@@ -36,7 +36,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
-    scripts = {"ours": [sys.executable, str(HERE / "our_ppo.py")], "trl": [arguments.peer, str(HERE / "trl_ppo.py")]}
+    scripts = {
+        "ours": [sys.executable, "-m", "benchmarks.end_to_end.our_ppo"],
+        "trl": [arguments.peer, "-m", "benchmarks.end_to_end.trl_ppo"],
+    }
     results: dict[str, list[list[dict]]] = {name: [] for name in scripts}
     with tempfile.TemporaryDirectory() as folder:
         given.write(TASK, Path(folder))

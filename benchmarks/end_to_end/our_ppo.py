@@ -1,6 +1,6 @@
 """Our PPOTrainer on the task, an iteration a turn.
 
-python our_ppo.py FOLDER [SEED]
+python -m benchmarks.end_to_end.our_ppo FOLDER [SEED]
 """
 
 import os
@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import task as given
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.end_to_end import task as given
 from instructrl import profiling
 from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits

@@ -1,16 +1,16 @@
 """Our SFTTrainer on the task, `STEPS` optimiser steps a turn.
 
-python our_sft.py FOLDER
+python -m benchmarks.end_to_end.our_sft FOLDER
 """
 
 import os
 import sys
 from pathlib import Path
 
-import task as given
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.end_to_end import task as given
 from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
 from instructrl.models.policy import Policy

@@ -1,6 +1,6 @@
 """TRL's PPOTrainer on the task, an iteration a turn. Runs in an environment with trl 1.12, the last that has one.
 
-python trl_ppo.py FOLDER
+python -m benchmarks.end_to_end.trl_ppo FOLDER
 """
 
 import os
@@ -11,11 +11,12 @@ from pathlib import Path
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 warnings.filterwarnings("ignore")
 
-import task as given  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from transformers import AutoTokenizer, GPT2ForSequenceClassification, GPT2LMHeadModel, TrainerCallback  # noqa: E402
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # noqa: E402
+
+from benchmarks.end_to_end import task as given  # noqa: E402
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

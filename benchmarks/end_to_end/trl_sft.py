@@ -1,6 +1,6 @@
 """TRL's SFTTrainer on the task, `STEPS` optimiser steps a turn. Runs in an environment with a current trl.
 
-python trl_sft.py FOLDER
+python -m benchmarks.end_to_end.trl_sft FOLDER
 """
 
 import os
@@ -10,11 +10,12 @@ from pathlib import Path
 
 warnings.filterwarnings("ignore")
 
-import task as given  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from transformers import AutoTokenizer, GPT2LMHeadModel, TrainerCallback  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
+
+from benchmarks.end_to_end import task as given  # noqa: E402
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 STEPS = 4

@@ -5,19 +5,17 @@ compiles all of them for all. The stored table itself is looked at whole.
 """
 
 import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+from benchmarks.ahead_of_time import report
 
-import ahead_of_time  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 pytestmark = pytest.mark.timeout(900)
-STORED = ahead_of_time.stored_rows()
+STORED = report.stored_rows()
 # Kernels that read rows or runs of tokens move 16 bytes at a time. Those of ranking read a few scores a prompt.
 WIDE = {
     "csrc/cuda/logprobs.cu": ("logprobs_",),
@@ -36,25 +34,26 @@ def compared(found, architectures):
     """Problems of the rows that were compiled, against the stored ones of the same kernels."""
     keys = {(row.backend, row.file, row.kernel) for row in found}
     known = [row for row in STORED if row.arch in architectures and (row.backend, row.file, row.kernel) in keys]
-    return ahead_of_time.problems(found, known)
+    return report.problems(found, known)
 
 
-@pytest.mark.skipif(ahead_of_time.why_not() is not None, reason=ahead_of_time.why_not() or "")
+@pytest.mark.skipif(report.why_not() is not None, reason=report.why_not() or "")
 def test_cuda_kernels_need_what_the_table_says():
-    found = ahead_of_time.cuda_rows(architectures=("sm_90a",))
+    found = report.cuda_rows(architectures=("sm_90a",))
     assert {row.kernel for row in found} == {row.kernel for row in STORED if row.backend == "cuda"}
     assert compared(found, ("sm_90a",)) == []
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_triton_kernels_need_what_the_table_says():
-    import ahead_of_time_triton
     import triton
 
-    stored = ahead_of_time.stored_versions()["triton"]
+    from benchmarks.ahead_of_time import triton_kernels
+
+    stored = report.stored_versions()["triton"]
     if triton.__version__ != stored:
         pytest.skip(f"the table is of triton {stored}, here is {triton.__version__}")
-    found = list(ahead_of_time_triton.rows(("90",), ("float32", "bfloat16")))
+    found = list(triton_kernels.rows(("90",), ("float32", "bfloat16")))
     assert len(found) > 40
     assert compared(found, ("sm_90",)) == []
 
@@ -66,7 +65,7 @@ def test_the_table_has_every_kernel_for_every_architecture_and_no_spill():
         assert 0 < row.registers <= 255, row
         by_kernel.setdefault((row.backend, row.file, row.kernel), set()).add(row.arch)
     assert {frozenset(found) for (backend, *_), found in by_kernel.items() if backend == "cuda"} == {
-        frozenset(ahead_of_time.ARCHITECTURES)
+        frozenset(report.ARCHITECTURES)
     }
     assert {frozenset(found) for (backend, *_), found in by_kernel.items() if backend == "triton"} == {
         frozenset({"sm_80", "sm_90", "sm_100", "gfx942"})
@@ -97,6 +96,6 @@ def test_rows_are_read_16_bytes_at_a_time(file):
 )
 def test_what_got_worse_is_named(change, said):
     stored = next(row for row in STORED if row.kernel == "logprobs_backward<float>" and row.arch == "sm_90a")
-    assert ahead_of_time.problems([stored], [stored]) == []
-    lines = ahead_of_time.problems([replace(stored, **change)], [stored])
+    assert report.problems([stored], [stored]) == []
+    lines = report.problems([replace(stored, **change)], [stored])
     assert said in lines[-1]

@@ -3,21 +3,14 @@
 import copy
 import json
 import re
-from importlib import util
 from pathlib import Path
 
 import pytest
 from synthetic_run import make_results
 
+from benchmarks.end_to_end import seeds
+
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def seeds():
-    spec = util.spec_from_file_location("seeds", ROOT / "benchmarks/seeds.py")
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -36,7 +29,7 @@ def run() -> dict:
     return results
 
 
-def test_numbers_stand_beside_the_papers(seeds, run):
+def test_numbers_stand_beside_the_papers(run):
     text = seeds.section([run], [Path("runs/miniature-0")], "Made:")
     assert "One seed, 1,000 prompts of test users" in text.replace("\n", " ")
     assert "None stands word for word" in text
@@ -48,7 +41,7 @@ def test_numbers_stand_beside_the_papers(seeds, run):
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
 
 
-def test_sentences_follow_the_numbers(seeds, run):
+def test_sentences_follow_the_numbers(run):
     def said(changed: dict) -> str:
         return seeds.section([changed], [Path("runs/miniature-0")], "Made:").replace("\n", " ")
 
@@ -65,7 +58,7 @@ def test_sentences_follow_the_numbers(seeds, run):
     assert "| of PPO's tax, given back by the mix | - |" in said(seen)
 
 
-def test_one_command_fills_the_readme(seeds, run, tmp_path):
+def test_one_command_fills_the_readme(run, tmp_path):
     folder = tmp_path / "runs/miniature-0"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(run))

@@ -1,6 +1,6 @@
 """What a call costs beside its work: microseconds on inputs so small that nothing else is left.
 
-    OMP_NUM_THREADS=1 python benchmarks/overhead.py [--backend native]
+    OMP_NUM_THREADS=1 python -m benchmarks.ops.overhead [--backend native]
 
 Three figures an op: the registered private op, the public function without a gradient, and forward and backward.
 Medians of rounds that take turns. The last line is a multiplication by PyTorch itself, for the cost of autograd.

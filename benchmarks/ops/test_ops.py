@@ -1,6 +1,6 @@
 """Every operation on every backend that can run it here: forward, and backward where there is one.
 
-    pytest benchmarks/test_ops.py --benchmark-json=results.json
+    pytest benchmarks/ops/test_ops.py --benchmark-json=results.json
 
 A backend is timed only after its outputs were found to be as close to float64 as those of the float32 reference. The
 bytes of the case and the rate they make are stored with each result. Wall times; a GPU is synchronised inside.

@@ -1,7 +1,7 @@
 """What each GPU kernel needs of GPUs that are not here: registers, spills, shared memory, 16-byte loads and stores.
 
-    python benchmarks/ahead_of_time.py            compile, and compare with benchmarks/results/ahead_of_time.json
-    python benchmarks/ahead_of_time.py --write    compile, and store what was found there and as a table beside it
+    python -m benchmarks.ahead_of_time.report            compile, and compare with benchmarks/results/ahead_of_time.json
+    python -m benchmarks.ahead_of_time.report --write    compile, and store that there and as a table beside it
 
 csrc/cuda/*.cu are compiled by nvcc for each architecture; ptxas says what a kernel needs, and its machine code is read
 for the width of loads and stores of global memory. Triton's kernels come from ahead_of_time_triton.py, where Triton is
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc"
 STORED = ROOT / "benchmarks" / "results" / "ahead_of_time.json"
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
@@ -157,9 +157,9 @@ def triton_rows() -> list[Row]:
     """The kernels of the Triton backend; none where Triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         return []
-    import ahead_of_time_triton
+    from benchmarks.ahead_of_time import triton_kernels
 
-    return [Row(**asdict(row)) for row in ahead_of_time_triton.rows()]
+    return [Row(**asdict(row)) for row in triton_kernels.rows()]
 
 
 def problems(found: Iterable[Row], stored: Iterable[Row]) -> list[str]:

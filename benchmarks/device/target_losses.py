@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import gpu_target_peers as peers
 import torch
 import torch.nn.functional as F
-from gpu_target_rows import (
+from torch import Tensor
+
+from benchmarks.device import target_peers as peers
+from benchmarks.device.target_rows import (
     Inputs,
     Prepared,
     Provider,
@@ -19,8 +21,6 @@ from gpu_target_rows import (
     reference_truth,
     with_gradients,
 )
-from torch import Tensor
-
 from instructrl.ops import logprobs, ppo
 
 PER_TOKEN = ("logprobs", "old_logprobs", "advantages", "values", "old_values", "returns", "mask")

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gpu_target_rows import BACKENDS, Prepared, Provider, Row, Setting, Target
-from gpu_timing import (
+from torch import Tensor
+
+from benchmarks.device.target_rows import BACKENDS, Prepared, Provider, Row, Setting, Target
+from benchmarks.device.timing import (
     CaptureError,
     CpuMeter,
     DeviceTimer,
@@ -22,8 +24,6 @@ from gpu_timing import (
     num_calls,
     product_step,
 )
-from torch import Tensor
-
 from instructrl import ops
 
 if importlib.util.find_spec("triton") is not None:

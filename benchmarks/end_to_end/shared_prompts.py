@@ -1,6 +1,6 @@
 """The reward model on K completions of a prompt: one pass that reads the prompt once, beside separate passes.
 
-    OMP_NUM_THREADS=2 python benchmarks/shared_prompts.py [--rounds 5] [--out FILE.json]
+    OMP_NUM_THREADS=2 python -m benchmarks.end_to_end.shared_prompts [--rounds 5] [--out FILE.json]
 
 Forward and backward of the loss over all pairs, 4 layers of width 256, K = 9, prompts of 256 tokens, responses of 64.
 "one a completion": one row each. "two a pair": a row each for winner and loser of every pair, as trainers on pairs do.
@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from end_to_end import task
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.end_to_end import task
 from instructrl.data.encoding import Encoder, preferred_pairs
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import word_tokenizer
@@ -84,7 +84,7 @@ def steps() -> dict[str, Callable[[], list[Tensor]]]:
 
 
 def peak(provider: str) -> int:
-    command = [sys.executable, __file__, "--peak", provider]
+    command = [sys.executable, "-m", "benchmarks.end_to_end.shared_prompts", "--peak", provider]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 

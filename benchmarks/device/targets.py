@@ -1,6 +1,6 @@
 """The targets of the GPU ops, each beside eager PyTorch, torch.compile of it and installed peers, in one run.
 
-    make gpu STEPS="build targets"        or, built before,        python benchmarks/gpu_targets.py [--only TEXT]
+    make gpu STEPS="build targets"        or, built before,        python -m benchmarks.device.targets [--only TEXT]
 
 Every provider is held against float64 before it is timed. A round runs each in turn, with a copy of 2 GiB or a bfloat16
 product of 8192^3 among them, whose rate is what shares are of: medians of the rounds' own, with the middle half of the
@@ -17,7 +17,6 @@ goes through all of it with tiny shapes on the CPU; its exit code is 0 where eve
 
 import argparse
 import gc
-import importlib.util
 import json
 import os
 import signal
@@ -28,17 +27,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gpu
 import torch
-from gpu_steps import ROOT, SCRATCH
 
-# Where the build failed, the package is not installed.
-if importlib.util.find_spec("instructrl") is None:
-    sys.path.append(str(ROOT))
-
-from gpu_target_losses import linear_ppo_row, linear_row, ppo_row
-from gpu_target_measure import CHECK, Attempt, Trouble, meter_of, run_row
-from gpu_target_rows import AdvantageShape, Row, Setting, Target, advantages_row, logits_row, ranking_row
+from benchmarks.device import gpu
+from benchmarks.device.steps import ROOT, SCRATCH
+from benchmarks.device.target_losses import linear_ppo_row, linear_row, ppo_row
+from benchmarks.device.target_measure import CHECK, Attempt, Trouble, meter_of, run_row
+from benchmarks.device.target_rows import AdvantageShape, Row, Setting, Target, advantages_row, logits_row, ranking_row
 
 BUDGET_S = 465
 STARTUP_S = 60
@@ -304,7 +299,8 @@ def main() -> int:
         sys.executable,
         "-X",
         "faulthandler",
-        __file__,
+        "-m",
+        "benchmarks.device.targets",
         "--rounds",
         str(arguments.rounds),
         *(["--dry"] if arguments.dry else []),

@@ -1,6 +1,6 @@
 """How the time and the memory of the ops grow along each axis, and how large a shape fits.
 
-    OMP_NUM_THREADS=2 python benchmarks/scaling.py [--out FILE.json] [--rounds 3] [--only NAME]
+    OMP_NUM_THREADS=2 python -m benchmarks.scaling.growth [--out FILE.json] [--rounds 3] [--only NAME]
         [--parts time memory few largest] [--gib 4] [--patience 20]
 
 With --out the tables go beside the file as Markdown, and times and memory as a plot on log axes.
@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from scaling_memory import NOISE_BYTES, extra_bytes, largest_of
-from scaling_rows import AXES, FEW_ROWS, LARGEST, Axis, FewRows, Step
 
+from benchmarks.scaling.largest import NOISE_BYTES, extra_bytes, largest_of
+from benchmarks.scaling.rows import AXES, FEW_ROWS, LARGEST, Axis, FewRows, Step
 from instructrl import kernels
 
 PARTS = ("time", "memory", "few", "largest")

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import gpu_target_peers as peers
 import torch
 from torch import Tensor
 
+from benchmarks.device import target_peers as peers
 from instructrl import ops
 from instructrl.ops import advantages, logprobs, ranking
 

@@ -1,6 +1,6 @@
 """Compiles the Triton kernels for GPUs that are not here, and reports what each needs.
 
-    python benchmarks/ahead_of_time_triton.py [--arch 90 gfx942 ...] [--dtype bfloat16 ...]
+    python -m benchmarks.ahead_of_time.triton_kernels [--arch 90 gfx942 ...] [--dtype bfloat16 ...]
 
 One JSON line a kernel and architecture: backend, file, kernel, arch, registers (of a thread), spills (bytes of local
 memory a thread; registers on AMD), shared_bytes, wide_loads and wide_stores (instructions that move 16 bytes a thread).
@@ -22,13 +22,14 @@ from unittest import mock
 
 import torch
 import triton
-from ahead_of_time import Row
 from instructrl.kernels.triton import advantages, logprobs, ppo, ranking, sampling, whitening
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.ahead_of_time.report import Row
+
+ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = ("80", "90", "100", "gfx942")
 DTYPES = ("float32", "bfloat16", "float16")
 _NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRATCH = ROOT / "build" / "gpu"
 SITE = SCRATCH / "peers"
 BENCHMARKS = SCRATCH / "benchmarks.json"
@@ -106,7 +106,16 @@ def architecture(capability: Sequence[int]) -> str:
 
 
 def targets(folder: Path, *options: str) -> Step:
-    command = (sys.executable, "benchmarks/gpu_targets.py", "--budget-s", "{seconds}", "--out", str(folder), *options)
+    command = (
+        sys.executable,
+        "-m",
+        "benchmarks.device.targets",
+        "--budget-s",
+        "{seconds}",
+        "--out",
+        str(folder),
+        *options,
+    )
     files = ("gpu-targets.json", "gpu-targets.md", "gpu-targets.log")
     return Step(name="targets", command=command, limit_s=290, files=files)
 
@@ -132,7 +141,7 @@ def in_parallel() -> tuple[str, ...]:
     return ("-n", str(min(WORKERS, os.cpu_count() or 1)), "--timeout=60", "--timeout-method=thread")
 
 
-DRIVER = (sys.executable, "benchmarks/gpu_sanitized.py", "--seconds", "{seconds}")
+DRIVER = (sys.executable, "-m", "benchmarks.device.sanitized", "--seconds", "{seconds}")
 
 
 def sanitizer(tool: str, limit_s: float) -> Step:
@@ -146,7 +155,7 @@ def sanitizer(tool: str, limit_s: float) -> Step:
 
 
 def benchmarks(*options: str) -> Step:
-    command = pytest("benchmarks/test_ops.py", "--benchmark-only", f"--benchmark-json={BENCHMARKS}", *options)
+    command = pytest("benchmarks/ops/test_ops.py", "--benchmark-only", f"--benchmark-json={BENCHMARKS}", *options)
     return Step(name="benchmarks", command=command, limit_s=60, needs=(*TESTS, "pytest-benchmark"))
 
 

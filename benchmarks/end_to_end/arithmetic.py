@@ -1,6 +1,6 @@
 """What PPO-ptx at the paper's sizes costs on H100 and H200 machines, by arithmetic alone.
 
-    python benchmarks/arithmetic.py
+    python -m benchmarks.end_to_end.arithmetic
 
 Nothing here is measured. Assumed: `LENGTH` tokens of prompt and of response, 2 FLOPs a weight and token forward and 4
 backward, `SHARE` of peak in passes over whole sequences, decoding that reads all weights once a token of a batch of

@@ -1,9 +1,9 @@
 """Runs of the miniature beside the paper, as the section of the README that holds them.
 
-    python benchmarks/seeds.py runs/miniature-0 [runs/miniature-1 ...]            prints it
-    python benchmarks/seeds.py runs/miniature-0 [...] --write README.md           puts it between the README's markers,
-                                                                                  and the first run's plot beside
+    python -m benchmarks.end_to_end.seeds runs/miniature-0 [runs/miniature-1 ...]
+    python -m benchmarks.end_to_end.seeds runs/miniature-0 [...] --write README.md
 
+The first prints it, the second puts it between the README's markers and the first run's plot beside.
 Every number and every comparison comes from the results; a sentence that they do not carry is not written.
 """
 
@@ -189,7 +189,7 @@ def _command(runs: Sequence[Run], folders: Sequence[Path]) -> str:
     names = " ".join(f"runs/{folder.name}" for folder in folders)
     one = f"`--seed {seeds}`" if len(runs) == 1 else f"`--seed N` for N in {seeds}"
     out = names if len(runs) == 1 else "runs/miniature-N"
-    fill = f"python benchmarks/seeds.py {names} --write README.md"
+    fill = f"python -m benchmarks.end_to_end.seeds {names} --write README.md"
     return f" `instructrl run miniature --out {out}` with {one}, then `{fill}`."
 
 

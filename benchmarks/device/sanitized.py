@@ -1,6 +1,6 @@
 """Calls the kernels of csrc/cuda on small inputs, for compute-sanitizer to look at: a step of gpu.py.
 
-    compute-sanitizer --tool memcheck --kernel-name kns=instructrl python benchmarks/gpu_sanitized.py [--seconds 30]
+    compute-sanitizer --tool memcheck --kernel-name kns=instructrl python -m benchmarks.device.sanitized [--seconds 30]
 
 Inputs are the cases of the ops, made on the CPU, so that hardly anything but our kernels runs on the GPU: both sides of
 a tile's edge, masks, misaligned rows, packed sequences. Cases take turns by op, so that a run of any length sees all of

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from floor_rows import V, eager_logprobs, referenced
 from torch import Tensor
 
+from benchmarks.ops.floor_rows import V, eager_logprobs, referenced
 from instructrl.ops import advantages, likelihood, logprobs, ppo, ranking, sampling
 
 Step = Callable[[], object]

@@ -1,6 +1,6 @@
 """Every op on every backend that can run it here, beside eager PyTorch, torch.compile of it, and peers.
 
-    python benchmarks/bench.py [--out FOLDER] [--rounds 7] [--only NAME]
+    python -m benchmarks.ops.bench [--out FOLDER] [--rounds 7] [--only NAME]
 
 The rows are the large cases of the op table, forward and backward. A backend of this project is timed only after its
 results were found as near to float64 as eager float32's are; compiled code and peers, after half of the digits of
@@ -31,9 +31,9 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from peers import PEERS, Peer, padded_with_zeros
 from torch import Tensor
 
+from benchmarks.ops.peers import PEERS, Peer, padded_with_zeros
 from instructrl import kernels, ops
 from instructrl.ops.cases import CASES, Case
 
@@ -184,7 +184,7 @@ def product_flops_per_s(rounds: int) -> float:
 
 def extra_bytes(row: str, provider: str) -> int:
     """Of a call, measured in a process of its own."""
-    command = [sys.executable, __file__, "--extra", row, provider]
+    command = [sys.executable, "-m", "benchmarks.ops.bench", "--extra", row, provider]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1])
 
@@ -317,7 +317,7 @@ def run_row(row: str, rounds: int, rates: dict[str, float]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--extra", nargs=2, help=argparse.SUPPRESS)

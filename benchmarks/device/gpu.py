@@ -1,6 +1,6 @@
 """On a machine with an NVIDIA GPU, one command of ten minutes, most valuable first: `make gpu`.
 
-    python benchmarks/gpu.py [--out FOLDER] [--peers FOLDER] [--only STEP ...] [--dry]
+    python -m benchmarks.device.gpu [--out FOLDER] [--peers FOLDER] [--only STEP ...] [--dry]
 
 It uses the Python that runs it, whose torch knows the GPU, and asks no network. The steps are in `steps`: each has a
 limit, gets no more than what is left of the time, and whether it passes, fails, lacks something or is cut off, the next
@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from gpu_steps import BENCHMARKS, ROOT, SCRATCH, SITE, Step, dry_steps, steps, version
+from benchmarks.device.steps import BENCHMARKS, ROOT, SCRATCH, SITE, Step, dry_steps, steps, version
 
 BUDGET_S = 570
 GRACE_S = 15.0

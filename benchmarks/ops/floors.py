@@ -1,6 +1,6 @@
 """The CPU floors: each op beside eager PyTorch and torch.compile of it, interleaved, in one run.
 
-    OMP_NUM_THREADS=2 python benchmarks/floors.py [--out FILE.json] [--rounds 9] [--only NAME]
+    OMP_NUM_THREADS=2 python -m benchmarks.ops.floors [--out FILE.json] [--rounds 9] [--only NAME]
 
 Every row checks its results before it is timed. A round runs each provider in turn, so that what else the machine does
 falls on all of them; figures are medians over rounds with the middle half of the rounds in brackets, and
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from floor_rows import BARE, ROWS, Rates, Row, V
 from torch import Tensor
 
+from benchmarks.ops.floor_rows import BARE, ROWS, Rates, Row, V
 from instructrl import kernels
 
 
@@ -85,7 +85,7 @@ def high_water_bytes() -> int:
 
 def peak(name: str, provider: str) -> int:
     """Peak memory of one provider in a process of its own; of no provider: of the inputs alone."""
-    command = [sys.executable, __file__, "--peak", name, provider]
+    command = [sys.executable, "-m", "benchmarks.ops.floors", "--peak", name, provider]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 

@@ -1,6 +1,6 @@
 """Resident memory and open files over many PPO iterations of a tiny run.
 
-    python benchmarks/memory_over_time.py [--iterations 300] [--out FILE.json]
+    python -m benchmarks.scaling.memory_over_time [--iterations 300] [--out FILE.json]
 
 The slope is that of a straight line through the second half of the iterations, in bytes an iteration; what is allocated
 once, in the first of them, is not growth.

@@ -1,6 +1,6 @@
 """The miniature's steps by number of threads and way of waiting, with both cores free and with one of them busy.
 
-    python benchmarks/threads.py [--rounds 3] [--out FILE.json]
+    python -m benchmarks.scaling.threads [--rounds 3] [--out FILE.json]
 
 Milliseconds of the phases of an iteration of PPO-ptx with the miniature's model (256 episodes of 60 + 32 tokens, four
 optimiser steps), of ten steps of its pretraining (8 blocks of 128), and of twenty products of 64x128 by 128x128. Each
@@ -125,7 +125,7 @@ def busy(core: int) -> Iterator[None]:
 def measure(variables: dict[str, str], rounds: int, core: int) -> dict[str, list[dict[str, float]]]:
     """ "THREADS, free or busy" -> the rounds."""
     plain = {name: text for name, text in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "MKL_"))}
-    command = [sys.executable, __file__, "--serve"]
+    command = [sys.executable, "-m", "benchmarks.scaling.threads", "--serve"]
     found: dict[str, list[dict[str, float]]] = {}
     with subprocess.Popen(
         command,

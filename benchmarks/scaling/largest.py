@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from floors import high_water_bytes
-from scaling_rows import AXES, LARGEST, touch_code
+from benchmarks.ops.floors import high_water_bytes
+from benchmarks.scaling.rows import AXES, LARGEST, touch_code
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["matplotlib.figure", "instructrl.ops.cases"])
