@@ -112,11 +112,16 @@ def finite(name: str, value: float) -> None:
         raise ValueError(f"{name}: found {value}, accepted is a finite number")
 
 
+def positive(name: str, value: float) -> None:
+    """A finite number above 0."""
+    _is_number(name, value)
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{name}: found {value}, accepted is a finite number above 0")
+
+
 def temperature(value: float) -> None:
     """A finite number above 0."""
-    _is_number("temperature", value)
-    if not 0.0 < value < math.inf:
-        raise ValueError(f"temperature: found {value}, accepted is a finite number above 0")
+    positive("temperature", value)
 
 
 def num_tokens(value: int | Tensor | None, device: torch.device) -> None:
