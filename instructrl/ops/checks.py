@@ -1,6 +1,7 @@
 """Checks at the boundary of the operations. Each names the argument, what was found and what is accepted."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -112,16 +113,33 @@ def finite(name: str, value: float) -> None:
         raise ValueError(f"{name}: found {value}, accepted is a finite number")
 
 
+def above(name: str, value: float, low: float) -> None:
+    """A finite number above another."""
+    _is_number(name, value)
+    if not low < value < math.inf:
+        raise ValueError(f"{name}: found {value}, accepted is a finite number above {low:g}")
+
+
 def positive(name: str, value: float) -> None:
     """A finite number above 0."""
-    _is_number(name, value)
-    if not 0.0 < value < math.inf:
-        raise ValueError(f"{name}: found {value}, accepted is a finite number above 0")
+    above(name, value, 0.0)
 
 
 def temperature(value: float) -> None:
     """A finite number above 0."""
     positive("temperature", value)
+
+
+def one_of(name: str, value: object, accepted: Sequence[str]) -> None:
+    """One of the names of a table."""
+    if value not in accepted:
+        raise ValueError(f"{name}: found {value!r}, accepted are {', '.join(accepted)}")
+
+
+def settings(name: str, value: object, kind: type) -> None:
+    """A record of settings."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: found {type(value).__name__}, accepted is {kind.__name__}")
 
 
 def num_tokens(value: int | Tensor | None, device: torch.device) -> None:

@@ -3,12 +3,14 @@
 Derivatives at ties and at clip bounds are those of `torch.maximum` and `torch.clamp`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from instructrl.ops import checks
+from instructrl.ops.ppo_settings import KLEstimator
 
 POLICY_METRICS = ("num_tokens", "num_policy_clipped", "approx_kl_sum", "ratio_sum", "ratio_max")
 VALUE_METRICS = ("num_tokens", "num_value_clipped", "squared_value_error_sum")
@@ -79,6 +81,37 @@ def value_terms(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip
         "squared_value_error_sum": squared.sum(),
     }
     return Terms(0.5 * torch.maximum(squared, clipped_squared), derivative, metrics)
+
+
+def _k1(d: Tensor) -> tuple[Tensor, Tensor]:
+    return d, torch.ones_like(d)
+
+
+def _k2(d: Tensor) -> tuple[Tensor, Tensor]:
+    return 0.5 * d.square(), d
+
+
+def _k3(d: Tensor) -> tuple[Tensor, Tensor]:
+    growth = torch.expm1(-d)
+    return growth + d, -growth
+
+
+def _abs(d: Tensor) -> tuple[Tensor, Tensor]:
+    return d.abs(), d.sign()
+
+
+KL_ESTIMATES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"k1": _k1, "k2": _k2, "k3": _k3, "abs": _abs}
+"""`ppo_settings.KL_ESTIMATORS`: from `d = log-probability - that of the reference` to estimate and derivative."""
+
+
+def kl_term(log_ratio: Tensor, settings: KLEstimator) -> Tensor:
+    """The estimate of the KL from `log_ratio = logprobs - ref_logprobs`, with its clamps; elementwise, no gradient."""
+    value, _ = KL_ESTIMATES[settings.estimator](clamped(log_ratio, settings.input_clamp))
+    return clamped(value, settings.output_clamp)
+
+
+def clamped(x: Tensor, limit: float | None) -> Tensor:
+    return x if limit is None else x.clamp(-limit, limit)
 
 
 def reference_kl_terms(new: Tensor, ref: Tensor) -> Terms:
