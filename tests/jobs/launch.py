@@ -1,5 +1,6 @@
 """Start torchrun as a shell would."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -16,14 +17,21 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+@functools.cache
+def _cache() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()
+
+
 def torchrun(count: int, *program: str) -> subprocess.CompletedProcess:
-    """A job to its end, on a machine that has examined no network yet. A hang fails by the timeout."""
-    with tempfile.TemporaryDirectory() as cache:
-        return subprocess.run(
-            command(count, *program),
-            env={**environment(), "XDG_CACHE_HOME": cache},
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+    """A job to its end. A hang fails by the timeout.
+
+    What it finds of networks is kept for the jobs behind it: the first that meets a network examines it.
+    """
+    return subprocess.run(
+        command(count, *program),
+        env={**environment(), "XDG_CACHE_HOME": _cache().name},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
