@@ -147,14 +147,15 @@ PPO_ADVANTAGES = dispatch.declare("advantages.ppo_advantages", _reference_ppo_ad
 MASKED_WHITEN = dispatch.declare("advantages.masked_whiten", _reference_masked_whiten)
 
 
-def _check_layout(name: str, tensor: Tensor, mask: Tensor, cu_seqlens: Tensor | None) -> None:
+def _check_layout(name: str, tensor: Tensor, mask: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     checks.floating(name, tensor)
-    checks.mask_like("mask", mask, name, tuple(tensor.shape), tensor.device)
+    mask = checks.mask_like("mask", mask, name, tuple(tensor.shape), tensor.device)
     if cu_seqlens is None:
         checks.dims(name, tensor, 2, "[B, T], or packed [N] with cu_seqlens")
     else:
         checks.dims(name, tensor, 1, "packed [N], because cu_seqlens is given")
         checks.sequence_offsets(cu_seqlens, tensor.shape[0], tensor.device)
+    return mask
 
 
 def generalized_advantages(
@@ -162,8 +163,8 @@ def generalized_advantages(
     values: Tensor,
     mask: Tensor,
     *,
-    gamma: float = 1.0,
-    lam: float = 0.95,
+    gamma: float | Tensor = 1.0,
+    lam: float | Tensor = 0.95,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, equation 16) over the counted positions.
@@ -172,16 +173,15 @@ def generalized_advantages(
     is the next counted position, the value after the last is 0, and `returns = advantages + values`.
 
     rewards, values: [B, T] floating, one per token; or packed [N] with cu_seqlens.
-    mask: bool, True where a token counts; elsewhere nothing is read and the outputs are 0.
-    gamma, lam: discount and trace decay, from 0 to 1.
+    mask: bool, or 0 and 1 of any dtype; True where a token counts, elsewhere nothing is read and the outputs are 0.
+    gamma, lam: discount and trace decay, numbers or 0-dim tensors on the CPU, from 0 to 1.
     cu_seqlens: [B + 1] int; sequence b is `cu_seqlens[b]:cu_seqlens[b + 1]`.
     Returns: advantages and returns in the layout of the inputs, float32 (float64 for float64), without gradient.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
-    _check_layout("rewards", rewards, mask, cu_seqlens)
+    mask = _check_layout("rewards", rewards, mask, cu_seqlens)
     checks.floating_like("values", values, "rewards", rewards)
-    checks.within("gamma", gamma, 0.0, 1.0)
-    checks.within("lam", lam, 0.0, 1.0)
+    gamma, lam = checks.fraction("gamma", gamma), checks.fraction("lam", lam)
     return dispatch.run(GENERALIZED_ADVANTAGES, rewards, values, mask, gamma, lam, cu_seqlens)
 
 
@@ -193,8 +193,8 @@ def ppo_advantages(
     mask: Tensor,
     *,
     kl_coef: float,
-    gamma: float = 1.0,
-    lam: float = 0.95,
+    gamma: float | Tensor = 1.0,
+    lam: float | Tensor = 0.95,
     cu_seqlens: Tensor | None = None,
 ) -> Advantages:
     """Rewards with the per-token KL penalty, then GAE, in one pass (InstructGPT, equation 2 and section 3.5).
@@ -203,20 +203,19 @@ def ppo_advantages(
 
     logprobs, ref_logprobs, values: [B, T] floating, log-probabilities in nats; or packed [N] with cu_seqlens.
     scores: [B] floating; the reward model's. A sequence without a counted token does not use its score.
-    mask: bool, True where a token counts; elsewhere nothing is read and the outputs are 0.
+    mask: bool, or 0 and 1 of any dtype; True where a token counts, elsewhere nothing is read and the outputs are 0.
     kl_coef: finite, the beta of the paper. gamma, lam, cu_seqlens: as in `generalized_advantages`.
     Returns: `Advantages`, not whitened, without gradient.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
-    _check_layout("logprobs", logprobs, mask, cu_seqlens)
+    mask = _check_layout("logprobs", logprobs, mask, cu_seqlens)
     checks.floating_like("ref_logprobs", ref_logprobs, "logprobs", logprobs)
     checks.floating_like("values", values, "logprobs", logprobs)
     checks.floating("scores", scores)
     num_sequences = logprobs.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     checks.like("scores", scores, "the number of sequences", (num_sequences,), logprobs.device)
     checks.finite("kl_coef", kl_coef)
-    checks.within("gamma", gamma, 0.0, 1.0)
-    checks.within("lam", lam, 0.0, 1.0)
+    gamma, lam = checks.fraction("gamma", gamma), checks.fraction("lam", lam)
     return dispatch.run(PPO_ADVANTAGES, logprobs, ref_logprobs, values, scores, mask, kl_coef, gamma, lam, cu_seqlens)
 
 
@@ -225,14 +224,14 @@ def masked_whiten(x: Tensor, mask: Tensor, *, stats: Tensor | None = None) -> Te
 
     `(x - mean) * rsqrt(var + 1e-8)`; the variance is 0 when fewer than two elements count.
 
-    x: any shape, floating. mask: the same shape, bool; elsewhere nothing is read and the output is 0.
+    x: any shape, floating. mask: the same shape, bool, or 0 and 1; elsewhere nothing is read and the output is 0.
     stats: [3] or [4] float64: sum, sum of squares and count to whiten by, such as `Advantages.stats` summed over
         micro-batches and ranks. None: those of x.
     Returns: the shape of x, float32 (float64 for float64), without gradient.
     Raises: ValueError for other shapes, dtypes or devices.
     """
     checks.floating("x", x)
-    checks.mask_like("mask", mask, "x", tuple(x.shape), x.device)
+    mask = checks.mask_like("mask", mask, "x", tuple(x.shape), x.device)
     if stats is not None:
         checks.is_tensor("stats", stats)
     if stats is not None and (stats.dim() != 1 or stats.shape[0] not in (3, 4) or not stats.dtype.is_floating_point):

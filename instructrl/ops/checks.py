@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # What C++ has no whole number for.
 _TOO_MANY = 2**63
 _FLOATING_TEXT = "float32, bfloat16, float16, float64"
+IGNORED_TOKEN = -100
+"""The id of labels that do not count, as `torch.nn.functional.cross_entropy` has it, where no mask is given."""
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
@@ -57,12 +60,35 @@ def floating_like(name: str, tensor: Tensor, model_name: str, model: Tensor) -> 
     like(name, tensor, model_name, tuple(model.shape), model.device)
 
 
-def mask_like(name: str, mask: Tensor, model_name: str, shape: tuple[int, ...], device: torch.device) -> None:
-    """A bool tensor, True where an element counts."""
+def mask_like(name: str, mask: Tensor, model_name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """A bool tensor, True where an element counts; it is made of one whose numbers are exactly 0 and 1."""
     is_tensor(name, mask)
-    if mask.dtype != torch.bool:
-        raise ValueError(f"{name}: found dtype {mask.dtype}, accepted is bool (True where an element counts)")
+    if mask.dtype.is_complex:
+        raise ValueError(f"{name}: found dtype {mask.dtype}, accepted are bool, and 0 and 1 of other dtypes")
     like(name, mask, model_name, shape, device)
+    if mask.dtype == torch.bool:
+        return mask
+    found, accepted = "a number other than 0 and 1", "bool (True where an element counts), 0 and 1"
+    require(name, (mask == 0) | (mask == 1), found, accepted)
+    return mask != 0
+
+
+def per_token(name: str, x: Tensor, model_name: str, model: Tensor) -> Tensor:
+    """A tensor of the shape of `model`, or one number a sequence of its [..., T] tokens: [...] or [..., 1].
+
+    Returns a view. Compiled kernels read contiguous memory and make a copy of one that repeats its numbers.
+    """
+    is_tensor(name, x)
+    is_tensor(model_name, model)
+    shape = tuple(model.shape)
+    if model.dim() < 2 or x.shape == shape:
+        return x
+    if x.shape == shape[:-1]:
+        x = x.unsqueeze(-1)
+    if x.shape != (*shape[:-1], 1):
+        accepted = f"accepted is {shape}, as {model_name} has it, or {shape[:-1]} or {(*shape[:-1], 1)}"
+        raise ValueError(f"{name}: found shape {tuple(x.shape)}, {accepted} (one number a sequence)")
+    return x.expand(shape)
 
 
 def not_overlapping(name: str, tensor: Tensor) -> None:
@@ -82,12 +108,23 @@ def flag(name: str, value: object) -> None:
         raise TypeError(f"{name}: found {type(value).__name__}, accepted is True or False")
 
 
-def num_bytes(name: str, value: object) -> None:
-    """An int that C++ has, or a symbol for one."""
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
-        raise TypeError(f"{name}: found {type(value).__name__}, accepted is an int")
-    if not value < _TOO_MANY:
-        raise ValueError(f"{name}: found {value}, accepted are numbers below 2**63")
+def _whole(value: object) -> object:
+    """The int that a float or a number of NumPy's is; anything else as it is."""
+    if isinstance(value, int | torch.SymInt | Tensor):
+        return value
+    if getattr(value, "shape", None) == ():
+        value = value.item()  # pyright: ignore[reportAttributeAccessIssue]
+    return int(value) if isinstance(value, float) and value % 1 == 0 else value
+
+
+def count(name: str, value: object) -> int:
+    """An int >= 0 that C++ has, or a symbol for one; 5.0 and NumPy's integers are read as such."""
+    found = _whole(value)
+    if isinstance(found, bool) or not isinstance(found, int | torch.SymInt):
+        raise TypeError(f"{name}: found {value!r} of type {type(value).__name__}, accepted is a whole number")
+    if not 0 <= found < _TOO_MANY:
+        raise ValueError(f"{name}: found {found}, accepted are whole numbers from 0 to below 2**63")
+    return found  # pyright: ignore[reportReturnType]
 
 
 def _is_number(name: str, value: object) -> None:
@@ -103,6 +140,20 @@ def within(name: str, value: float, low: float, high: float) -> None:
     _is_number(name, value)
     if not low <= value <= high:
         raise ValueError(f"{name}: found {value}, accepted is a number from {low:g} to {high:g}")
+
+
+def fraction(name: str, value: float | Tensor) -> float:
+    """A number from 0 to 1. A 0-dim tensor on the CPU is read; one elsewhere would have to be waited for."""
+    found: Any = value
+    if isinstance(value, Tensor) and value.dim() == 0 and value.device.type == "cpu" and not value.dtype.is_complex:
+        if torch.compiler.is_compiling():
+            raise TypeError(f"{name}: found a tensor under torch.compile, accepted is a number from 0 to 1")
+        found = value.item()
+    elif isinstance(value, Tensor):
+        what = f"a tensor of shape {tuple(value.shape)}, dtype {value.dtype}, device {value.device}"
+        raise TypeError(f"{name}: found {what}, accepted is a number from 0 to 1, or a 0-dim tensor of it on the CPU")
+    within(name, found, 0.0, 1.0)
+    return float(found)
 
 
 def finite(name: str, value: float) -> None:
@@ -142,19 +193,23 @@ def settings(name: str, value: object, kind: type) -> None:
         raise TypeError(f"{name}: found {type(value).__name__}, accepted is {kind.__name__}")
 
 
-def num_tokens(value: int | Tensor | None, device: torch.device) -> None:
-    """None, an int >= 0, or a 0-dim tensor of numbers on the device of the other arguments."""
-    accepted = "accepted is an int >= 0, a 0-dim tensor of numbers on the same device, or None (the mask's own count)"
+def num_tokens(value: int | Tensor | None, device: torch.device) -> int | Tensor | None:
+    """None, a whole number >= 0 (`count`), or a 0-dim tensor of numbers on the device of the other arguments."""
+    others = "a 0-dim tensor of numbers on the same device, or None (the mask's own count)"
+    accepted = f"accepted is a whole number >= 0, {others}"
     if value is None:
-        return
+        return None
     if isinstance(value, Tensor):
         if value.dim() != 0 or value.dtype == torch.bool or value.dtype.is_complex or value.device != device:
             found = f"shape {tuple(value.shape)}, dtype {value.dtype}, device {value.device}"
             raise ValueError(f"num_tokens: found a tensor of {found}; {accepted}")
-    elif isinstance(value, bool | float) or not isinstance(value, int | torch.SymInt):
+        return value
+    found = _whole(value)
+    if isinstance(found, bool) or not isinstance(found, int | torch.SymInt):
         raise ValueError(f"num_tokens: found {value!r} of type {type(value).__name__}; {accepted}")
-    elif not 0 <= value < _TOO_MANY:
-        raise ValueError(f"num_tokens: found {value}; {accepted}")
+    if not 0 <= found < _TOO_MANY:
+        raise ValueError(f"num_tokens: found {found}; {accepted}")
+    return found  # pyright: ignore[reportReturnType]
 
 
 def require(name: str, valid: Tensor, found: str, accepted: str) -> None:
@@ -184,16 +239,31 @@ def values_within(name: str, x: Tensor, low: float, high: float, found: str, acc
             raise ValueError(f"{name}: found {found}, accepted are {accepted}")
 
 
-def token_ids(tokens: Tensor, mask: Tensor | None, num_classes: int) -> None:
-    """Integer token ids; those that count are in range wherever values are read."""
+def token_ids(tokens: Tensor, mask: Tensor | None, num_classes: int) -> Tensor | None:
+    """Integer token ids; those that count are in range wherever values are read.
+
+    Returns the mask. Where none is given, tokens of `IGNORED_TOKEN` do not count; None where all of them are known to.
+    """
     is_tensor("tokens", tokens)
     if tokens.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"tokens: found dtype {tokens.dtype}, accepted are int64, int32")
-    if not dispatch.checks_values(tokens.device.type):
-        return
-    counted = tokens if mask is None else torch.where(mask, tokens, 0)
-    found, accepted = "an id out of range where the mask is True", f"ids from 0 to {num_classes - 1}"
-    values_within("tokens", counted, 0, num_classes, found, accepted)
+    reads = dispatch.checks_values(tokens.device.type)
+    if mask is None:
+        # The check that would be made anyway finds out that no mask is needed.
+        if reads and not torch.compiler.is_compiling() and _are_ids(tokens, num_classes):
+            return None
+        mask = tokens != IGNORED_TOKEN
+    if reads:
+        found, accepted = "an id out of range where the mask is True", f"ids from 0 to {num_classes - 1}"
+        values_within("tokens", torch.where(mask, tokens, 0), 0, num_classes, found, accepted)
+    return mask
+
+
+def _are_ids(tokens: Tensor, num_classes: int) -> bool:
+    if tokens.numel() == 0:
+        return True
+    smallest, largest = torch.aminmax(tokens)
+    return smallest.item() >= 0 and largest.item() < num_classes
 
 
 def sequence_offsets(cu_seqlens: Tensor, num_elements: int, device: torch.device) -> None:

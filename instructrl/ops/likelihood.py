@@ -46,7 +46,7 @@ def linear_nll_loss(
     hidden: Tensor,
     weight: Tensor,
     tokens: Tensor,
-    mask: Tensor,
+    mask: Tensor | None = None,
     *,
     bias: Tensor | None = None,
     num_tokens: int | Tensor | None = None,
@@ -57,14 +57,15 @@ def linear_nll_loss(
     Gradients are made in the forward, so the logits are made once: three matrix products in place of four.
 
     hidden: [..., D] floating. weight: [V, D] floating, the language-model head. bias: [V] or None.
-    tokens: [...] int64 or int32. mask: [...] bool, True where a token counts; elsewhere nothing is read.
+    tokens: [...] int64 or int32. mask: [...] bool, or 0 and 1 of any dtype; True where a token counts, elsewhere
+    nothing is read. None: tokens of -100 do not count, all others do.
     num_tokens, max_workspace_bytes: as in `ppo.linear_ppo_loss`.
     Returns: 0-dim float32 (float64 for float64 inputs), nats per token, with gradients for hidden, weight and bias.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
     linear.check_head(hidden, weight, bias)
-    tokens = linear.check_tokens("hidden", hidden, tokens, 1.0, mask, weight.shape[0])
-    checks.mask_like("mask", mask, "tokens", tuple(tokens.shape), tokens.device)
-    checks.num_tokens(num_tokens, hidden.device)
+    tokens, mask = linear.check_tokens("hidden", hidden, tokens, 1.0, mask, weight.shape[0])
+    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    num_tokens = checks.num_tokens(num_tokens, hidden.device)
     workspace = linear.workspace_bytes(max_workspace_bytes, weight, linear.CPU_LOSS_WORKSPACE_BYTES)
     return dispatch.run(LINEAR_NLL_LOSS, hidden, weight, bias, tokens, mask, num_tokens, workspace)

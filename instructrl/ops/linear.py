@@ -87,7 +87,7 @@ def workspace_bytes(max_workspace_bytes: int | None, weight: Tensor, cpu_default
     num_classes = weight.shape[0]
     if max_workspace_bytes is None:
         return cpu_default if weight.device.type == "cpu" else ACCELERATOR_WORKSPACE_BYTES
-    checks.num_bytes("max_workspace_bytes", max_workspace_bytes)
+    max_workspace_bytes = checks.count("max_workspace_bytes", max_workspace_bytes)
     needed = 16 * num_classes
     if max_workspace_bytes < needed:
         raise ValueError(
@@ -113,14 +113,17 @@ def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 def check_tokens(
     name: str, model: Tensor, tokens: Tensor, temperature: float, mask: Tensor | None, num_classes: int
-) -> Tensor:
-    """Tokens, mask and temperature against a tensor of one more dimension; returns the tokens as int64."""
+) -> tuple[Tensor, Tensor | None]:
+    """Tokens, mask and temperature against a tensor of one more dimension.
+
+    Returns the tokens as int64, and the mask as `checks.token_ids` gives it.
+    """
     checks.like("tokens", tokens, f"{name} without its last dimension", tuple(model.shape[:-1]), model.device)
     if mask is not None:
-        checks.mask_like("mask", mask, "tokens", tuple(tokens.shape), tokens.device)
+        mask = checks.mask_like("mask", mask, "tokens", tuple(tokens.shape), tokens.device)
     checks.temperature(temperature)
-    checks.token_ids(tokens, mask, num_classes)
-    return tokens.to(torch.int64)
+    mask = checks.token_ids(tokens, mask, num_classes)
+    return tokens.to(torch.int64), mask
 
 
 class _AttachGradients(torch.autograd.Function):

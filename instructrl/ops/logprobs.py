@@ -257,7 +257,7 @@ LINEAR_TOKEN_LOGPROBS_AND_ENTROPY = dispatch.declare(
 
 def _check_logits(
     logits: Tensor, tokens: Tensor, temperature: float, mask: Tensor | None, inplace_backward: bool
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     checks.floating("logits", logits)
     checks.flag("inplace_backward", inplace_backward)
     if inplace_backward:
@@ -279,15 +279,16 @@ def token_logprobs(
 
     logits: [..., V] floating. tokens: [...] int64 or int32, from 0 to V - 1 where they count.
     temperature: T, a finite number above 0.
-    mask: [...] bool, True where a position counts; elsewhere neither logits nor token are read and the result is 0.
+    mask: [...] bool, or 0 and 1 of any dtype; True where a position counts, elsewhere neither logits nor token are
+        read and the result is 0. None: tokens of -100 do not count, all others do.
     inplace_backward: the backward writes the gradient over the logits, which saves their memory once more. Any other
         backward that needs the logits, a second one of this result included, then raises RuntimeError. No two logits
         may share memory, as those of an expanded tensor do.
-    Returns: [...] float32 (float64 for float64 logits).
+    Returns: [...] float32 (float64 for float64 logits); `.to(logits.dtype)` gives the input's, rounded once.
     Raises: ValueError for other shapes, dtypes, devices or values. On accelerators the values of tokens are checked
         only under `validate()`; an id out of range is never dereferenced and gives NaN.
     """
-    tokens = _check_logits(logits, tokens, temperature, mask, inplace_backward)
+    tokens, mask = _check_logits(logits, tokens, temperature, mask, inplace_backward)
     return dispatch.run(TOKEN_LOGPROBS, logits, tokens, mask, temperature, inplace_backward)
 
 
@@ -303,7 +304,7 @@ def token_logprobs_and_entropy(
 
     A logit of -inf adds nothing to the entropy. Arguments and errors are those of `token_logprobs`.
     """
-    tokens = _check_logits(logits, tokens, temperature, mask, inplace_backward)
+    tokens, mask = _check_logits(logits, tokens, temperature, mask, inplace_backward)
     return dispatch.run(TOKEN_LOGPROBS_AND_ENTROPY, logits, tokens, mask, temperature, inplace_backward)
 
 
@@ -327,7 +328,7 @@ def linear_token_logprobs(
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
     linear.check_head(hidden, weight, bias)
-    tokens = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
+    tokens, mask = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
     workspace = linear.workspace_bytes(max_workspace_bytes, weight)
     return dispatch.run(LINEAR_TOKEN_LOGPROBS, hidden, weight, bias, tokens, mask, temperature, workspace)
 
@@ -344,6 +345,6 @@ def linear_token_logprobs_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """`linear_token_logprobs`, and the entropy as in `token_logprobs_and_entropy`, both with gradients."""
     linear.check_head(hidden, weight, bias)
-    tokens = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
+    tokens, mask = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
     workspace = linear.workspace_bytes(max_workspace_bytes, weight)
     return dispatch.run(LINEAR_TOKEN_LOGPROBS_AND_ENTROPY, hidden, weight, bias, tokens, mask, temperature, workspace)

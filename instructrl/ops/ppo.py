@@ -185,12 +185,15 @@ PPO_LOSS = dispatch.declare("ppo.ppo_loss", _reference_ppo_loss)
 LINEAR_PPO_LOSS = dispatch.declare("ppo.linear_ppo_loss", _reference_linear_ppo_loss)
 
 
-def _check_tokens(first: str, model: Tensor, mask: Tensor, num_tokens: int | Tensor | None, **others: Tensor) -> None:
+def _check_tokens(
+    first: str, model: Tensor, mask: Tensor, num_tokens: int | Tensor | None, **others: Tensor
+) -> tuple[Tensor, int | Tensor | None]:
+    """Returns the mask and the number of tokens as implementations take them."""
     checks.floating(first, model)
     for name, tensor in others.items():
         checks.floating_like(name, tensor, first, model)
-    checks.mask_like("mask", mask, first, tuple(model.shape), model.device)
-    checks.num_tokens(num_tokens, model.device)
+    mask = checks.mask_like("mask", mask, first, tuple(model.shape), model.device)
+    return mask, checks.num_tokens(num_tokens, model.device)
 
 
 def _settings(cliprange: float, cliprange_value: float, vf_coef: float, kl_coef: float) -> Settings:
@@ -216,15 +219,18 @@ def clipped_policy_loss(
     `r = exp(logprobs - old_logprobs)`, divided by `num_tokens`.
 
     logprobs: any shape, floating; nats; the only argument with a gradient, at kinks that of `max` and `clamp`.
-    old_logprobs, advantages: the same shape, floating; constants.
-    mask: the same shape, bool, True where a token counts; elsewhere nothing is read.
-    num_tokens: the denominator: an int or a 0-dim tensor, such as the count of the whole optimiser batch. None: the
-        mask's own count. Where it is 0 the sum is divided by 1.
+    old_logprobs, advantages: the same shape, floating; constants. One advantage a sequence, [B] or [B, 1] for [B, T],
+        counts for all of its tokens.
+    mask: the same shape, bool, or 0 and 1 of any dtype; True where a token counts, elsewhere nothing is read.
+    num_tokens: the denominator: a whole number or a 0-dim tensor, such as the count of the whole optimiser batch.
+        None: the mask's own count. Where it is 0 the sum is divided by 1.
     cliprange: at least 0.
     Returns: `PolicyLoss`.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
-    _check_tokens("logprobs", logprobs, mask, num_tokens, old_logprobs=old_logprobs, advantages=advantages)
+    advantages = checks.per_token("advantages", advantages, "logprobs", logprobs)
+    others = {"old_logprobs": old_logprobs, "advantages": advantages}
+    mask, num_tokens = _check_tokens("logprobs", logprobs, mask, num_tokens, **others)
     checks.within("cliprange", cliprange, 0.0, float("inf"))
     return dispatch.run(CLIPPED_POLICY_LOSS, logprobs, old_logprobs, advantages, mask, num_tokens, cliprange)
 
@@ -249,7 +255,7 @@ def clipped_value_loss(
     Returns: `ValueLoss`.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
-    _check_tokens("values", values, mask, num_tokens, old_values=old_values, returns=returns)
+    mask, num_tokens = _check_tokens("values", values, mask, num_tokens, old_values=old_values, returns=returns)
     checks.within("cliprange_value", cliprange_value, 0.0, float("inf"))
     return dispatch.run(CLIPPED_VALUE_LOSS, values, old_values, returns, mask, num_tokens, cliprange_value)
 
@@ -279,8 +285,9 @@ def ppo_loss(
     Returns: `PPOLoss`.
     Raises: ValueError for other shapes, dtypes, devices or values, and for a `kl_coef` without `ref_logprobs`.
     """
+    advantages = checks.per_token("advantages", advantages, "logprobs", logprobs)
     others = {"old_logprobs": old_logprobs, "advantages": advantages, "values": values, "old_values": old_values}
-    _check_tokens("logprobs", logprobs, mask, num_tokens, **others, returns=returns)
+    mask, num_tokens = _check_tokens("logprobs", logprobs, mask, num_tokens, **others, returns=returns)
     settings = _settings(cliprange, cliprange_value, vf_coef, kl_coef)
     _check_reference("logprobs", logprobs, ref_logprobs, kl_coef)
     return dispatch.run(
@@ -338,11 +345,12 @@ def linear_ppo_loss(
     Raises: ValueError for other shapes, dtypes, devices or values, and for a `kl_coef` without `ref_logprobs`.
     """
     linear.check_head(hidden, weight, bias)
-    tokens = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
+    tokens, _ = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
+    advantages = checks.per_token("advantages", advantages, "tokens", tokens)
     others = {"advantages": advantages, "values": values, "old_values": old_values, "returns": returns}
     checks.floating("old_logprobs", old_logprobs)
     checks.like("old_logprobs", old_logprobs, "tokens", tuple(tokens.shape), tokens.device)
-    _check_tokens("old_logprobs", old_logprobs, mask, num_tokens, **others)
+    mask, num_tokens = _check_tokens("old_logprobs", old_logprobs, mask, num_tokens, **others)
     settings = _settings(cliprange, cliprange_value, vf_coef, kl_coef)
     _check_reference("old_logprobs", old_logprobs, ref_logprobs, kl_coef)
     workspace = linear.workspace_bytes(max_workspace_bytes, weight, linear.CPU_LOSS_WORKSPACE_BYTES)

@@ -40,8 +40,8 @@ def pairwise_ranking_loss(scores: Tensor, preferred: Tensor) -> RankingLoss:
     preferred, scores are not read.
 
     scores: [P, K] floating; the reward model's score of each response.
-    preferred: [P, K, K] bool; `preferred[p, i, j]` says that response i was preferred to response j. The diagonal
-        is ignored.
+    preferred: [P, K, K] bool, or 0 and 1 of any dtype; `preferred[p, i, j]` says that response i was preferred to
+        response j. The diagonal is ignored.
     Returns: `RankingLoss`. Only `loss_sum` carries a gradient. A pair is correct when the winner's score is strictly
         greater.
     Raises: ValueError for other shapes, dtypes or devices.
@@ -49,7 +49,8 @@ def pairwise_ranking_loss(scores: Tensor, preferred: Tensor) -> RankingLoss:
     checks.floating("scores", scores)
     checks.dims("scores", scores, 2, "[P, K]")
     num_prompts, num_responses = scores.shape
-    checks.mask_like("preferred", preferred, "scores", (num_prompts, num_responses, num_responses), scores.device)
+    shape = (num_prompts, num_responses, num_responses)
+    preferred = checks.mask_like("preferred", preferred, "scores", shape, scores.device)
     return dispatch.run(PAIRWISE_RANKING_LOSS, scores, preferred)
 
 

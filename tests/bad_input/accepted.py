@@ -155,6 +155,20 @@ def _nothing_counts() -> None:
     assert not x.grad.any()
 
 
+def _mask_of_numbers() -> None:
+    logits, tokens = torch.randn(1, 3, 5), torch.tensor([[1, 2, 4]])
+    expected = logprobs.token_logprobs(logits, tokens, mask=torch.tensor([[True, False, True]]))
+    for dtype in (torch.float32, torch.int64):
+        mask = torch.tensor([[1, 0, 1]], dtype=dtype)
+        assert torch.equal(logprobs.token_logprobs(logits, tokens, mask=mask), expected)
+
+
+def _labels_of_minus_100() -> None:
+    logits = torch.randn(1, 3, 5)
+    expected = logprobs.token_logprobs(logits, torch.tensor([[1, 2, 4]]), mask=torch.tensor([[True, False, True]]))
+    assert torch.equal(logprobs.token_logprobs(logits, torch.tensor([[1, -100, 4]])), expected)
+
+
 ROWS = [
     Accepted(
         what="special tokens inside a text",
@@ -217,6 +231,16 @@ ROWS = [
         what="NaN and ids out of range under a mask",
         happens="they are not read",
         check=_garbage_under_the_mask,
+    ),
+    Accepted(
+        what="mask of numbers that are 0 and 1",
+        happens="it is the mask; any other number is refused",
+        check=_mask_of_numbers,
+    ),
+    Accepted(
+        what="labels of -100 without a mask",
+        happens="they do not count; where a mask says that they do, they are refused",
+        check=_labels_of_minus_100,
     ),
     Accepted(what="mask under which nothing counts", happens="loss and gradient are 0", check=_nothing_counts),
 ]

@@ -68,7 +68,7 @@ ROWS = [
     OpRow(
         what="ranks for preferences",
         call="ranking.pairwise_ranking_loss(X, TOKENS)",
-        message="preferred: found dtype torch.int64, accepted is bool (True where an element counts)",
+        message="preferred: found shape (2, 3), accepted is (2, 3, 3), as scores has it",
     ),
     OpRow(
         what="preferences of another K",
@@ -97,7 +97,7 @@ ROWS = [
     ),
     OpRow(
         what="token id below 0 where it counts",
-        call="logprobs.token_logprobs(LOGITS, PADDED)",
+        call="logprobs.token_logprobs(LOGITS, TOKENS - 1)",
         message="tokens: found an id out of range where the mask is True, accepted are ids from 0 to 6",
     ),
     OpRow(
@@ -116,14 +116,14 @@ ROWS = [
         message="tokens: found shape (3,), accepted is (2, 3), as logits without its last dimension has it",
     ),
     OpRow(
-        what="mask of 0 and 1",
-        call="logprobs.token_logprobs(LOGITS, TOKENS, mask=TOKENS)",
-        message="mask: found dtype torch.int64, accepted is bool (True where an element counts)",
+        what="mask of 0 and 0.5",
+        call="logprobs.token_logprobs(LOGITS, TOKENS, mask=X + 0.5)",
+        message="mask: found a number other than 0 and 1, accepted are bool (True where an element counts), 0 and 1",
     ),
     OpRow(
         what="mask of 0 and -inf",
-        call="logprobs.token_logprobs(LOGITS, TOKENS, mask=X)",
-        message="mask: found dtype torch.float32, accepted is bool (True where an element counts)",
+        call="logprobs.token_logprobs(LOGITS, TOKENS, mask=X - INF)",
+        message="mask: found a number other than 0 and 1, accepted are bool (True where an element counts), 0 and 1",
     ),
     OpRow(
         what="mask of another shape",
@@ -178,6 +178,11 @@ ROWS = [
         message="max_workspace_bytes: found 10, accepted is at least 112 for V = 7",
     ),
     OpRow(
+        what="workspace of half a byte",
+        call="logprobs.linear_token_logprobs(HIDDEN, WEIGHT, TOKENS, max_workspace_bytes=112.5)",
+        message="max_workspace_bytes: found 112.5 of type float, accepted is a whole number",
+    ),
+    OpRow(
         what="token id above the rows of the weight",
         call="likelihood.linear_nll_loss(HIDDEN, WEIGHT, TOKENS + V, MASK)",
         message="tokens: found an id out of range where the mask is True, accepted are ids from 0 to 6",
@@ -198,9 +203,22 @@ ROWS = [
         message="lam: found nan, accepted is a number from 0 to 1",
     ),
     OpRow(
-        what="mask of float",
-        call="advantages.generalized_advantages(X, X, X)",
-        message="mask: found dtype torch.float32, accepted is bool (True where an element counts)",
+        what="mask of NaN",
+        call="advantages.generalized_advantages(X, X, X + NAN)",
+        message="mask: found a number other than 0 and 1, accepted are bool (True where an element counts), 0 and 1",
+    ),
+    OpRow(
+        what="lambda for each position",
+        call="advantages.generalized_advantages(X, X, MASK, lam=X[0])",
+        message=(
+            "lam: found a tensor of shape (3,), dtype torch.float32, device cpu, accepted is a number from 0 to 1, or "
+            "a 0-dim tensor of it on the CPU"
+        ),
+    ),
+    OpRow(
+        what="discount above 1 in a tensor",
+        call="advantages.generalized_advantages(X, X, MASK, gamma=torch.tensor(1.5))",
+        message="gamma: found 1.5, accepted is a number from 0 to 1",
     ),
     OpRow(
         what="padded rewards with offsets",
@@ -261,29 +279,29 @@ ROWS = [
         message="cliprange: found -0.1, accepted is a number from 0 to inf",
     ),
     OpRow(
-        what="mask of whole numbers",
-        call="ppo.clipped_policy_loss(X, X, X, TOKENS)",
-        message="mask: found dtype torch.int64, accepted is bool (True where an element counts)",
+        what="mask of other whole numbers",
+        call="ppo.clipped_policy_loss(X, X, X, TOKENS + 2)",
+        message="mask: found a number other than 0 and 1, accepted are bool (True where an element counts), 0 and 1",
     ),
     OpRow(
-        what="advantages for each sequence",
-        call="ppo.clipped_policy_loss(X, X, X[:, 0], MASK)",
-        message="advantages: found shape (2,), accepted is (2, 3), as logprobs has it",
+        what="advantages for each position",
+        call="ppo.clipped_policy_loss(X, X, X[0], MASK)",
+        message="advantages: found shape (3,), accepted is (2, 3), as logprobs has it, or (2,) or (2, 1) …",
     ),
     OpRow(
         what="fraction of a token",
         call="ppo.clipped_value_loss(X, X, X, MASK, num_tokens=6.5)",
-        message="num_tokens: found 6.5 of type float; accepted is an int >= 0, …",
+        message="num_tokens: found 6.5 of type float; accepted is a whole number >= 0, …",
     ),
     OpRow(
         what="fewer tokens than none",
         call="ppo.clipped_value_loss(X, X, X, MASK, num_tokens=-1)",
-        message="num_tokens: found -1; accepted is an int >= 0, …",
+        message="num_tokens: found -1; accepted is a whole number >= 0, …",
     ),
     OpRow(
         what="count for each sequence",
         call="ppo.clipped_value_loss(X, X, X, MASK, num_tokens=MASK.sum(1))",
-        message="num_tokens: found a tensor of shape (2,), dtype torch.int64, device cpu; accepted is an int >= 0, …",
+        message="num_tokens: found a tensor of shape (2,), dtype torch.int64, device cpu; accepted is a whole number …",
     ),
     OpRow(
         what="clip range that is NaN",

@@ -16,7 +16,9 @@ WRONG = {
     r"scores: found shape \(2, 3, 1\)": lambda: ranking.pairwise_ranking_loss(X[..., None], MASK),
     r"scores: found dtype torch.int64": lambda: ranking.pairwise_ranking_loss(TOKENS, MASK),
     r"preferred: found shape \(2, 3\), accepted is \(2, 3, 3\)": lambda: ranking.pairwise_ranking_loss(X, MASK),
-    r"preferred: found dtype torch.float32, accepted is bool": lambda: ranking.pairwise_ranking_loss(X, X),
+    r"preferred: found a number other than 0 and 1": lambda: ranking.pairwise_ranking_loss(
+        X, torch.full((2, 3, 3), 0.5)
+    ),
     r"preferred: found device meta": lambda: ranking.pairwise_ranking_loss(
         X, torch.ones(2, 3, 3, dtype=torch.bool, device="meta")
     ),
@@ -47,10 +49,11 @@ WRONG = {
     r"scores: found shape \(3,\)": lambda: advantages.ppo_advantages(*VALUES, X[0], MASK, kl_coef=0.1),
     r"kl_coef: found inf": lambda: advantages.ppo_advantages(*VALUES, X[:, 0], MASK, kl_coef=float("inf")),
     r"stats: found shape \(2,\)": lambda: advantages.masked_whiten(X, MASK, stats=X[:, 0]),
-    r"mask: found dtype torch.int64": lambda: ppo.clipped_policy_loss(*VALUES, TOKENS),
+    r"mask: found a number other than 0 and 1": lambda: ppo.clipped_policy_loss(*VALUES, TOKENS - 1),
+    r"mask: found dtype torch.complex64": lambda: ppo.clipped_policy_loss(*VALUES, X.to(torch.complex64)),
     r"cliprange: found -0.1": lambda: ppo.clipped_policy_loss(*VALUES, MASK, cliprange=-0.1),
     r"cliprange_value: found nan": lambda: ppo.clipped_value_loss(*VALUES, MASK, cliprange_value=float("nan")),
-    r"num_tokens: found 6.0 of type float": lambda: ppo.clipped_value_loss(*VALUES, MASK, num_tokens=6.0),
+    r"num_tokens: found 6.5 of type float": lambda: ppo.clipped_value_loss(*VALUES, MASK, num_tokens=6.5),
     r"num_tokens: found -1": lambda: ppo.clipped_value_loss(*VALUES, MASK, num_tokens=-1),
     r"num_tokens: found a tensor of shape \(1,\)": lambda: ppo.clipped_value_loss(
         *VALUES, MASK, num_tokens=torch.ones(1)
