@@ -45,9 +45,9 @@ def test_uniforms_at_both_ends_never_leave_the_support(dtype):
 @pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("top", [1 - 2**-24, 1 - 2**-53])
 def test_rows_whose_probabilities_add_up_to_less_than_the_uniform(top):
-    logits = torch.randn(200, 997, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(50, 997, generator=torch.Generator().manual_seed(0))
     logits[:, 900:] = -math.inf
-    tokens = sampling.sample_tokens(logits, torch.full((200,), top, dtype=torch.float64))
+    tokens = sampling.sample_tokens(logits, torch.full((50,), top, dtype=torch.float64))
     assert int(tokens.max()) < 900
     assert int(tokens.min()) > 800
 
@@ -61,9 +61,9 @@ def test_a_row_of_nan_stays_inside_the_vocabulary():
 @pytest.mark.usefixtures("each_backend")
 def test_frequencies_follow_the_probabilities():
     probabilities = torch.tensor([0.1, 0.0, 0.6, 0.3])
-    uniforms = (torch.arange(1000) + 0.5) / 1000
-    tokens = sampling.sample_tokens(probabilities.log().expand(1000, 4), uniforms)
-    assert torch.bincount(tokens, minlength=4).tolist() == [100, 0, 600, 300]
+    uniforms = (torch.arange(100) + 0.5) / 100
+    tokens = sampling.sample_tokens(probabilities.log().expand(100, 4), uniforms)
+    assert torch.bincount(tokens, minlength=4).tolist() == [10, 0, 60, 30]
 
 
 @pytest.mark.usefixtures("each_backend")
