@@ -53,7 +53,7 @@ def test_the_harness_checks_times_and_writes(tmp_path, monkeypatch):
     rows = {f"{case.op} {case.name}": case for case in CASES if (case.op, case.name) == ("ppo.ppo_loss", "(4, 5)")}
     monkeypatch.setattr(bench, "ROWS", rows)
     # Each of these takes a process or a compiler, half a minute a row.
-    monkeypatch.setattr(bench, "extra_bytes", lambda row, provider: 10_000_000)
+    monkeypatch.setattr(bench, "in_process", lambda extra, row, provider: 10_000_000)
     monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr(sys, "argv", ["bench.py", "--rounds", "2", "--out", str(tmp_path)])
     bench.main()
@@ -68,16 +68,18 @@ def test_the_harness_checks_times_and_writes(tmp_path, monkeypatch):
 
 
 def test_a_provider_that_computes_something_else_is_left_out(capsys):
+    from benchmarks.core import workloads
     from benchmarks.ops import bench
 
     case = next(case for case in CASES if (case.op, case.name) == ("ppo.ppo_loss", "(4, 5)"))
-    right = bench.on("reference", bench.public(case), case, bench.inputs(case))
+    right = workloads.running(bench.public(case), case.gradients)
 
-    def missing():
+    def missing(x):
         raise ImportError
 
-    found = {"eager": right, "wrong": lambda: [1.001 * x for x in right()], "missing": missing}
-    assert list(bench.checked(case, found)) == ["eager"]
+    runs = {"eager": right, "wrong": lambda x: [1.001 * y for y in right(x)], "missing": missing}
+    found = {name: workloads.Provider(run=run) for name, run in runs.items()}
+    assert list(bench.checked(case, found, bench.inputs(case))) == ["eager"]
     assert "wrong is left out" in capsys.readouterr().out
 
 

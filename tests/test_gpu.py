@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.core import machine
 from benchmarks.device import gpu, sanitized, steps
 from benchmarks.device.steps import Step
 from instructrl.ops.cases import CASES
@@ -199,9 +200,9 @@ def test_steps_ask_no_network(run, monkeypatch):
 def test_results_go_where_they_can(monkeypatch, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    assert gpu.results_folder(tmp_path / "asked", "A GPU") == (tmp_path / "asked").resolve()
-    assert gpu.results_folder(None, "A GPU") == (tmp_path / "out").resolve()
-    assert gpu.results_folder(tmp_path / "file" / "asked", "A GPU") == (tmp_path / "out").resolve()
+    assert machine.results_folder(tmp_path / "asked", "A GPU") == (tmp_path / "asked").resolve()
+    assert machine.results_folder(None, "A GPU") == (tmp_path / "out").resolve()
+    assert machine.results_folder(tmp_path / "file" / "asked", "A GPU") == (tmp_path / "out").resolve()
     assert f"gpu: cannot write results to {tmp_path / 'file' / 'asked'}" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -285,10 +286,10 @@ def test_interrupted_it_keeps_what_it_has(tmp_path, number):
 
 
 def test_a_machine_without_a_gpu_is_told(monkeypatch, capsys):
-    def machine():
+    def nothing():
         raise RuntimeError("torch sees no NVIDIA GPU")
 
-    monkeypatch.setattr(gpu, "machine", machine)
+    monkeypatch.setattr(machine, "gpu", nothing)
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     assert gpu.main() == 2
     assert capsys.readouterr().err == "gpu: torch sees no NVIDIA GPU\n"

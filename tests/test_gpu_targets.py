@@ -11,9 +11,11 @@ from typing import ClassVar
 import pytest
 import torch
 
+from benchmarks.core import timing
+from benchmarks.core.workloads import Provider
 from benchmarks.device import target_measure as measure
-from benchmarks.device import targets, timing
-from benchmarks.device.target_rows import Prepared, Provider, Row, Setting, Target
+from benchmarks.device import targets
+from benchmarks.device.target_rows import Prepared, Row, Setting, Target
 
 DRY = Setting(device=torch.device("cpu"), dry=True, cache_bytes=2**16)
 
@@ -245,12 +247,10 @@ def test_shares_and_verdicts():
 
 
 def test_rounds_end_with_the_time_but_not_before_three():
-    step = measure.Contender(
-        step=lambda: [], backend="reference", calls=1, timer=timing.DeviceTimer(seconds=lambda: 1.0, method=""),
-        memory=None,
-    )  # fmt: skip
-    times = measure.take_turns({"a": step}, timing.CpuMeter(), 9, deadline=0.0)
-    assert len(times["a"]) == measure.LEAST_ROUNDS
+    timer = timing.DeviceTimer(seconds=lambda: 1.0, method="")
+    step = timing.Contender(step=lambda: [], backend="reference", calls=1, timer=timer)
+    times = timing.take_turns({"a": step}, timing.CpuMeter(), 9, deadline=0.0)
+    assert len(times["a"]) == timing.LEAST_ROUNDS
 
 
 @pytest.fixture
@@ -340,10 +340,10 @@ def test_memory_of_a_step(cuda):
 
 
 def test_a_machine_without_a_gpu_is_told(monkeypatch, capsys):
-    def machine():
+    def nothing():
         raise RuntimeError("torch sees no NVIDIA GPU")
 
-    monkeypatch.setattr(targets.gpu, "machine", machine)
+    monkeypatch.setattr(targets.machine, "gpu", nothing)
     monkeypatch.setattr(sys, "argv", ["gpu_targets.py"])
     assert targets.main() == 2
     assert capsys.readouterr().err == "gpu-targets: torch sees no NVIDIA GPU\n"

@@ -7,6 +7,8 @@ import sys
 import pytest
 import torch
 
+from benchmarks.core import memory
+
 
 def ends() -> None:
     os._exit(3)
@@ -76,11 +78,10 @@ def test_a_first_size_over_the_limit_is_an_error():
 
 
 def test_each_call_has_a_process_of_its_own_whose_end_is_noticed():
-    from benchmarks.scaling import largest
 
-    assert len({os.getpid(), *(largest.in_process(os.getpid) for _ in range(2))}) == 3
+    assert len({os.getpid(), *(memory.in_process(os.getpid) for _ in range(2))}) == 3
     with pytest.raises(RuntimeError, match=r"ends\(\): found a process that ended with 3, accepted is 0"):
-        largest.in_process(ends)
+        memory.in_process(ends)
 
 
 def test_extra_memory_is_that_of_outputs_and_gradients():
@@ -89,20 +90,20 @@ def test_extra_memory_is_that_of_outputs_and_gradients():
 
     index = next(i for i, axis in enumerate(AXES) if axis.axis == "tokens (V = 8192)")
     # The gradient of [1024, 8192] float32 logits; the logits themselves, as large, are inputs.
-    assert abs(largest.extra_bytes(index, 1024) - 2**25) < largest.NOISE_BYTES
+    assert abs(memory.in_process(largest.extra_bytes, index, 1024) - 2**25) < memory.NOISE_BYTES
     index = next(i for i, axis in enumerate(AXES) if axis.axis == "V (64 rows)")
-    assert abs(largest.extra_bytes(index, 2**14)) < largest.NOISE_BYTES
+    assert abs(memory.in_process(largest.extra_bytes, index, 2**14)) < memory.NOISE_BYTES
 
 
 def test_a_run_counts_all_that_is_in_its_process():
     from benchmarks.scaling import largest
     from benchmarks.scaling.rows import LARGEST
 
-    index = next(i for i, row in enumerate(LARGEST) if row.pair.op == "ppo_advantages")
-    small, large = (largest.in_process(largest.largest_run, index, "ours", n) for n in (1, 8193))
+    index = next(i for i, row in enumerate(LARGEST) if row.work.op.endswith(".ppo_advantages"))
+    small, large = (memory.in_process(largest.largest_run, index, "ours", n) for n in (1, 8193))
     assert small.peak_bytes > 100e6
     # Three float32 tensors and a mask in, three tensors out.
-    assert abs(large.peak_bytes - small.peak_bytes - 8192 * 1024 * 25) < 8 * largest.NOISE_BYTES
+    assert abs(large.peak_bytes - small.peak_bytes - 8192 * 1024 * 25) < 8 * memory.NOISE_BYTES
 
 
 @pytest.fixture
@@ -113,14 +114,14 @@ def float64():
 
 
 def test_every_step_runs_and_ours_is_eagers(float64):
-    from benchmarks.scaling.rows import AXES, FEW_ROWS, LARGEST, touch_code
+    from benchmarks.scaling.rows import AXES, FEW_ROWS, LARGEST, step_of, touch_code
 
     touch_code()
     for axis in AXES:
         axis.make(2)()
-    pairs = [(few.pair, (2, 65)) for few in FEW_ROWS] + [(row.pair, (2,)) for row in LARGEST]
-    for pair, shape in pairs:
-        ours, eager = (step() for step in (pair.ours(*shape), pair.eager(*shape)))
+    shapes = [(few.work, (2, 65)) for few in FEW_ROWS] + [(row.work, row.shape(2)) for row in LARGEST]
+    for work, shape in shapes:
+        ours, eager = (step_of(work, shape, name)() for name in ("ours", "eager"))
         for a, b in zip(ours, eager, strict=True):
             assert a.dtype == torch.float64
             torch.testing.assert_close(a, b)
@@ -210,13 +211,13 @@ def test_parts_are_measured_and_written(tmp_path, monkeypatch):
     asked = []
 
     def largest_of(index, provider, limit_bytes, patience):
-        asked.append((growth.LARGEST[index].pair.op, provider, limit_bytes, patience))
+        asked.append((growth.name_of(growth.LARGEST[index].work), provider, limit_bytes, patience))
         run = Run(peak_bytes=1, seconds=1.0)
         return Found(size=9, run=run, too_large=10, too_large_run=run, num_runs=2)
 
-    monkeypatch.setattr(growth, "extra_bytes", lambda index, size: 1000 * size)
+    monkeypatch.setattr(growth, "in_process", lambda extra, index, size: 1000 * size)
     monkeypatch.setattr(growth, "largest_of", largest_of)
-    monkeypatch.setattr(growth, "measure", lambda steps, rounds: [float(i + 1) for i in range(len(steps))])
+    monkeypatch.setattr(growth, "medians", lambda steps, rounds: [float(i + 1) for i in range(len(steps))])
     command = ["growth.py", "--only", "ranking", "--out", str(tmp_path / "x.json"), "--gib", "0.5"]
     monkeypatch.setattr(sys, "argv", command)
     growth.main()

@@ -28,7 +28,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.device.steps import BENCHMARKS, ROOT, SCRATCH, SITE, Step, dry_steps, steps, version
+from benchmarks.core import machine
+from benchmarks.core.machine import ROOT, SCRATCH
+from benchmarks.core.tables import command, markdown, write_json
+from benchmarks.device.steps import BENCHMARKS, SITE, Step, dry_steps, steps, version
 
 BUDGET_S = 570
 GRACE_S = 15.0
@@ -59,26 +62,9 @@ class Outcome:
     summary: str
 
 
-MACHINE = """
-import json, platform, sys
-import torch
-if not torch.cuda.is_available() or torch.version.cuda is None:
-    sys.exit(f"torch {torch.__version__} sees no NVIDIA GPU")
-found = torch.cuda.get_device_properties(0)
-print(json.dumps({
-    "gpu": found.name, "multiprocessors": found.multi_processor_count, "memory_bytes": found.total_memory,
-    "capability": [found.major, found.minor], "torch": torch.__version__, "cuda": torch.version.cuda,
-    "python": platform.python_version(),
-}))
-"""
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers are taken on, asked in a process of its own. RuntimeError where there is no GPU."""
-    done = subprocess.run([sys.executable, "-c", MACHINE], capture_output=True, text=True, timeout=120)
-    if done.returncode != 0:
-        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
-    return {**json.loads(done.stdout.splitlines()[-1]), "triton": version("triton")}
+def described() -> dict[str, Any]:
+    """What the numbers are taken on. RuntimeError where there is no GPU."""
+    return {**machine.gpu(), "triton": version("triton")}
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -195,16 +181,15 @@ class Run:
         print(f"{outcome.name}: {outcome.state} after {outcome.seconds} s: {outcome.summary}", flush=True)
         results = {"machine": self.found, "date": time.strftime("%Y-%m-%d"),
                    "steps": [asdict(x) for x in self.outcomes], "benchmarks": benchmark_rows()}  # fmt: skip
-        (self.folder / "gpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_json(self.folder / "gpu.json", results, indent=1)
         (self.folder / "gpu.md").write_text(table(self.found, self.outcomes), encoding="utf-8")
 
 
 def table(found: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Markdown: the machine, then a line a step."""
-    lines = [", ".join(f"{name} {value}" for name, value in found.items()), ""]
-    lines += ["| step | | seconds | its last line |", "| --- | --- | --- | --- |"]
-    lines += [f"| {x.name} | {x.state} | {x.seconds} | {x.summary.replace('|', '/')} |" for x in outcomes]
-    return "\n".join(lines) + "\n"
+    head = ", ".join(f"{name} {value}" for name, value in found.items())
+    rows = [[x.name, x.state, str(x.seconds), x.summary] for x in outcomes]
+    return f"{head}\n\n" + markdown(("step", "", "seconds", "its last line"), rows)
 
 
 def benchmark_rows() -> list[dict[str, object]]:
@@ -218,25 +203,8 @@ def benchmark_rows() -> list[dict[str, object]]:
     ]
 
 
-def results_folder(asked: Path | None, name: str) -> Path:
-    """The first that can be written: what is asked for, what OUT names, the machine's. RuntimeError where none can."""
-    own = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    wanted = [asked, Path(os.environ["OUT"]) if os.environ.get("OUT") else None]
-    for folder in [*(x for x in wanted if x is not None), ROOT / "benchmarks" / "results" / own, SCRATCH / "results"]:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f"{os.getpid()}.tmp"
-            probe.write_text("", encoding="utf-8")
-            probe.unlink()
-            return folder.resolve()
-        except OSError as error:
-            print(f"gpu: cannot write results to {folder}: {error}", file=sys.stderr)
-    raise RuntimeError("no folder for results can be written")
-
-
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, help="folder for the files (default: $OUT, benchmarks/results/MACHINE)")
+    parser = command(__doc__)
     parser.add_argument("--peers", type=Path, help="folder of wheels of other libraries")
     parser.add_argument("--only", nargs="+", default=(), metavar="STEP", help="these steps alone")
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for everything (%(default)s)")
@@ -249,8 +217,8 @@ def parsed() -> argparse.Namespace:
 
 def prepared(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path, list[Step]]:
     """The machine, the folder and the steps. RuntimeError where there is nothing to be done here."""
-    found: dict[str, Any] = {"gpu": "dry"} if arguments.dry else machine()
-    folder = results_folder(arguments.out, str(found["gpu"]))
+    found: dict[str, Any] = {"gpu": "dry"} if arguments.dry else described()
+    folder = machine.results_folder(arguments.out, str(found["gpu"]))
     if arguments.peers is not None and not arguments.peers.is_dir():
         print(f"gpu: --peers: {arguments.peers} is no folder; without peers then", file=sys.stderr)
     shutil.rmtree(SITE, ignore_errors=True)

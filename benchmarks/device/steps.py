@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRATCH = ROOT / "build" / "gpu"
+from benchmarks.core.machine import SCRATCH
+
 SITE = SCRATCH / "peers"
 BENCHMARKS = SCRATCH / "benchmarks.json"
 BUILD = ("setuptools", "torch", "pybind11", "ninja")

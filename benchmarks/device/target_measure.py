@@ -1,4 +1,4 @@
-"""One row of gpu_targets.py: check everybody's results, then time them in turns."""
+"""One row of targets.py: check everybody's results, then time them in turns."""
 
 import importlib.util
 import itertools
@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.device.target_rows import BACKENDS, Prepared, Provider, Row, Setting, Target
-from benchmarks.device.timing import (
+from benchmarks.core import limits
+from benchmarks.core.checks import Distance, distances, why_ours_is_wrong, why_peer_is_wrong
+from benchmarks.core.tables import quartiles
+from benchmarks.core.timing import (
     CaptureError,
+    Contender,
     CpuMeter,
-    DeviceTimer,
-    GpuMeter,
     Memory,
-    Meter,
-    Step,
-    copy_step,
-    num_calls,
-    product_step,
+    contender,
+    forced,
+    take_turns,
 )
-from instructrl import ops
+from benchmarks.core.workloads import EAGER, Provider
+from benchmarks.device.target_rows import BACKENDS, Prepared, Row, Setting, Target
 
 if importlib.util.find_spec("triton") is not None:
     from triton.errors import TritonError
@@ -35,9 +35,7 @@ else:
 # wait after it raises again.
 FAILURES = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError, OSError,
             TritonError)  # fmt: skip
-LEAST_ROUNDS = 3
 CHECK, GRAPH = "check", "graph"
-FLOAT32_PEER = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,29 +57,14 @@ class Attempt:
     tell: Callable[[str, str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
-    """A provider ready to be timed. calls: in a sample."""
-
-    step: Step
-    backend: str
-    calls: int
-    timer: DeviceTimer
-    memory: Memory | None
-
-
 def first_line(error: BaseException) -> str:
     text = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {text}"[:300]
 
 
-def meter_of(device: torch.device) -> Meter:
-    return GpuMeter() if device.type == "cuda" else CpuMeter()
-
-
 def results_of(provider: Provider, inputs: dict[str, Any]) -> list[Tensor]:
     """A provider's results; those of a second call, made where the first one's results were and are NaN by then."""
-    with ops.use_backend(provider.backend):
+    with forced(provider.backend):
         found = provider.run(inputs)
         if provider.once:
             return [x.detach().clone() for x in found]
@@ -92,64 +75,17 @@ def results_of(provider: Provider, inputs: dict[str, Any]) -> list[Tensor]:
         return [x.detach() for x in provider.run(inputs)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Distance:
-    """Of one result from the truth. largest: error, infinite where there is a NaN. norm: of the error over that of the
-    truth. eps: of the result's dtype where that is a half one, else 0. top: the truth's largest magnitude."""
-
-    largest: float
-    norm: float
-    eps: float
-    top: float
+def found_distances(provider: Provider, prepared: Prepared) -> list[Distance]:
+    return distances(prepared.pick(results_of(provider, prepared.sets[0])), prepared.truth)
 
 
-def distance(x: Tensor, truth: Tensor) -> Distance:
-    if x.shape != truth.shape:
-        raise ValueError(f"results: found shape {tuple(x.shape)}, accepted is {tuple(truth.shape)}")
-    error = x.to(torch.float64).sub_(truth)
-    largest, norm = float(error.abs().max()), float(error.norm() / truth.norm())
-    right = largest == largest and norm == norm
-    return Distance(
-        largest=largest if right else float("inf"),
-        norm=norm if right else float("inf"),
-        eps=torch.finfo(x.dtype).eps if x.dtype in (torch.bfloat16, torch.float16) else 0.0,
-        top=float(truth.abs().max()),
-    )
-
-
-def distances(results: list[Tensor], prepared: Prepared) -> list[Distance]:
-    return [distance(x, truth) for x, truth in zip(prepared.pick(results), prepared.truth, strict=True)]
-
-
-def why_ours_is_wrong(found: list[Distance], reference: list[Distance]) -> str:
-    """At most twice as far from float64 as the reference in float32, with four roundings to float32 and one to the
-    dtype of the result; "" for what is right."""
-    for place, (x, plain) in enumerate(zip(found, reference, strict=True)):
-        bound = 2 * plain.largest + (4 * torch.finfo(torch.float32).eps + x.eps) * x.top
-        if not x.largest <= bound:
-            return f"wrong: result {place}: largest error {x.largest:.3g}, accepted is {bound:.3g}"
-    return ""
-
-
-def why_peer_is_wrong(found: list[Distance], eager: list[Distance], inputs: dict[str, Any]) -> str:
-    """Another algorithm rounds elsewhere: the norm of its error is at most twice that of eager PyTorch's, and a
-    rounding to bfloat16 where that is the dtype of an input, else 1e-4. "" for what is right."""
-    low = any(isinstance(x, Tensor) and x.dtype == torch.bfloat16 for x in inputs.values())
-    slack = torch.finfo(torch.bfloat16).eps if low else FLOAT32_PEER
-    for place, (x, plain) in enumerate(zip(found, eager, strict=True)):
-        if not x.norm <= 2 * plain.norm + slack:
-            return f"wrong: result {place}: relative error {x.norm:.3g}, accepted is {2 * plain.norm + slack:.3g}"
-    return ""
-
-
-def check(prepared: Prepared, meter: Meter, attempt: Attempt) -> dict[str, dict[str, Any]]:
+def check(prepared: Prepared, meter: CpuMeter, attempt: Attempt) -> dict[str, dict[str, Any]]:
     """By provider: "error", the largest relative distance from the truth, and "left_out", why it is not timed."""
-    inputs = prepared.sets[0]
     plain = {}
-    for name in ("reference", "eager"):
+    for name in ("reference", EAGER):
         if name in prepared.providers:
             attempt.tell(name, CHECK)
-            plain[name] = distances(results_of(prepared.providers[name], inputs), prepared)
+            plain[name] = found_distances(prepared.providers[name], prepared)
     found: dict[str, dict[str, Any]] = {}
     for name, provider in prepared.providers.items():
         start = time.perf_counter()
@@ -160,11 +96,11 @@ def check(prepared: Prepared, meter: Meter, attempt: Attempt) -> dict[str, dict[
             continue
         attempt.tell(name, CHECK)
         try:
-            away = distances(results_of(provider, inputs), prepared)
+            away = found_distances(provider, prepared)
             if name in BACKENDS:
-                why = why_ours_is_wrong(away, plain.get("reference", plain["eager"]))
+                why = why_ours_is_wrong(away, plain.get("reference", plain[EAGER]))
             else:
-                why = why_peer_is_wrong(away, plain["eager"], inputs)
+                why = why_peer_is_wrong(away, plain[EAGER], [*prepared.sets[0].values()])
             found[name]["error"] = max(x.norm for x in away)
             found[name] |= {"left_out": why} if why else {}
         except FAILURES as error:
@@ -175,50 +111,23 @@ def check(prepared: Prepared, meter: Meter, attempt: Attempt) -> dict[str, dict[
     return found
 
 
-def contender(provider: Provider, prepared: Prepared, graph: bool, meter: Meter) -> Contender:
+def ready(provider: Provider, prepared: Prepared, graph: bool, meter: CpuMeter) -> Contender:
     sets = itertools.cycle(prepared.sets)
 
     def step() -> list[Tensor]:
         return provider.run(next(sets))
 
-    with ops.use_backend(provider.backend):
+    with forced(provider.backend):
         for _ in prepared.sets:
             step()
-        calls = num_calls(meter.wall(step, 1))
-        memory = meter.memory(step)
-        timer = meter.timer(step, calls, graph)
-    return Contender(step=step, backend=provider.backend, calls=calls, timer=timer, memory=memory)
+    return contender(step, meter, provider.backend, graph)
 
 
-def take_turns(
-    contenders: dict[str, Contender], meter: Meter, rounds: int, deadline: float
-) -> dict[str, list[tuple[float, float]]]:
-    """Wall and device seconds by name, a pair a round; at least `LEAST_ROUNDS`, no more once the deadline is past."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for number in range(rounds):
-        if number >= LEAST_ROUNDS and time.monotonic() > deadline:
-            break
-        for name, x in contenders.items():
-            with ops.use_backend(x.backend):
-                x.step()
-                times[name].append((meter.wall(x.step, x.calls), x.timer.seconds()))
-    return times
-
-
-def yardstick(kind: str, setting: Setting, meter: Meter) -> tuple[Contender, int]:
+def yardstick(kind: str, setting: Setting) -> limits.Amount:
     """The copy or the product that is timed beside the providers, and its bytes or FLOPs."""
     if kind == "copy":
-        step, amount = copy_step(meter, 2**16 if setting.dry else 2**31, setting.device)
-    else:
-        step, amount = product_step(meter, 64 if setting.dry else 8192, setting.device)
-    step()
-    calls = num_calls(meter.wall(step, 1))
-    timer = meter.timer(step, calls, graph=False)
-    return Contender(step=step, backend="reference", calls=calls, timer=timer, memory=None), amount
-
-
-def quartiles(values: list[float]) -> list[float]:
-    return statistics.quantiles(values, n=4, method="inclusive")
+        return limits.copy(2**16 if setting.dry else 2**31, setting.device)
+    return limits.product(64 if setting.dry else 8192, setting.device, torch.bfloat16)
 
 
 def figures(
@@ -247,7 +156,7 @@ def verdict(target: Target, found: dict[str, Any], dry: bool) -> dict[str, Any]:
 
 
 def made_ready(
-    row: Row, prepared: Prepared, found: dict[str, dict[str, Any]], meter: Meter, attempt: Attempt
+    row: Row, prepared: Prepared, found: dict[str, dict[str, Any]], meter: CpuMeter, attempt: Attempt
 ) -> dict[str, Contender]:
     """The providers that are right. found: what `check` did, to which is added why one is not timed after all."""
     contenders: dict[str, Contender] = {}
@@ -259,7 +168,7 @@ def made_ready(
         attempt.tell(name, GRAPH if graph else CHECK)
         found[name]["why_no_graph"] = trouble.why if trouble else ""
         try:
-            contenders[name] = contender(provider, prepared, graph, meter)
+            contenders[name] = ready(provider, prepared, graph, meter)
         except CaptureError:
             raise
         except FAILURES as error:
@@ -268,7 +177,7 @@ def made_ready(
     return contenders
 
 
-def run_row(row: Row, setting: Setting, meter: Meter, attempt: Attempt) -> dict[str, Any]:
+def run_row(row: Row, setting: Setting, meter: CpuMeter, attempt: Attempt) -> dict[str, Any]:
     """Everything of one row."""
     prepared = row.prepare(setting)
     found = check(prepared, meter, attempt)
@@ -276,7 +185,9 @@ def run_row(row: Row, setting: Setting, meter: Meter, attempt: Attempt) -> dict[
     contenders: dict[str, Contender] = {}
     amount = 0
     if row.yardstick:
-        contenders[row.yardstick], amount = yardstick(row.yardstick, setting, meter)
+        step, amount = yardstick(row.yardstick, setting)
+        step()
+        contenders[row.yardstick] = contender(step, meter)
     contenders |= made_ready(row, prepared, found, meter, attempt)
     attempt.tell("", "")
     times = take_turns(contenders, meter, attempt.rounds, attempt.deadline)

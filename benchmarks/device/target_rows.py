@@ -1,38 +1,42 @@
-"""What gpu_targets.py measures: inputs, those who compute, the truth they are held against, and the targets."""
+"""What targets.py measures: inputs, those who compute, the truth they are held against, and the targets."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.device import target_peers as peers
-from instructrl import ops
-from instructrl.ops import advantages, logprobs, ranking
+from benchmarks.core import workloads
+from benchmarks.core.peers import DEVICE_PEERS
+from benchmarks.core.workloads import (
+    BACKWARD,
+    BOTH,
+    COMPILE,
+    EAGER,
+    FORWARD,
+    Draw,
+    Inputs,
+    Provider,
+    Workload,
+    beside,
+    doubled,
+    running,
+)
+from instructrl import kernels, ops
 
-Inputs = dict[str, Any]
 BACKENDS = ("native", "triton")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """measure: a key of `gpu_targets.figures`. bound: in its unit. at_least: else at most."""
+    """measure: a key of `target_measure.figures`. bound: in its unit. at_least: else at most."""
 
     text: str
     measure: str
     bound: float
     at_least: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
-    """run: from one set of inputs to the tensors that are compared. backend: forced around it. once: it writes over
-    what it reads, so only its first results are right."""
-
-    run: Callable[[Inputs], list[Tensor]]
-    backend: str = "reference"
-    once: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,194 +89,144 @@ class Row:
     limit_s: int = 50
 
 
-def ours(run: Callable[[Inputs], list[Tensor]]) -> dict[str, Provider]:
-    return {backend: Provider(run=run, backend=backend) for backend in BACKENDS}
+def providers(work: Workload, part: str, setting: Setting, reference: bool = False) -> dict[str, Provider]:
+    """reference: among them, as the gate of ours, where others write another formula."""
+    plain = work.plain or work.call
+    found = {backend: Provider(run=work.run(part), backend=backend) for backend in BACKENDS}
+    if reference:
+        found["reference"] = Provider(run=work.run(part))
+    found |= {EAGER: Provider(run=work.plain_run(part))}
+    found |= {COMPILE: Provider(run=running(setting.compiled(plain), work.leaves, part))}
+    return found | {
+        name: beside(peer, work.leaves, part)
+        for name, peer in DEVICE_PEERS.get(work.op, {}).items()
+        # The backward of one that writes over its inputs has nothing left to do: its forward makes the gradient.
+        if part != BACKWARD or not peer.writes_over
+    }
 
 
-def with_gradients(function: Callable[[Inputs], Tensor], *names: str) -> Callable[[Inputs], list[Tensor]]:
-    """Forward and backward of the sum of a function's result."""
-
-    def run(x: Inputs) -> list[Tensor]:
-        output = function(x)
-        return [output.detach(), *torch.autograd.grad(output.sum(), [x[name] for name in names])]
-
-    return run
+def reference_truth(work: Workload, x: Inputs, part: str) -> list[Tensor]:
+    with ops.use_backend(kernels.REFERENCE):
+        return [y.detach() for y in work.run(part)(doubled(x))]
 
 
-def doubled(x: Inputs) -> Inputs:
-    """The same numbers in float64, as leaves that need gradients where they did."""
-    found = dict(x)
-    for name, value in x.items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            found[name] = value.detach().double().requires_grad_(value.requires_grad)
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Of a row, and a tiny one for dry runs. dtype: as in `Draw`. upstream: gradients come from random numbers."""
+
+    full: tuple[int, ...]
+    tiny: tuple[int, ...]
+    dtype: torch.dtype | None = None
+    upstream: bool = False
+
+    def inputs(self, work: Workload, setting: Setting, generator: torch.Generator, gradients: bool = True) -> Inputs:
+        draw = Draw(generator=generator, dtype=self.dtype, counts=workloads.prefixes(0.875))
+        found = work.inputs(draw, *(self.tiny if setting.dry else self.full), gradients=gradients)
+        return found | ({"upstream": draw.normal(*found["tokens"].shape)} if self.upstream else {})
 
 
-def reference_truth(x: Inputs, run: Callable[[Inputs], list[Tensor]]) -> list[Tensor]:
-    with ops.use_backend("reference"):
-        return [y.detach() for y in run(doubled(x))]
+def token_row(
+    work: Workload, name: str, shape: Shape, moved: Callable[[Inputs], int], part: str = BOTH, **settings: Any
+) -> Row:
+    """A row of an op whose truth is the reference in float64. moved: bytes of a step."""
+
+    def prepare(setting: Setting) -> Prepared:
+        sets = setting.sets(partial(shape.inputs, work, setting))
+        truth, every = reference_truth(work, sets[0], part), providers(work, part, setting)
+        return Prepared(sets=sets, providers=every, truth=truth, gate="float64", num_bytes=moved(sets[0]))
+
+    return Row(name=name, prepare=prepare, **settings)
 
 
-def prefix_mask(shape: tuple[int, int], device: torch.device, generator: torch.Generator) -> Tensor:
-    """Rows of which the first seven eighths to all positions count."""
-    lengths = torch.randint(shape[1] - shape[1] // 8, shape[1] + 1, (shape[0], 1), generator=generator, device=device)
-    return torch.arange(shape[1], device=device) < lengths
+def ranking_row(part: str, targets: tuple[Target, ...]) -> Row:
+    passes = 1 if part == FORWARD else 2
+    return token_row(
+        workloads.RANKING, f"ranking {part}, 1024 x 9", Shape(full=(1024, 9), tiny=(5, 9)), part=part,
+        moved=lambda x: passes * x["scores"].nbytes + x["preferred"].nbytes, targets=targets, graph=True, limit_s=40,
+    )  # fmt: skip
 
 
-def plain_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """As it is written without us, in float32."""
-    found = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-    return found.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+def counts(x: Inputs) -> tuple[int, int]:
+    """Positions that count, and all of them."""
+    return int(x["mask"].sum()), x["mask"].numel()
+
+
+def advantages_row(rows: int, length: int, targets: tuple[Target, ...], fused: bool = False) -> Row:
+    """fused: with the KL penalty and the score in front."""
+    work, name = (workloads.PPO_ADVANTAGES, "ppo") if fused else (workloads.GAE, "generalized")
+
+    def moved(x: Inputs) -> int:
+        counted, total = counts(x)
+        return 12 * counted + 13 * total if fused else 8 * counted + 9 * total
+
+    shape = Shape(full=(rows, length), tiny=(3, 37))
+    name = f"{name}_advantages {rows} x {length}"
+    return token_row(work, name, shape, moved, targets=targets, graph=True, limit_s=40)
+
+
+def ppo_row(tokens: str, shape: tuple[int, int], part: str, targets: tuple[Target, ...]) -> Row:
+    """part: "forward", which makes the gradients, or "forward + backward", which scales and returns them."""
+
+    def moved(x: Inputs) -> int:
+        counted, total = counts(x)
+        # Six tensors and the mask are read, two gradients written; the backward reads and writes those again.
+        return 24 * counted + 9 * total + (0 if part == FORWARD else 16 * total)
+
+    name, small = f"ppo_loss {part}, {tokens} tokens", shape[0] * shape[1] <= 2**20
+    return token_row(workloads.PPO, name, Shape(full=shape, tiny=(3, 37)), moved, part, targets=targets, graph=small)
+
+
+def every_eighth(results: list[Tensor]) -> list[Tensor]:
+    return [x[::8] for x in results]
 
 
 def logits_row(classes: int, part: str, targets: tuple[Target, ...]) -> Row:
-    """8192 rows of bfloat16 logits. part: "forward", "backward" or "forward + backward"."""
+    """8192 rows of bfloat16 logits."""
+    shape = Shape(full=(8192, classes), tiny=(16, 67 if classes % 8 else 64), dtype=torch.bfloat16, upstream=True)
+    work = workloads.TOKEN_LOGPROBS
 
     def prepare(setting: Setting) -> Prepared:
-        shape = (2, 8, 67 if classes % 8 else 64) if setting.dry else (8, 1024, classes)
-
-        def make(generator: torch.Generator) -> Inputs:
-            draw = {"generator": generator, "device": setting.device}
-            logits = torch.randn(shape, dtype=torch.bfloat16, **draw).mul_(3.0)
-            found = {"logits": logits, "tokens": torch.randint(0, shape[2], shape[:2], **draw)}
-            return found | {"upstream": torch.randn(shape[:2], **draw)}
-
-        sets = setting.sets(make)
-        for x in sets:
-            x["logits"].requires_grad_(part != "forward")
-        functions = {**dict.fromkeys(BACKENDS, logprobs.token_logprobs), "eager": plain_logprobs,
-                     "compile": setting.compiled(plain_logprobs), "trl": peers.trl_logprobs}  # fmt: skip
-        providers = {
-            name: Provider(run=_logits_step(f, part), backend=name if name in BACKENDS else "reference")
-            for name, f in functions.items()
-        }
-        if part != "backward":
-            # Its backward has nothing left to do: the gradient is made in the forward, over the logits.
-            run = _logits_step(peers.liger_logprobs, part)
-            providers["liger"] = Provider(run=run if part == "forward" else _over_a_copy(run), once=part != "forward")
+        sets = setting.sets(partial(shape.inputs, work, setting, gradients=part != FORWARD))
         tokens, size = sets[0]["tokens"].numel(), sets[0]["logits"].nbytes
-        small = {"forward": 12, "backward": 20, "forward + backward": 16}[part] * tokens
-        passes = {"forward": 1, "backward": 2, "forward + backward": 2}[part]
-        return Prepared(
-            sets=sets, providers=providers, truth=_logits_truth(sets[0], part),
-            pick=_every_eighth, gate="float64, every eighth row", num_bytes=passes * size + small,
-        )  # fmt: skip
+        small = {FORWARD: 12, BACKWARD: 20, BOTH: 16}[part] * tokens
+        moved = (1 if part == FORWARD else 2) * size + small
+        truth, gate = _logits_truth(sets[0], part), "float64, every eighth row"
+        return Prepared(sets=sets, providers=providers(work, part, setting), truth=truth, pick=every_eighth, gate=gate,
+                        num_bytes=moved)  # fmt: skip
 
     return Row(name=f"token_logprobs {part}, 8192 x {classes} bfloat16", prepare=prepare, targets=targets)
 
 
-def _every_eighth(results: list[Tensor]) -> list[Tensor]:
-    return [x[:, ::8] for x in results]
-
-
-def _logits_step(function: Callable[[Tensor, Tensor], Tensor], part: str) -> Callable[[Inputs], list[Tensor]]:
-    """By part; a backward goes through a graph that its first call makes and keeps, one for each set of inputs."""
-    graphs: dict[int, Tensor] = {}
-
-    def run(x: Inputs) -> list[Tensor]:
-        if part == "forward":
-            return [function(x["logits"], x["tokens"])]
-        if part == "forward + backward":
-            output = function(x["logits"], x["tokens"])
-            return [output.detach(), *torch.autograd.grad(output, x["logits"], x["upstream"].to(output.dtype))]
-        if id(x) not in graphs:
-            graphs[id(x)] = function(x["logits"], x["tokens"])
-        output = graphs[id(x)]
-        return [*torch.autograd.grad(output, x["logits"], x["upstream"].to(output.dtype), retain_graph=True)]
-
-    return run
-
-
-def _over_a_copy(run: Callable[[Inputs], list[Tensor]]) -> Callable[[Inputs], list[Tensor]]:
-    """On logits of its own, made once: later calls read what the one before wrote."""
-    copies: dict[int, Tensor] = {}
-
-    def over(x: Inputs) -> list[Tensor]:
-        if id(x) not in copies:
-            copies[id(x)] = x["logits"].detach().clone()
-        return run(x | {"logits": copies[id(x)].detach().requires_grad_()})
-
-    return over
-
-
 def _logits_truth(x: Inputs, part: str) -> list[Tensor]:
-    logits, tokens, upstream = (y.detach()[:, ::8] for y in (x["logits"], x["tokens"], x["upstream"]))
-    log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float64)
-    index = tokens.unsqueeze(-1)
-    found = [log_p.gather(-1, index).squeeze(-1)] if part != "backward" else []
-    if part != "forward":
+    """By the definition, of every eighth row: the reference in float64 would take all of the memory."""
+    logits, tokens, upstream = every_eighth([x[name].detach() for name in ("logits", "tokens", "upstream")])
+    log_p, index = torch.log_softmax(logits, dim=-1, dtype=torch.float64), tokens.unsqueeze(-1)
+    found = [log_p.gather(-1, index).squeeze(-1)] if part != BACKWARD else []
+    if part != FORWARD:
         gradient = log_p.exp_().neg_().scatter_add_(-1, index, torch.ones_like(index, dtype=torch.float64))
         found.append(gradient.mul_(upstream.unsqueeze(-1)))
     return found
 
 
-def ranking_row(part: str, targets: tuple[Target, ...]) -> Row:
+def head_row(work: Workload, part: str, targets: tuple[Target, ...]) -> Row:
+    """4 sequences of 1024 tokens, D 4096, V 128256, in bfloat16."""
+    linear = work is workloads.LINEAR_LOGPROBS
+    places = ((4096,), (12,)) if linear else ((4, 1024), (2, 6))
+    full, tiny = (4096, 128256, *places[0]), (16, 67, *places[1])
+    shape = Shape(full=full, tiny=tiny, dtype=torch.bfloat16, upstream=linear)
+
     def prepare(setting: Setting) -> Prepared:
-        shape = (5, 9) if setting.dry else (1024, 9)
+        x = shape.inputs(work, setting, setting.generator(0), gradients=part != FORWARD)
+        flops = (2 if part == FORWARD else 6) * x["hidden"].numel() * x["weight"].shape[0]
+        truth = _picked(reference_truth(work, x, part))
+        gate = "float64, of the gradient of the weight every eighth row"
+        every = providers(work, part, setting, reference=True)
+        return Prepared(sets=[x], providers=every, truth=truth, gate=gate, pick=_picked, num_flops=flops)
 
-        def make(generator: torch.Generator) -> Inputs:
-            ranks = torch.randint(0, 9, shape, generator=generator, device=setting.device)
-            scores = torch.randn(shape, generator=generator, device=setting.device).requires_grad_()
-            return {"scores": scores, "preferred": ranking.preferred_from_ranks(ranks)}
-
-        def loss(x: Inputs) -> Tensor:
-            return ranking.pairwise_ranking_loss(x["scores"], x["preferred"]).loss_sum
-
-        def compiled_loss(x: Inputs) -> Tensor:
-            return compiled(x["scores"], x["preferred"]).loss_sum
-
-        compiled = setting.compiled(ranking.pairwise_ranking_loss)
-
-        def step(function: Callable[[Inputs], Tensor]) -> Callable[[Inputs], list[Tensor]]:
-            return with_gradients(function, "scores") if part != "forward" else lambda x: [function(x).detach()]
-
-        providers = {
-            **ours(step(loss)),
-            "eager": Provider(run=step(loss)),
-            "compile": Provider(run=step(compiled_loss)),
-        }
-        sets = setting.sets(make)
-        size = sets[0]["scores"].nbytes * (1 if part == "forward" else 2) + sets[0]["preferred"].nbytes
-        truth = reference_truth(sets[0], step(loss))
-        return Prepared(sets=sets, providers=providers, truth=truth, gate="float64", num_bytes=size)
-
-    return Row(name=f"ranking {part}, 1024 x 9", prepare=prepare, targets=targets, graph=True, limit_s=40)
+    name = f"{work.op.split('.')[1]} {part}, 4096 tokens, D 4096, V 128256 bfloat16"
+    return Row(name=name, prepare=prepare, targets=targets, yardstick="product", limit_s=70)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdvantageShape:
-    """fused: with the KL penalty and the score in front."""
-
-    rows: int
-    length: int
-    fused: bool = False
-    targets: tuple[Target, ...] = field(default=())
-
-
-def advantages_row(shape: AdvantageShape) -> Row:
-    def prepare(setting: Setting) -> Prepared:
-        size = (3, 37) if setting.dry else (shape.rows, shape.length)
-
-        def make(generator: torch.Generator) -> Inputs:
-            draw = {"generator": generator, "device": setting.device}
-            names = ("logprobs", "ref_logprobs", "values") if shape.fused else ("rewards", "values")
-            found = {name: torch.randn(size, **draw) for name in names}
-            scores = {"scores": torch.randn(size[0], **draw)} if shape.fused else {}
-            return found | scores | {"mask": prefix_mask(size, setting.device, generator)}
-
-        function = advantages.ppo_advantages if shape.fused else advantages.generalized_advantages
-        settings = {"kl_coef": 0.02} if shape.fused else {}
-
-        def step(function: Callable[..., Any]) -> Callable[[Inputs], list[Tensor]]:
-            return lambda x: list(function(**x, **settings))
-
-        providers = {**ours(step(function)), "eager": Provider(run=step(function)),
-                     "compile": Provider(run=step(setting.compiled(function)))}  # fmt: skip
-        sets = setting.sets(make)
-        counted, total = int(sets[0]["mask"].sum()), sets[0]["mask"].numel()
-        moved = 12 * counted + 13 * total if shape.fused else 8 * counted + 9 * total
-        truth = reference_truth(sets[0], step(function))
-        return Prepared(sets=sets, providers=providers, truth=truth, gate="float64", num_bytes=moved)
-
-    name = f"{'ppo' if shape.fused else 'generalized'}_advantages {shape.rows} x {shape.length}"
-    return Row(name=name, prepare=prepare, targets=shape.targets, graph=True, limit_s=40)
+def _picked(results: list[Tensor]) -> list[Tensor]:
+    """The gradient of the weight is the third: every eighth row of it."""
+    return [x[::8].contiguous() if place == 2 else x for place, x in enumerate(results)]

@@ -29,11 +29,22 @@ from typing import Any
 
 import torch
 
-from benchmarks.device import gpu
-from benchmarks.device.steps import ROOT, SCRATCH
-from benchmarks.device.target_losses import linear_ppo_row, linear_row, ppo_row
-from benchmarks.device.target_measure import CHECK, Attempt, Trouble, meter_of, run_row
-from benchmarks.device.target_rows import AdvantageShape, Row, Setting, Target, advantages_row, logits_row, ranking_row
+from benchmarks.core import machine
+from benchmarks.core.machine import ROOT, SCRATCH
+from benchmarks.core.tables import command, markdown, write_json
+from benchmarks.core.timing import meter_of
+from benchmarks.core.workloads import BACKWARD, BOTH, FORWARD, LINEAR_LOGPROBS, LINEAR_PPO
+from benchmarks.device.target_measure import CHECK, Attempt, Trouble, run_row
+from benchmarks.device.target_rows import (
+    Row,
+    Setting,
+    Target,
+    advantages_row,
+    head_row,
+    logits_row,
+    ppo_row,
+    ranking_row,
+)
 
 BUDGET_S = 465
 STARTUP_S = 60
@@ -45,42 +56,44 @@ RETRIES = 3
 GIB = 1024.0
 
 
-def share(least: float) -> Target:
-    return Target(text=f"at least {least:g}% of the copy rate", measure="share_pct", bound=least, at_least=True)
+def share(least: float) -> tuple[Target, ...]:
+    return (Target(text=f"at least {least:g}% of the copy rate", measure="share_pct", bound=least, at_least=True),)
 
 
-def wall_us(most: float) -> Target:
-    return Target(text=f"at most {most:g} us wall", measure="wall_us", bound=most)
+def most(bound: float, unit: str, kind: str, scale: float = 1.0) -> tuple[Target, ...]:
+    """kind: "wall" or "device", whose figures are microseconds."""
+    what = f" {kind}" if unit == "us" else ""
+    return (Target(text=f"at most {bound:g} {unit}{what}", measure=f"{kind}_us", bound=scale * bound),)
 
 
-def device_us(most: float) -> Target:
-    return Target(text=f"at most {most:g} us device", measure="device_us", bound=most)
+def wall_us(bound: float) -> tuple[Target, ...]:
+    return most(bound, "us", "wall")
 
 
-def device_ms(most: float) -> Target:
-    return Target(text=f"at most {most:g} ms", measure="device_us", bound=1e3 * most)
+def device_ms(bound: float) -> tuple[Target, ...]:
+    return most(bound, "ms", "device", 1e3)
 
 
 WORKSPACE = Target(text="at most 1 GiB (1024 MiB) beside the results", measure="workspace_mib", bound=GIB)
 ROWS: tuple[Row, ...] = (
-    logits_row(128256, "forward", (share(90),)),
-    logits_row(50257, "forward", (share(80),)),
-    logits_row(128256, "backward", (share(88),)),
-    linear_row("forward", (device_ms(7.8),)),
-    linear_row("forward + backward", (device_ms(29), WORKSPACE)),
-    linear_ppo_row((device_ms(21),)),
-    ppo_row("16M", (16384, 1024), "forward", (share(75),)),
-    ppo_row("16M", (16384, 1024), "forward + backward", (share(75),)),
-    ppo_row("1M", (1024, 1024), "forward + backward", (wall_us(60),)),
-    ranking_row("forward", (device_us(4),)),
-    advantages_row(AdvantageShape(rows=512, length=2048, targets=(wall_us(10),))),
-    advantages_row(AdvantageShape(rows=64, length=1024, targets=(wall_us(10),))),
-    advantages_row(AdvantageShape(rows=8192, length=2048, targets=(share(70),))),
-    advantages_row(AdvantageShape(rows=16, length=131072, targets=(wall_us(30),))),
-    advantages_row(AdvantageShape(rows=512, length=2048, fused=True, targets=(wall_us(10),))),
-    advantages_row(AdvantageShape(rows=8192, length=2048, fused=True, targets=(share(70),))),
-    ranking_row("forward + backward", ()),
-    logits_row(128256, "forward + backward", ()),
+    logits_row(128256, FORWARD, share(90)),
+    logits_row(50257, FORWARD, share(80)),
+    logits_row(128256, BACKWARD, share(88)),
+    head_row(LINEAR_LOGPROBS, FORWARD, device_ms(7.8)),
+    head_row(LINEAR_LOGPROBS, BOTH, (*device_ms(29), WORKSPACE)),
+    head_row(LINEAR_PPO, BOTH, device_ms(21)),
+    ppo_row("16M", (16384, 1024), FORWARD, share(75)),
+    ppo_row("16M", (16384, 1024), BOTH, share(75)),
+    ppo_row("1M", (1024, 1024), BOTH, wall_us(60)),
+    ranking_row(FORWARD, most(4, "us", "device")),
+    advantages_row(512, 2048, wall_us(10)),
+    advantages_row(64, 1024, wall_us(10)),
+    advantages_row(8192, 2048, share(70)),
+    advantages_row(16, 131072, wall_us(30)),
+    advantages_row(512, 2048, wall_us(10), fused=True),
+    advantages_row(8192, 2048, share(70), fused=True),
+    ranking_row(BOTH, ()),
+    logits_row(128256, BOTH, ()),
 )
 BY_NAME = {row.name: row for row in ROWS}
 
@@ -205,8 +218,7 @@ class Run:
     def _add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
         results = {**self.head, "rows": self.rows}
-        text = json.dumps(results, indent=1) + "\n"
-        (self.folder / "gpu-targets.json").write_text(text, encoding="utf-8")
+        write_json(self.folder / "gpu-targets.json", results, indent=1)
         (self.folder / "gpu-targets.md").write_text(report(results), encoding="utf-8")
         for x in row["targets"]:
             print(f"{row['row']}: {x['target']}: {x['backend']} {shown(x['found'])} {x['verdict']}", flush=True)
@@ -228,45 +240,37 @@ def report(results: dict[str, Any]) -> str:
     lines = [f"{results['machine']}, {results['date']}", ""]
     if results["dry"]:
         lines += ["Tiny shapes on the CPU, to try the table: the figures mean nothing.", ""]
-    lines += ["| row | target | backend | found | |", "| --- " * 5 + "|"]
-    for row in results["rows"]:
-        for x in row["targets"]:
-            verdict = x["verdict"].replace("|", "/")
-            lines.append(f"| {row['row']} | {x['target']} | {x['backend']} | {shown(x['found'])} | {verdict} |")
-    lines += ["", "| row | provider | wall us | device us | by | share | extra MiB | results MiB | error |",
-              "| --- " * 9 + "|"]  # fmt: skip
+    targets, figures = [], []
     for row in results["rows"]:
         name = row["row"]
+        targets += [[name, x["target"], x["backend"], shown(x["found"]), x["verdict"]] for x in row["targets"]]
         if "yardstick" in row:
             rate = row["yardstick"]
-            unit = "GB/s" if rate["kind"] == "copy" else "TFLOP/s"
-            scaled = rate["per_second"] / (1e9 if rate["kind"] == "copy" else 1e12)
-            lines.append(f"| {name} | {rate['kind']}: {scaled:.4g} {unit} | | | | | | | |")
+            unit, scale = ("GB/s", 1e9) if rate["kind"] == "copy" else ("TFLOP/s", 1e12)
+            figures.append([name, f"{rate['kind']}: {rate['per_second'] / scale:.4g} {unit}", *[""] * 7])
             name = ""
         for provider, x in row["providers"].items():
-            lines.append(f"| {name} | {provider} {figures_line(x)}")
+            figures.append([name, provider, *figures_line(x)])
             name = ""
-    return "\n".join(lines) + "\n"
+    columns = ("row", "provider", "wall us", "device us", "by", "share", "extra MiB", "results MiB", "error")
+    tables = markdown(("row", "target", "backend", "found", ""), targets), markdown(columns, figures)
+    return "\n".join([*lines, *tables])
 
 
-def figures_line(x: dict[str, Any]) -> str:
+def figures_line(x: dict[str, Any]) -> list[str]:
     error = shown(x.get("error"))
     if "left_out" in x:
-        return f"| left out: {x['left_out'].replace('|', '/')} | | | | | | {error} |"
+        return [f"left out: {x['left_out']}", *[""] * 5, error]
     wall, device = (
         f"{middle:.4g} [{low:.4g}, {high:.4g}]"
         for low, middle, high in (x["wall_quartiles_us"], x["device_quartiles_us"])
     )
     percent = f"{x['share_pct']:.0f}%" if "share_pct" in x else ""
-    memory = f"{shown(x.get('extra_mib'))} | {shown(x.get('result_mib'))}"
-    return f"| {wall} | {device} | {x['device_time_by']} | {percent} | {memory} | {error} |"
+    return [wall, device, x["device_time_by"], percent, shown(x.get("extra_mib")), shown(x.get("result_mib")), error]
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, help="folder for the files (default: $OUT, benchmarks/results/MACHINE)")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = command(__doc__, rounds=9, only="rows")
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for everything")
     parser.add_argument("--dry", action="store_true", help="tiny shapes on the CPU; needs --out")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
@@ -288,25 +292,16 @@ def main() -> int:
         work(names, Path(lines), arguments.dry, arguments.rounds, found)
         return 0
     try:
-        machine = {"gpu": "dry"} if arguments.dry else gpu.machine()
-        folder = gpu.results_folder(arguments.out, str(machine["gpu"]))
+        found = {"gpu": "dry"} if arguments.dry else machine.gpu()
+        folder = machine.results_folder(arguments.out, str(found["gpu"]))
     except (RuntimeError, subprocess.TimeoutExpired) as why:
         print(f"gpu-targets: {why}", file=sys.stderr)
         return 2
-    (folder / "gpu-targets.log").write_text(json.dumps(machine) + "\n", encoding="utf-8")
-    head = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "dry": arguments.dry}
-    command = [
-        sys.executable,
-        "-X",
-        "faulthandler",
-        "-m",
-        "benchmarks.device.targets",
-        "--rounds",
-        str(arguments.rounds),
-        *(["--dry"] if arguments.dry else []),
-        "--work",
-    ]
-    run = Run(command, folder, head, start + arguments.budget_s)
+    (folder / "gpu-targets.log").write_text(json.dumps(found) + "\n", encoding="utf-8")
+    head = {"machine": found, "date": time.strftime("%Y-%m-%d"), "dry": arguments.dry}
+    given = ["--rounds", str(arguments.rounds), *(["--dry"] if arguments.dry else []), "--work"]
+    process = [sys.executable, "-X", "faulthandler", "-m", "benchmarks.device.targets", *given]
+    run = Run(process, folder, head, start + arguments.budget_s)
     run.all([row for row in ROWS if arguments.only in row.name])
     right = "dry" if arguments.dry else "met"
     verdicts = [x["verdict"] for row in run.rows for x in row["targets"] if x["backend"] == "native"]

@@ -13,11 +13,8 @@ largest: the largest size, of those with seven significant bits, whose process, 
 --gib; it ran, and the next one ran and was over it. No size is run that would take longer than --patience seconds.
 """
 
-import argparse
-import json
 import math
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,27 +23,14 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.scaling.largest import NOISE_BYTES, extra_bytes, largest_of
-from benchmarks.scaling.rows import AXES, FEW_ROWS, LARGEST, Axis, FewRows, Step
+from benchmarks.core.memory import NOISE_BYTES, in_process
+from benchmarks.core.tables import command, markdown, write_json
+from benchmarks.core.timing import cpu_seconds
+from benchmarks.scaling.largest import extra_bytes, largest_of
+from benchmarks.scaling.rows import AXES, EAGER, FEW_ROWS, LARGEST, OURS, Axis, FewRows, name_of, step_of
 from instructrl import kernels
 
 PARTS = ("time", "memory", "few", "largest")
-
-
-def seconds(step: Step) -> float:
-    start, count = time.perf_counter(), 0
-    while count == 0 or time.perf_counter() - start < 0.01:
-        step()
-        count += 1
-    return (time.perf_counter() - start) / count
-
-
-def measure(steps: list[Step], rounds: int) -> list[float]:
-    """Median seconds of each step."""
-    for step in steps:
-        step()
-    times = [[seconds(step) for step in steps] for _ in range(rounds)]
-    return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
@@ -66,14 +50,18 @@ def memory_slope(sizes: Sequence[int], extra: Sequence[int]) -> float | None:
     return fitted(*zip(*seen, strict=True)) if len(seen) >= 3 else None
 
 
+def medians(steps: dict[str, Any], rounds: int) -> list[float]:
+    return [statistics.median(found) for found in cpu_seconds(steps, rounds).values()]
+
+
 def measure_axis(index: int, axis: Axis, parts: Sequence[str], rounds: int) -> dict[str, Any]:
     row: dict[str, Any] = {"op": axis.op, "axis": axis.axis, "sizes": axis.sizes}
     row |= {"expected_time_slope": axis.expected, "expected_memory_slope": axis.memory}
     if "memory" in parts:
-        extra = [extra_bytes(index, size) for size in axis.sizes]
+        extra = [in_process(extra_bytes, index, size) for size in axis.sizes]
         row |= {"extra_bytes": extra, "memory_slope": memory_slope(axis.sizes, extra)}
     if "time" in parts:
-        times = measure([axis.make(size) for size in axis.sizes], rounds)
+        times = medians({str(size): axis.make(size) for size in axis.sizes}, rounds)
         row |= {"seconds": times, "time_slope": slope(axis.sizes, times)}
     return row
 
@@ -82,20 +70,20 @@ def measure_few(few: FewRows, rounds: int) -> list[dict[str, Any]]:
     """A row a shape."""
     found = []
     for shape in few.shapes:
-        ours, eager = measure([few.pair.ours(*shape), few.pair.eager(*shape)], rounds)
-        found.append({"op": few.pair.op, "length": few.length, "shape": shape, "seconds": ours, "eager": eager})
+        ours, eager = medians({name: step_of(few.work, shape, name) for name in (OURS, EAGER)}, rounds)
+        found.append({"op": name_of(few.work), "length": few.length, "shape": shape, "seconds": ours, "eager": eager})
     return found
 
 
 def measure_largest(index: int, limit_bytes: int, patience_seconds: float) -> dict[str, Any]:
     row = LARGEST[index]
-    found = {name: asdict(largest_of(index, name, limit_bytes, patience_seconds)) for name in ("ours", "eager")}
-    return {"op": row.pair.op, "unit": row.unit, "limit_bytes": limit_bytes, **found}
+    found = {name: asdict(largest_of(index, name, limit_bytes, patience_seconds)) for name in (OURS, EAGER)}
+    return {"op": name_of(row.work), "unit": row.unit, "limit_bytes": limit_bytes, **found}
 
 
 def growth_table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a line an axis, expected slopes in brackets; what was not measured stays empty."""
-    lines = ["| op | along | sizes | slope of time | slope of memory | extra memory at most |", "| --- " * 6 + "|"]
+    lines = []
     for row in rows:
         times = f"{row['time_slope']:.2f} ({row['expected_time_slope']})" if "seconds" in row else ""
         memory = extra = ""
@@ -104,21 +92,20 @@ def growth_table(rows: list[dict[str, Any]]) -> str:
             memory = "not fitted" if found is None else f"{found:.2f} ({row['expected_memory_slope']})"
             most = max(row["extra_bytes"])
             extra = f"below {NOISE_BYTES / 1e6:.1f} MB" if most < NOISE_BYTES else f"{most / 1e6:.1f} MB"
-        sizes = f"{row['sizes'][0]} to {row['sizes'][-1]}"
-        lines.append(f"| {row['op']} | {row['axis']} | {sizes} | {times} | {memory} | {extra} |")
-    return "\n".join(lines) + "\n"
+        lines.append([row["op"], row["axis"], f"{row['sizes'][0]} to {row['sizes'][-1]}", times, memory, extra])
+    columns = ("op", "along", "sizes", "slope of time", "slope of memory", "extra memory at most")
+    return markdown(columns, lines)
 
 
 def few_table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a line a shape."""
-    lines = ["| op | shape | ms | ns per element | times as fast as eager |", "| --- " * 5 + "|"]
+    lines = []
     for row in rows:
         num_rows, length = row["shape"]
-        each = 1e9 * row["seconds"] / (num_rows * length)
+        each, ratio = 1e9 * row["seconds"] / (num_rows * length), row["eager"] / row["seconds"]
         shape = f"{num_rows} x {row['length']} = {length}"
-        ratio = row["eager"] / row["seconds"]
-        lines.append(f"| {row['op']} | {shape} | {1e3 * row['seconds']:.3g} | {each:.3g} | {ratio:.2f} |")
-    return "\n".join(lines) + "\n"
+        lines.append([row["op"], shape, f"{1e3 * row['seconds']:.3g}", f"{each:.3g}", f"{ratio:.2f}"])
+    return markdown(("op", "shape", "ms", "ns per element", "times as fast as eager"), lines)
 
 
 def size_text(found: dict[str, Any]) -> str:
@@ -131,7 +118,7 @@ def size_text(found: dict[str, Any]) -> str:
 
 def largest_table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a line an op. A ratio is a bound where one of the two sizes is."""
-    lines = ["| op | counted in | limit | ours | eager | times as many |", "| --- " * 6 + "|"]
+    lines = []
     for row in rows:
         ours, eager = row["ours"], row["eager"]
         ratio = f"{ours['size'] / eager['size']:.1f}"
@@ -141,8 +128,8 @@ def largest_table(rows: list[dict[str, Any]]) -> str:
         elif ours["too_large"] is None:
             ratio = f"at least {ratio}"
         limit = f"{row['limit_bytes'] / 2**30:g} GiB"
-        lines.append(f"| {row['op']} | {row['unit']} | {limit} | {size_text(ours)} | {size_text(eager)} | {ratio} |")
-    return "\n".join(lines) + "\n"
+        lines.append([row["op"], row["unit"], limit, size_text(ours), size_text(eager), ratio])
+    return markdown(("op", "counted in", "limit", "ours", "eager", "times as many"), lines)
 
 
 def plot(rows: list[dict[str, Any]]) -> Figure:
@@ -170,7 +157,7 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
 
 def write(found: dict[str, Any], path: Path) -> None:
     """The figures, their tables and their plot, of the parts that were measured."""
-    path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    write_json(path, found)
     tables = (("axes", growth_table), ("few_rows", few_table), ("largest", largest_table))
     texts = [table(found[name]) for name, table in tables if found[name]]
     path.with_suffix(".md").write_text("\n".join(texts), encoding="utf-8")
@@ -183,11 +170,8 @@ def last_line(table: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser = command(__doc__, rounds=3, only="ops")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--only", default="", help="ops whose name contains this")
     parser.add_argument("--gib", type=float, default=4.0, help="the limit of the largest shapes")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds that one of their runs may take")
     arguments = parser.parse_args()
@@ -199,12 +183,12 @@ def main() -> None:
             found["axes"].append(measure_axis(index, axis, parts, arguments.rounds))
             print(last_line(growth_table(found["axes"])), flush=True)
     for few in FEW_ROWS:
-        if only in few.pair.op and "few" in parts:
+        if only in name_of(few.work) and "few" in parts:
             rows = measure_few(few, arguments.rounds)
             found["few_rows"] += rows
             print(few_table(rows), end="", flush=True)
     for index, row in enumerate(LARGEST):
-        if only in row.pair.op and "largest" in parts:
+        if only in name_of(row.work) and "largest" in parts:
             found["largest"].append(measure_largest(index, int(arguments.gib * 2**30), arguments.patience))
             print(last_line(largest_table(found["largest"])), flush=True)
     if arguments.out:

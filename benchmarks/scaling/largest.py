@@ -1,61 +1,23 @@
-"""Peak memory of a step in a process of its own, and the largest size whose process stays within a limit.
+"""Extra memory of a step, and the largest size whose process stays within a limit.
 
-A peak is VmHWM, the most that was resident: Python, torch and the inputs are in it. Processes are forked from one that
-has imported torch and computed nothing, which takes hundredths of a second where a new interpreter takes seconds; each
-first runs every op on a few numbers, so that loading code counts for no step. A limit is compared with VmHWM after the
-run, not enforced by the kernel: RLIMIT_AS and RLIMIT_DATA also count what is reserved and never touched.
+Each process first runs every op on a few numbers, so that loading code counts for no step. A limit is compared with
+VmHWM after the run, not enforced by the kernel: RLIMIT_AS and RLIMIT_DATA also count what is reserved and never
+touched.
 """
 
 import math
-import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import Any
 
-from benchmarks.ops.floors import high_water_bytes
-from benchmarks.scaling.rows import AXES, LARGEST, touch_code
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["matplotlib.figure", "instructrl.ops.cases"])
-
-# What the same process takes more or less from one time to the next; below it nothing is fitted.
-NOISE_BYTES = 2**19
-
-
-def in_process(function: Callable[..., Any], *arguments: object) -> Any:
-    """What a function of a module returns in a new process. Raises RuntimeError where the process ends without."""
-    receive, send = _PROCESSES.Pipe(duplex=False)
-    process = _PROCESSES.Process(target=_answer, args=(send, function, arguments))
-    process.start()
-    send.close()
-    try:
-        result = receive.recv()
-    except EOFError:
-        process.join()
-        call = f"{function.__name__}{arguments}"
-        raise RuntimeError(f"{call}: found a process that ended with {process.exitcode}, accepted is 0") from None
-    process.join()
-    return result
-
-
-def _answer(send: Connection, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
-    send.send(function(*arguments))
-
-
-def axis_peak(index: int, size: int, with_step: bool) -> int:
-    """VmHWM of this process after the inputs of one size of an axis, and its step if wanted."""
-    touch_code()
-    step = AXES[index].make(size)
-    if with_step:
-        step()
-    return high_water_bytes()
+from benchmarks.core import memory
+from benchmarks.scaling.rows import AXES, LARGEST, step_of, touch_code
 
 
 def extra_bytes(index: int, size: int) -> int:
-    """Of a step: the peak of a process that runs it over that of one that only makes its inputs."""
-    return in_process(axis_peak, index, size, True) - in_process(axis_peak, index, size, False)
+    """Of a step of an axis, in this process."""
+    touch_code()
+    return memory.extra_bytes(AXES[index].make(size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +30,9 @@ class Run:
 
 def largest_run(index: int, provider: str, size: int) -> Run:
     touch_code()
-    start = time.perf_counter()
-    getattr(LARGEST[index].pair, provider)(size)()
-    return Run(peak_bytes=high_water_bytes(), seconds=time.perf_counter() - start)
+    start, row = time.perf_counter(), LARGEST[index]
+    step_of(row.work, row.shape(size), provider)()
+    return Run(peak_bytes=memory.peak_bytes(), seconds=time.perf_counter() - start)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +103,6 @@ def largest_of(index: int, provider: str, limit_bytes: int, patience_seconds: fl
     """Of a row of LARGEST, on "ours" or "eager"."""
 
     def run(size: int) -> Run:
-        return in_process(largest_run, index, provider, size)
+        return memory.in_process(largest_run, index, provider, size)
 
     return largest(run, LARGEST[index].first, limit_bytes, patience_seconds)

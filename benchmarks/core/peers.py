@@ -10,8 +10,9 @@ imported on its own computes these, or not as a function of tensors:
 - `sample_tokens`: samplers draw their own random numbers.
 
 Left out as well: TorchRL's `ClipPPOLoss`, which runs a policy network on a TensorDict; torchtune's
-`estimate_advantages`, which whitens what it returns; Liger's cross-entropy of logits, which overwrites them with their
-gradient; and OpenRLHF and verl, whose losses are imported together with flash-attn and DeepSpeed, or Ray.
+`estimate_advantages`, which whitens what it returns; but for the targets of a GPU, Liger's cross-entropy of logits,
+which overwrites them with their gradient; and OpenRLHF and verl, whose losses are imported together with flash-attn and
+DeepSpeed, or Ray.
 """
 
 import inspect
@@ -24,10 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from instructrl.ops import ppo
+
 Arguments = dict[str, Any]
 Call = Callable[[], object]
 
 IGNORED = -100
+_CRITIC = ("values", "old_values", "returns")
 
 
 def nothing_masked(mask: Tensor) -> bool:
@@ -51,11 +55,13 @@ class Peer:
         which alone is timed. Raises ImportError where the library is not installed or has no code for the device.
     options: keyword arguments of the op that it understands; a case with any other is not given to it.
     mask: whether it can be given such a mask.
+    writes_over: the gradient, over the inputs that it is of.
     """
 
     adapt: Callable[[Arguments], Call]
     options: tuple[str, ...] = ()
     mask: Callable[[Tensor], bool] = nothing_masked
+    writes_over: bool = False
 
     def takes(self, function: Callable[..., object], arguments: Arguments) -> bool:
         """function: the op, whose signature tells its options from what every case has."""
@@ -85,6 +91,10 @@ def _ignored_where_masked(arguments: Arguments) -> Tensor:
 
 
 def _trl_logprobs(arguments: Arguments) -> Call:
+    if arguments["logits"].is_cuda:
+        from trl.kernels import selective_log_softmax_and_entropy
+
+        return lambda: selective_log_softmax_and_entropy(arguments["logits"], arguments["tokens"])[0]
     from trl.trainer.utils import selective_log_softmax
 
     return lambda: selective_log_softmax(arguments["logits"], arguments["tokens"])
@@ -133,6 +143,21 @@ def _liger_linear(arguments: Arguments, with_entropy: bool) -> Call:
     return call
 
 
+def _liger_logprobs(arguments: Arguments) -> Call:
+    """Where logits need a gradient, it is made here and written over them."""
+    from liger_kernel.ops import LigerCrossEntropyFunction as CrossEntropy
+
+    settings = (None, IGNORED, 0.0, 0.0, "none", None, False, False, False)
+    return lambda: -CrossEntropy.apply(arguments["logits"], arguments["tokens"], *settings)[0]  # pyright: ignore
+
+
+def _liger_fused(arguments: Arguments) -> Call:
+    from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction as CrossEntropy
+
+    head = tuple(arguments[name] for name in ("hidden", "weight", "tokens"))
+    return lambda: -CrossEntropy.apply(*head, None, None, IGNORED, 0.0, 0.0, "none")[0]  # pyright: ignore
+
+
 def _liger_linear_nll(arguments: Arguments) -> Call:
     if not arguments["hidden"].is_cuda:
         raise ImportError("Liger's fused linear cross-entropy is a Triton kernel")
@@ -167,7 +192,7 @@ def _liger_policy_loss(arguments: Arguments) -> Call:
 
 
 def _value_loss(arguments: Arguments) -> Tensor:
-    values, old, returns, mask = (arguments[name] for name in ("values", "old_values", "returns", "mask"))
+    values, old, returns, mask = (arguments[name] for name in (*_CRITIC, "mask"))
     clipped = torch.maximum(torch.minimum(values, old + 0.2), old - 0.2)
     squared = torch.maximum((values - returns).square(), (clipped - returns).square())
     return 0.5 * (squared * mask).sum() / mask.sum()
@@ -204,10 +229,34 @@ def _liger_linear_ppo(arguments: Arguments) -> Call:
     return call
 
 
-def _cut_cross_entropy(arguments: Arguments, reduction: str) -> Callable[[], Tensor]:
+def _trl_linear_ppo(arguments: Arguments) -> Call:
+    """Its log-probabilities, and the rest as the reference has it: its own loss is inside of a trainer."""
+    head = {name: arguments[name].flatten(0, 1) for name in ("hidden", "tokens")} | {"weight": arguments["weight"]}
+    logprobs, shape = _trl_head(head), arguments["tokens"].shape
+    others = {name: arguments[name] for name in ("old_logprobs", "advantages", *_CRITIC, "mask")}
+    return lambda: ppo.ppo_loss(logprobs()[0].view(shape), **others).loss
+
+
+def _liger_sequences_ppo(arguments: Arguments) -> Call:
+    """From hidden states of [B, T, D], with one advantage for all tokens of a sequence, as it is meant to be called."""
+    from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
+
+    loss = LigerFusedLinearGRPOLoss(
+        beta=0.0, use_ref_model=False, loss_type="bnpo", compiled=arguments["hidden"].is_cuda
+    )
+    head = tuple(arguments[name] for name in ("hidden", "weight", "tokens"))
+    constants = arguments["mask"].to(torch.int64), arguments["sequence_advantages"]
+    old = arguments["old_logprobs"]
+    return lambda: loss(*head, *constants, old_per_token_logps=old)[0] + 0.1 * _value_loss(arguments)
+
+
+def _cut_cross_entropy(arguments: Arguments, reduction: str, filtered: bool = False) -> Callable[[], Tensor]:
+    """filtered: as by default, which leaves small parts of the gradient out."""
     from cut_cross_entropy import linear_cross_entropy
 
     hidden, weight, tokens = arguments["hidden"], arguments["weight"], _ignored_where_masked(arguments)
+    if filtered:
+        return lambda: linear_cross_entropy(hidden, weight, tokens, reduction=reduction)
     # Its kernel takes 16-bit numbers on a GPU; by default it leaves small gradients out, which the op does not.
     impl = "cce" if hidden.is_cuda and hidden.element_size() == 2 else "torch_compile"
     settings = {"impl": impl, "filter_eps": None, "reduction": reduction}
@@ -300,3 +349,22 @@ PEERS: dict[str, dict[str, Peer]] = {
     "ppo.linear_ppo_loss": {"liger": Peer(adapt=_liger_linear_ppo, options=_HEAD, mask=something_counts)},
 }
 """By op: a name for the table -> the peer."""
+
+DEVICE_PEERS: dict[str, dict[str, Peer]] = {
+    "logprobs.token_logprobs": {
+        **PEERS["logprobs.token_logprobs"],
+        "liger": Peer(adapt=_liger_logprobs, writes_over=True),
+    },
+    "logprobs.linear_token_logprobs": {
+        "trl": Peer(adapt=_trl_linear_logprobs),
+        "liger": Peer(adapt=_liger_fused),
+        "liger scaled": Peer(adapt=partial(_liger_linear, with_entropy=False)),
+        "cut-cross-entropy": Peer(adapt=partial(_negated, partial(_cut_cross_entropy, filtered=True))),
+    },
+    "ppo.linear_ppo_loss": {
+        "trl": Peer(adapt=_trl_linear_ppo, mask=something_counts),
+        "liger": Peer(adapt=_liger_sequences_ppo, mask=something_counts),
+    },
+}
+"""Those of the targets, at the sizes of an accelerator and as each library is called there. Liger's scaled cross
+entropy uses kernels for Hopper where their compiler is installed, else PyTorch."""

@@ -1,0 +1,280 @@
+"""The ops as benchmarks call them: inputs of a shape, what is differentiated, and who computes.
+
+Every question asks about the same inputs. Those of clipped losses stay away from the kinks, where rounding picks the
+branch.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.core.peers import Peer, padded_with_zeros
+from instructrl import kernels
+from instructrl.ops import advantages, likelihood, logprobs, ppo, ranking, sampling
+
+Inputs = dict[str, Any]
+Run = Callable[[Inputs], list[Tensor]]
+FORWARD, BACKWARD, BOTH = "forward", "backward", "forward + backward"
+BESIDE = ("upstream", "sequence_advantages")
+"""Names among the inputs that are no argument of the op."""
+EAGER, COMPILE = "eager", "compile"
+
+
+def whole(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.ones(shape, dtype=torch.bool, device=generator.device)
+
+
+def prefixes(least: float) -> Callable[[tuple[int, ...], torch.Generator], Tensor]:
+    """Masks of [B, T]: of each row the first part counts, from this share of it to all."""
+
+    def make(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        draw: dict[str, Any] = {"generator": generator, "device": generator.device}
+        lengths = torch.randint(int(least * shape[1]), shape[1] + 1, (shape[0], 1), **draw)
+        return torch.arange(shape[1], device=generator.device) < lengths
+
+    return make
+
+
+def scattered(share: float) -> Callable[[tuple[int, ...], torch.Generator], Tensor]:
+    """Masks of which this share counts."""
+    return lambda shape, generator: torch.rand(shape, generator=generator, device=generator.device) < share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """Random inputs.
+
+    dtype: of logits, hidden states and weights; all others have the default dtype. counts: the mask of a shape.
+    repeated: the same numbers in each row, where drawing them would take longer than the op.
+    """
+
+    generator: torch.Generator
+    dtype: torch.dtype | None = None
+    counts: Callable[[tuple[int, ...], torch.Generator], Tensor] = whole
+    repeated: bool = False
+
+    def _rows(self, shape: tuple[int, ...], make: Callable[..., Tensor], **settings: Any) -> Tensor:
+        one = self.repeated and len(shape) > 1
+        made = make(shape[1:] if one else shape, generator=self.generator, device=self.generator.device, **settings)
+        return made.expand(shape).contiguous()
+
+    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return self._rows(shape, torch.randn, dtype=dtype)
+
+    def ids(self, num_classes: int, *shape: int) -> Tensor:
+        return torch.randint(num_classes, shape, generator=self.generator, device=self.generator.device)
+
+    def mask(self, *shape: int) -> Tensor:
+        return self.counts(shape, self.generator)
+
+    def shifts(self, *shape: int) -> Tensor:
+        """Steps that a clipped loss clips and steps that it does not, none of them near a kink."""
+        steps = torch.tensor([0.0, 0.5, -0.5, 0.1], device=self.generator.device)
+        return steps[self.ids(4, *shape)] + 0.01 * self.normal(*shape).sigmoid()
+
+
+def _ranking(draw: Draw, prompts: int, responses: int) -> Inputs:
+    ranks = draw.ids(responses, 1 if draw.repeated else prompts, responses)
+    preferred = ranking.preferred_from_ranks(ranks).expand(prompts, responses, responses).contiguous()
+    return {"scores": draw.normal(prompts, responses), "preferred": preferred}
+
+
+def _logits(draw: Draw, *shape: int) -> Inputs:
+    return {"logits": draw.normal(*shape, dtype=draw.dtype).mul_(3.0), "tokens": draw.ids(shape[-1], *shape[:-1])}
+
+
+def _head(draw: Draw, width: int, num_classes: int, *shape: int) -> Inputs:
+    weight = draw.normal(num_classes, width, dtype=draw.dtype).mul_(3.0 / width**0.5)
+    hidden = draw.normal(*shape, width, dtype=draw.dtype)
+    return {"hidden": hidden, "weight": weight, "tokens": draw.ids(num_classes, *shape)}
+
+
+def _masked_head(draw: Draw, width: int, num_classes: int, *shape: int) -> Inputs:
+    return _head(draw, width, num_classes, *shape) | {"mask": draw.mask(*shape)}
+
+
+def _per_token(draw: Draw, *shape: int) -> Inputs:
+    """What PPO's losses take beside log-probabilities."""
+    old_values = draw.normal(*shape)
+    sides = torch.where(draw.ids(2, *shape) == 1, 2.0, -2.0)
+    return {
+        "advantages": draw.normal(*shape),
+        "values": old_values + draw.shifts(*shape),
+        "old_values": old_values,
+        "returns": old_values + sides + 0.1 * draw.normal(*shape),
+        "mask": draw.mask(*shape),
+    }
+
+
+def _ppo(draw: Draw, *shape: int) -> Inputs:
+    new = draw.normal(*shape) - 2.0
+    return {"logprobs": new, "old_logprobs": new - draw.shifts(*shape)} | _per_token(draw, *shape)
+
+
+def _linear_ppo(draw: Draw, width: int, num_classes: int, *shape: int) -> Inputs:
+    """Advantages are the same for all tokens of a sequence, as those who know no others want it."""
+    found = _head(draw, width, num_classes, *shape) | _per_token(draw, *shape)
+    if draw.repeated:
+        return found | {"old_logprobs": draw.normal(*shape)}
+    # By the definition, so that no probability ratio is near a kink for anyone; in little memory, so that what is
+    # measured later is not what it took to get here.
+    weight = found["weight"].float()
+    parts = zip(found["hidden"].flatten(0, -2).split(64), found["tokens"].flatten().split(64), strict=True)
+    new = torch.cat([plain_linear(hidden.float(), weight, tokens) for hidden, tokens in parts]).view(shape)
+    same = draw.normal(shape[0])
+    spread = same.view(-1, *[1] * (len(shape) - 1)).expand(shape).contiguous()
+    return found | {"old_logprobs": new - draw.shifts(*shape), "advantages": spread, "sequence_advantages": same}
+
+
+def _advantages(*names: str) -> Callable[..., Inputs]:
+    def make(draw: Draw, num_rows: int, length: int) -> Inputs:
+        found = {name: draw.normal(num_rows, length) for name in names}
+        settings = {"scores": draw.normal(num_rows), "kl_coef": 0.02} if "logprobs" in names else {}
+        return found | settings | {"mask": draw.mask(num_rows, length)}
+
+    return make
+
+
+def _sampling(draw: Draw, num_rows: int, num_classes: int) -> Inputs:
+    uniforms = torch.rand(num_rows, generator=draw.generator, device=draw.generator.device)
+    return {"logits": draw.normal(num_rows, num_classes, dtype=draw.dtype).mul_(3.0), "uniforms": uniforms}
+
+
+def plain_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """As it is written without us, at least in float32."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    found = torch.log_softmax(logits, dim=-1, dtype=dtype)
+    return found.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def plain_linear(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
+    return plain_logprobs(F.linear(hidden, weight), tokens)
+
+
+def plain_linear_ppo(hidden: Tensor, weight: Tensor, tokens: Tensor, **others: Tensor) -> Tensor:
+    return ppo.ppo_loss(plain_linear(hidden, weight, tokens), **others).loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """An op. make: from a `Draw` and a shape to its arguments. call: what is compared and differentiated. leaves: by
+    what. plain: the formula as it is written without us, where the reference is not that."""
+
+    op: str
+    make: Callable[..., Inputs]
+    call: Callable[..., Any]
+    leaves: tuple[str, ...] = ()
+    plain: Callable[..., Any] | None = None
+
+    def inputs(self, draw: Draw, *shape: int, gradients: bool = True) -> Inputs:
+        """gradients: whether leaves need them; then some ops make them in the forward."""
+        made = self.make(draw, *shape)
+        for name in self.leaves if gradients else ():
+            made[name].requires_grad_()
+        return made
+
+    def run(self, part: str = BOTH) -> Run:
+        return running(self.call, self.leaves, part)
+
+    def plain_run(self, part: str = BOTH) -> Run:
+        return running(self.plain or self.call, self.leaves, part)
+
+
+def _loss(function: Callable[..., Any], field: str = "loss") -> Callable[..., Tensor]:
+    return lambda **x: getattr(function(**x), field)
+
+
+RANKING = Workload(op="ranking.pairwise_ranking_loss", make=_ranking, leaves=("scores",),
+                   call=_loss(ranking.pairwise_ranking_loss, "loss_sum"),
+                   plain=_loss(ranking.PAIRWISE_RANKING_LOSS.reference, "loss_sum"))  # fmt: skip
+TOKEN_LOGPROBS = Workload(op="logprobs.token_logprobs", make=_logits, leaves=("logits",),
+                          call=logprobs.token_logprobs, plain=plain_logprobs)  # fmt: skip
+LINEAR_LOGPROBS = Workload(op="logprobs.linear_token_logprobs", make=_head, leaves=("hidden", "weight"),
+                           call=logprobs.linear_token_logprobs, plain=plain_linear)  # fmt: skip
+LINEAR_NLL = Workload(op="likelihood.linear_nll_loss", make=_masked_head, leaves=("hidden", "weight"),
+                      call=likelihood.linear_nll_loss)  # fmt: skip
+PPO = Workload(op="ppo.ppo_loss", make=_ppo, leaves=("logprobs", "values"), call=_loss(ppo.ppo_loss))
+LINEAR_PPO = Workload(op="ppo.linear_ppo_loss", make=_linear_ppo, leaves=("hidden", "weight", "values"),
+                      call=_loss(ppo.linear_ppo_loss), plain=plain_linear_ppo)  # fmt: skip
+PPO_ADVANTAGES = Workload(op="advantages.ppo_advantages", make=_advantages("logprobs", "ref_logprobs", "values"),
+                          call=advantages.ppo_advantages)  # fmt: skip
+GAE = Workload(op="advantages.generalized_advantages", make=_advantages("rewards", "values"),
+               call=advantages.generalized_advantages)  # fmt: skip
+SAMPLING = Workload(op="sampling.sample_tokens", make=_sampling, call=sampling.sample_tokens)
+
+
+def tensors(output: object) -> list[Tensor]:
+    found = output if isinstance(output, (tuple, list)) else [output]
+    return [x for x in found if isinstance(x, Tensor)]
+
+
+def running(call: Callable[..., Any], leaves: tuple[str, ...], part: str = BOTH) -> Run:
+    """Results, and gradients of the sum of those that have one, or of the first by "upstream". A backward alone goes
+    through a graph that its first call makes and keeps, one for each set of inputs."""
+    graphs: dict[int, list[Tensor]] = {}
+
+    def forward(x: Inputs) -> list[Tensor]:
+        return tensors(call(**{name: value for name, value in x.items() if name not in BESIDE}))
+
+    def backward(x: Inputs, outputs: list[Tensor]) -> tuple[Tensor, ...]:
+        wanted, keep = [x[name] for name in leaves], part == BACKWARD
+        if "upstream" in x:
+            return torch.autograd.grad(outputs[0], wanted, x["upstream"].to(outputs[0].dtype), retain_graph=keep)
+        differentiable = [y.sum() for y in outputs if y.requires_grad]
+        return torch.autograd.grad(sum(differentiable[1:], differentiable[0]), wanted) if differentiable else ()
+
+    def run(x: Inputs) -> list[Tensor]:
+        if part == BACKWARD:
+            if id(x) not in graphs:
+                graphs[id(x)] = forward(x)
+            return [*backward(x, graphs[id(x)])]
+        outputs = forward(x)
+        found = outputs if part == FORWARD else [*outputs, *backward(x, outputs)]
+        return [y.detach() for y in found]
+
+    return run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """run: from one set of inputs to the tensors that are compared. backend: forced around it. once: it writes over
+    what it reads, so only its first results are right."""
+
+    run: Run
+    backend: str = kernels.REFERENCE
+    once: bool = False
+
+
+def beside(peer: Peer, leaves: tuple[str, ...], part: str = BOTH) -> Provider:
+    """A peer, which lays out its constants at the first call with a set of inputs. It is imported there too, so that a
+    process loads the libraries it runs."""
+    made: dict[int, tuple[Inputs, Run]] = {}
+    once = peer.writes_over and part != FORWARD
+
+    def run(x: Inputs) -> list[Tensor]:
+        if id(x) not in made:
+            given = dict(padded_with_zeros(x))
+            if once:
+                # Of its own, made once: later calls read what the one before wrote.
+                given |= {name: x[name].detach().clone() for name in leaves}
+            call = peer.adapt(given)
+            made[id(x)] = given, running(lambda **_: call(), leaves, part)
+        given, found = made[id(x)]
+        if once:
+            given |= {name: given[name].detach().requires_grad_() for name in leaves}
+        return found(given)
+
+    return Provider(run=run, once=once)
+
+
+def doubled(x: Mapping[str, Any]) -> Inputs:
+    """The same numbers in float64, as leaves that need gradients where they did."""
+    found = dict(x)
+    for name, value in x.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            found[name] = value.detach().double().requires_grad_(value.requires_grad)
+    return found
