@@ -117,6 +117,169 @@ INSTRUCTRL_HD LossTerm<F> reference_kl_term(F new_logprob, F ref_logprob) {
   return {growth - difference, -growth};
 }
 
+// Rows of the tables of `instructrl/ops/ppo_settings.py`, in their order.
+enum class Surrogate { kClip, kCispo, kReinforce, kSapo };
+enum class KlEstimator { kK1, kK2, kK3, kAbs };
+enum class Importance { kNone, kConstant, kFull };
+
+// The settings of PPO's losses in the numbers of a lane type; infinity for what is not bounded.
+template <class F>
+struct PpoOptions {
+  Surrogate surrogate;
+  bool has_dual_clip;
+  F low, high, dual_clip, log_ratio_clamp, positive_temperature, negative_temperature;
+  KlEstimator estimator;
+  bool straight_through;
+  Importance importance;
+  F input_clamp, output_clamp;
+};
+
+// `settings`: the numbers of `ppo_settings.Flat`.
+template <class F>
+INSTRUCTRL_HD PpoOptions<F> ppo_options(const double* settings) {
+  return {static_cast<Surrogate>(static_cast<int>(settings[0])),
+          settings[3] <= DBL_MAX,
+          F(1.0 - settings[1]),
+          F(1.0 + settings[2]),
+          F(settings[3]),
+          F(settings[4]),
+          F(settings[5]),
+          F(settings[6]),
+          static_cast<KlEstimator>(static_cast<int>(settings[9])),
+          settings[13] != 0.0,
+          static_cast<Importance>(static_cast<int>(settings[14])),
+          F(settings[11]),
+          F(settings[12])};
+}
+
+template <class F>
+INSTRUCTRL_HD F clamped(F x, F limit) {
+  return minimum(maximum(x, -limit), limit);
+}
+
+// A derivative through `clamped(x, limit)`.
+template <class F>
+INSTRUCTRL_HD F within(F x, F limit, F derivative) {
+  return select(abs(x) > limit, F(0.0), derivative);
+}
+
+template <class F>
+struct Ratio {
+  F value;
+  F slope;  // By the new log-probability.
+};
+
+template <class F>
+INSTRUCTRL_HD Ratio<F> ratio_of(F log_ratio, F clamp) {
+  const F value = minimum(exp(clamped(log_ratio, clamp)), Largest<F>::value());
+  return {value, within(log_ratio, clamp, value)};
+}
+
+template <class F>
+struct SurrogateTerm {
+  F loss;
+  F derivative;    // By the new log-probability.
+  F clipped;       // 1 where the clipped branch or ratio is taken, else 0.
+  F dual_clipped;  // 1 where the loss is the bound of the dual clip, else 0.
+};
+
+// max(-A r, -A clip(r, low, high)), at most -A dual_clip where A is negative.
+template <class F>
+INSTRUCTRL_HD SurrogateTerm<F> clip_term(Ratio<F> ratio, F advantage, const PpoOptions<F>& options) {
+  const F zero(0.0), half(0.5), one(1.0);
+  const F unclipped = -advantage * ratio.value;
+  const F clipped = -advantage * minimum(maximum(ratio.value, options.low), options.high);
+  const auto clipped_wins = clipped > unclipped;
+  const auto tie_outside = (unclipped == clipped) & ((ratio.value < options.low) | (ratio.value > options.high));
+  const F slope = -advantage * ratio.slope;
+  SurrogateTerm<F> term = {maximum(unclipped, clipped),
+                           select(clipped_wins, zero, select(tie_outside, half * slope, slope)),
+                           select(clipped_wins, one, zero), zero};
+  if (options.has_dual_clip) {
+    const F bound = -advantage * options.dual_clip;
+    const auto negative = advantage < zero;
+    const auto bounded = negative & (term.loss > bound), tie = negative & (term.loss == bound);
+    term.derivative = select(bounded, zero, select(tie, half * term.derivative, term.derivative));
+    term.loss = select(bounded, bound, term.loss);
+    term.dual_clipped = select(bounded, one, zero);
+  }
+  return term;
+}
+
+// -A sigmoid(t (r - 1)) 4 / t. Both sides of the sigmoid by one exponential, never of a positive number.
+template <class F>
+INSTRUCTRL_HD SurrogateTerm<F> sapo_term(Ratio<F> ratio, F advantage, const PpoOptions<F>& options) {
+  const F zero(0.0), one(1.0), four(4.0);
+  const F temperature = select(advantage > zero, options.positive_temperature, options.negative_temperature);
+  const F gate = temperature * (ratio.value - one);
+  const F small = exp(-abs(gate));
+  const F large_share = one / (one + small), small_share = small * large_share;
+  const F share = select(gate < zero, small_share, large_share);
+  return {-advantage * (share * (four / temperature)), -advantage * (four * large_share * small_share * ratio.slope),
+          zero, zero};
+}
+
+// A row of `ppo_terms.SURROGATE_LOSSES`.
+template <class F>
+INSTRUCTRL_HD SurrogateTerm<F> surrogate_term(F new_logprob, Ratio<F> ratio, F advantage, const PpoOptions<F>& options) {
+  const F zero(0.0);
+  switch (options.surrogate) {
+    case Surrogate::kCispo: {
+      const F derivative = -advantage * minimum(maximum(ratio.value, options.low), options.high);
+      const auto outside = (ratio.value < options.low) | (ratio.value > options.high);
+      return {derivative * new_logprob, derivative, select(outside, F(1.0), zero), zero};
+    }
+    case Surrogate::kReinforce:
+      return {-advantage * new_logprob, -advantage, zero, zero};
+    case Surrogate::kSapo:
+      return sapo_term(ratio, advantage, options);
+    default:
+      return clip_term(ratio, advantage, options);
+  }
+}
+
+// A row of `ppo_terms.KL_ESTIMATES`; the derivative is by d = new - ref.
+template <class F>
+INSTRUCTRL_HD LossTerm<F> kl_estimate(F d, KlEstimator estimator) {
+  const F zero(0.0), half(0.5), one(1.0);
+  switch (estimator) {
+    case KlEstimator::kK1:
+      return {d, one};
+    case KlEstimator::kK2:
+      return {half * (d * d), d};
+    case KlEstimator::kAbs:
+      return {abs(d), select(d > zero, one, select(d < zero, -one, zero))};
+    default: {
+      const F growth = expm1(-d);
+      return {growth + d, -growth};
+    }
+  }
+}
+
+// The KL to a reference as a loss, before its coefficient: `ppo_terms.kl_terms`. ratio: of the token.
+template <class F>
+INSTRUCTRL_HD LossTerm<F> kl_term(F d, Ratio<F> ratio, const PpoOptions<F>& options) {
+  const F half(0.5);
+  LossTerm<F> term = kl_estimate(clamped(d, options.input_clamp), options.estimator);
+  term.derivative = options.straight_through ? d : within(d, options.input_clamp, term.derivative);
+  if (options.importance != Importance::kNone) {
+    term.derivative = ratio.value * term.derivative;
+    if (options.importance == Importance::kFull) {
+      term.derivative = term.derivative + ratio.slope * (options.straight_through ? half * (d * d) : term.loss);
+    }
+    term.loss = ratio.value * term.loss;
+  }
+  if (!options.straight_through) term.derivative = within(term.loss, options.output_clamp, term.derivative);
+  term.loss = clamped(term.loss, options.output_clamp);
+  return term;
+}
+
+// A weight of 0 leaves a token out, whatever its loss is.
+template <class F>
+INSTRUCTRL_HD F weighted(F x, F weight) {
+  return select(weight == F(0.0), F(0.0), weight * x);
+}
+
 template <class F>
 struct RankingTerm {
   F loss;
