@@ -298,6 +298,21 @@ INSTRUCTRL_HD RankingTerm<F> ranking_term(F margin) {
   return {maximum(-margin, zero) + log1p(small), -select(ahead, rest, share), select(ahead, share, rest)};
 }
 
+// -m / (2 + m) with m = expm1(-2 |x|): nothing cancels near 0.
+template <class F>
+INSTRUCTRL_HD F tanh_of(F x) {
+  const F m = expm1(F(-2.0) * abs(x));
+  const F size = -m / (F(2.0) + m);
+  return select(x < F(0.0), -size, size);
+}
+
+// 1 - tanh(x)^2 as 4 e / (1 + e)^2 with e = exp(-2 |x|): nothing cancels far out.
+template <class F>
+INSTRUCTRL_HD F tanh_derivative(F x) {
+  const F e = exp(F(-2.0) * abs(x)), sum = F(1.0) + e;
+  return F(4.0) * e / (sum * sum);
+}
+
 // The gradient of one logit that is not the token's: -p (g + h (log p + H)), p = exp(log p), with the gradients g of
 // the log-probability and h of the entropy already divided by the temperature. A class of probability 0 gets 0. The
 // token's own logit gets g (1 - p) - h p (log p + H) instead.

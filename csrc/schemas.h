@@ -11,14 +11,14 @@ inline constexpr std::pair<const char*, const char*> kSchemas[] = {
     {"pairwise_ranking_loss",
      "(Tensor scores, Tensor preferred) -> (Tensor loss_sum, Tensor num_pairs, Tensor num_correct, Tensor gradient)"},
     {"token_logprobs",
-     "(Tensor logits, Tensor tokens, Tensor? mask, float temperature, bool with_entropy)"
-     " -> (Tensor logprobs, Tensor entropy, Tensor normalizers)"},
+     "(Tensor logits, Tensor tokens, Tensor? mask, Tensor? allowed, float temperature, float tanh_slope,"
+     " bool with_entropy) -> (Tensor logprobs, Tensor entropy, Tensor normalizers)"},
     {"token_logprobs_backward",
-     "(Tensor logits, Tensor tokens, Tensor? mask, Tensor normalizers, Tensor? entropy, Tensor? grad_logprobs,"
-     " Tensor? grad_entropy, float temperature) -> Tensor"},
+     "(Tensor logits, Tensor tokens, Tensor? mask, Tensor? allowed, Tensor normalizers, Tensor? entropy,"
+     " Tensor? grad_logprobs, Tensor? grad_entropy, float temperature, float tanh_slope) -> Tensor"},
     {"token_logprobs_backward_",
-     "(Tensor(a!) logits, Tensor tokens, Tensor? mask, Tensor normalizers, Tensor? entropy, Tensor? grad_logprobs,"
-     " Tensor? grad_entropy, float temperature) -> ()"},
+     "(Tensor(a!) logits, Tensor tokens, Tensor? mask, Tensor? allowed, Tensor normalizers, Tensor? entropy,"
+     " Tensor? grad_logprobs, Tensor? grad_entropy, float temperature, float tanh_slope) -> ()"},
     {"generalized_advantages",
      "(Tensor rewards, Tensor values, Tensor mask, float gamma, float lam, Tensor? cu_seqlens)"
      " -> (Tensor advantages, Tensor returns)"},
@@ -36,7 +36,8 @@ inline constexpr std::pair<const char*, const char*> kSchemas[] = {
      "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor values, Tensor old_values, Tensor returns,"
      " Tensor mask, Tensor? ref_logprobs, Tensor? num_tokens, float cliprange, float cliprange_value, float vf_coef,"
      " float kl_coef) -> (Tensor losses, Tensor grad_logprobs, Tensor grad_values, Tensor metrics)"},
-    {"sample_tokens", "(Tensor logits, Tensor uniforms, float temperature) -> Tensor"},
+    {"sample_tokens",
+     "(Tensor logits, Tensor uniforms, Tensor? allowed, float temperature, float tanh_slope) -> Tensor"},
 };
 
 // INSTRUCTRL_PREFIX names the backend; a test that runs the CUDA sources on the host picks another.

@@ -88,16 +88,24 @@ def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
     normalizers, mask = torch.zeros(2, 2), counted(2)
     yield "pairwise_ranking_loss 9", lambda: ranking.pairwise_ranking_loss(tokens(8, 9), counted(8, 9, 9))
     yield "pairwise_ranking_loss 64", lambda: ranking.pairwise_ranking_loss(tokens(8, 64), counted(8, 64, 64))
-    for entropy in (False, True):
-        name, saved = ("_and_entropy", (number,) * 3) if entropy else ("", (None, number, None))
-        yield f"token_logprobs{name}", lambda e=entropy: logprobs.token_logprobs(logits, ids, mask, 0.7, e)
-        arguments = (logits, ids, mask, normalizers, *saved, 0.7)
-        yield f"token_logprobs{name}_backward", lambda a=arguments: logprobs.token_logprobs_backward(*a)
+    # An own exponential and a division a class: capped logits, with ids that are not allowed.
+    plain, capped = (None, 0.7, 0.0), (counted(50257), 0.7, 0.02)
+    for suffix, entropy, (allowed, *shape) in (
+        ("", False, plain),
+        ("_and_entropy", True, plain),
+        (" capped", True, capped),
+    ):
+        saved = (number,) * 3 if entropy else (None, number, None)
+        forward = (logits, ids, mask, allowed, *shape, entropy)
+        yield f"token_logprobs{suffix}", lambda a=forward: logprobs.token_logprobs(*a)
+        backward = (logits, ids, mask, allowed, normalizers, *saved, *shape)
+        yield f"token_logprobs{suffix}_backward", lambda a=backward: logprobs.token_logprobs_backward(*a)
     padded = tokens(2, 50264)[:, :50257]
-    arguments = (padded, ids, mask, normalizers, None, number, None, 0.7)
+    arguments = (padded, ids, mask, None, normalizers, None, number, None, 0.7, 0.0)
     yield "token_logprobs_backward other alignment", lambda: logprobs.token_logprobs_backward(*arguments)
-    yield "sample_tokens", lambda: sampling.sample_tokens(logits, number, 0.7)
-    yield "sample_tokens aligned", lambda: sampling.sample_tokens(tokens(2, 50304), number, 0.7)
+    yield "sample_tokens", lambda: sampling.sample_tokens(logits, number, *plain)
+    yield "sample_tokens capped", lambda: sampling.sample_tokens(logits, number, *capped)
+    yield "sample_tokens aligned", lambda: sampling.sample_tokens(tokens(2, 50304), number, *plain)
     flat, flat_mask, count = tokens(4096), counted(4096), torch.zeros((), dtype=torch.float64)
     yield "clipped_policy_loss", lambda: ppo.clipped_policy_loss(flat, flat, flat, flat_mask, None, 0.2)
     yield "clipped_value_loss", lambda: ppo.clipped_value_loss(flat, flat, flat, flat_mask, None, 0.2)

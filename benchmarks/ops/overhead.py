@@ -45,7 +45,7 @@ def calls(prefix: str) -> dict[str, tuple[Callable[[], object], Callable[[], obj
             lambda: torch.autograd.grad(ranking.pairwise_ranking_loss(s, preferred).loss_sum, s, one),
         ),
         "token_logprobs": (
-            partial(get("token_logprobs"), y, tokens, None, 1.0, False),
+            partial(get("token_logprobs"), y, tokens, None, None, 1.0, 0.0, False),
             lambda: logprobs.token_logprobs(y, tokens),
             lambda: torch.autograd.grad(logprobs.token_logprobs(logits, tokens), logits, one),
         ),
@@ -70,7 +70,7 @@ def calls(prefix: str) -> dict[str, tuple[Callable[[], object], Callable[[], obj
             None,
         ),
         "sample_tokens": (
-            partial(get("sample_tokens"), y, uniforms, 1.0),
+            partial(get("sample_tokens"), y, uniforms, None, 1.0, 0.0),
             lambda: sampling.sample_tokens(y, uniforms),
             None,
         ),

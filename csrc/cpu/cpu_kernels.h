@@ -38,8 +38,16 @@ struct LogitRows {
   int64_t inner_stride;
 };
 
+// What becomes of the classes of a row before their softmax: tanh(tanh_slope * x), and -inf where not allowed.
+struct LogitMap {
+  double tanh_slope;       // 0: they stay as they are.
+  const bool* allowed;     // A number for each class; nullptr: all are.
+  int64_t allowed_stride;  // From row to row; 0 where they share one mask.
+};
+
 struct LogprobsArgs {
   LogitRows logits;
+  LogitMap map;
   const int64_t* tokens;
   const bool* mask;  // nullptr: every row counts.
   double temperature;
@@ -50,6 +58,7 @@ struct LogprobsArgs {
 
 struct LogprobsBackwardArgs {
   LogitRows logits;
+  LogitMap map;
   const int64_t* tokens;
   const bool* mask;  // nullptr: every row counts.
   double temperature;
@@ -66,6 +75,7 @@ constexpr int64_t kBlockClasses = 1024;
 
 struct SamplingArgs {
   LogitRows logits;
+  LogitMap map;
   const double* uniforms;
   double temperature;
   void* block_maxima;  // Scratch of one thread, as is the next: a number for each kBlockClasses of a row.

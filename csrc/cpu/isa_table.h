@@ -31,6 +31,7 @@ struct Largest<D> {
 
 #include "cpu/kernels/sums.h"
 #include "cpu/kernels/softmax.h"
+#include "cpu/kernels/logit_map.h"
 #include "cpu/kernels/logprobs.h"
 #include "cpu/kernels/sampling.h"
 #include "cpu/kernels/ranking.h"

@@ -30,11 +30,12 @@ void expect_large_pages(const Tensor& tensor, int64_t bytes) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> token_logprobs(const Tensor& given_logits, const Tensor& given_tokens,
-                                                  std::optional<Tensor> given_mask, double temperature,
-                                                  bool with_entropy) {
+                                                  std::optional<Tensor> given_mask,
+                                                  std::optional<Tensor> given_allowed, double temperature,
+                                                  double tanh_slope, bool with_entropy) {
   const Tensor logits = row_layout(given_logits) ? given_logits : dense(given_logits);
   const Tensor tokens = dense(given_tokens);
-  const std::optional<Tensor> mask = dense(given_mask);
+  const std::optional<Tensor> mask = dense(given_mask), allowed = dense(given_allowed);
   const ScalarType dtype = accumulation_dtype(logits);
   const Tensor logprobs = empty_shaped(tokens, dtype);
   const Tensor entropy = with_entropy ? empty_shaped(tokens, dtype) : empty(tokens, {0}, dtype);
@@ -44,6 +45,7 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs(const Tensor& given_logits, co
 
   const RowLayout layout = *row_layout(logits);
   const LogprobsArgs args = {rows_at(layout, logits),
+                             {tanh_slope, data<bool>(allowed), 0},
                              data<int64_t>(tokens),
                              data<bool>(mask),
                              temperature,
@@ -56,13 +58,15 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs(const Tensor& given_logits, co
 
 // gradient: contiguous, or nullptr for over the logits.
 void backward(const Tensor& logits, const RowLayout& layout, const Tensor& given_tokens,
-              const std::optional<Tensor>& given_mask, const Tensor& given_normalizers,
-              const std::optional<Tensor>& given_entropy, const std::optional<Tensor>& given_grad_logprobs,
-              const std::optional<Tensor>& given_grad_entropy, double temperature, void* gradient, bool streaming) {
+              const std::optional<Tensor>& given_mask, const std::optional<Tensor>& given_allowed,
+              const Tensor& given_normalizers, const std::optional<Tensor>& given_entropy,
+              const std::optional<Tensor>& given_grad_logprobs, const std::optional<Tensor>& given_grad_entropy,
+              double temperature, double tanh_slope, void* gradient, bool streaming) {
   const Tensor tokens = dense(given_tokens), normalizers = dense(given_normalizers);
-  const std::optional<Tensor> mask = dense(given_mask), entropy = dense(given_entropy),
+  const std::optional<Tensor> mask = dense(given_mask), allowed = dense(given_allowed), entropy = dense(given_entropy),
                               grad_logprobs = dense(given_grad_logprobs), grad_entropy = dense(given_grad_entropy);
   const LogprobsBackwardArgs args = {rows_at(layout, logits),
+                                     {tanh_slope, data<bool>(allowed), 0},
                                      data<int64_t>(tokens),
                                      data<bool>(mask),
                                      temperature,
@@ -76,26 +80,27 @@ void backward(const Tensor& logits, const RowLayout& layout, const Tensor& given
 }
 
 Tensor token_logprobs_backward(const Tensor& given_logits, const Tensor& tokens, std::optional<Tensor> mask,
-                               const Tensor& normalizers, std::optional<Tensor> entropy,
+                               std::optional<Tensor> allowed, const Tensor& normalizers, std::optional<Tensor> entropy,
                                std::optional<Tensor> grad_logprobs, std::optional<Tensor> grad_entropy,
-                               double temperature) {
+                               double temperature, double tanh_slope) {
   const Tensor logits = row_layout(given_logits) ? given_logits : dense(given_logits);
   const Tensor gradient = empty_shaped(logits, logits.scalar_type());
   const int64_t bytes = logits.numel() * static_cast<int64_t>(logits.element_size());
   const bool large = bytes >= kStreamedBytes;
   if (large) expect_large_pages(gradient, bytes);
-  backward(logits, *row_layout(logits), tokens, mask, normalizers, entropy, grad_logprobs, grad_entropy, temperature,
-           gradient.data_ptr(), large);
+  backward(logits, *row_layout(logits), tokens, mask, allowed, normalizers, entropy, grad_logprobs, grad_entropy,
+           temperature, tanh_slope, gradient.data_ptr(), large);
   return gradient;
 }
 
 void token_logprobs_backward_(const Tensor& logits, const Tensor& tokens, std::optional<Tensor> mask,
-                              const Tensor& normalizers, std::optional<Tensor> entropy,
+                              std::optional<Tensor> allowed, const Tensor& normalizers, std::optional<Tensor> entropy,
                               std::optional<Tensor> grad_logprobs, std::optional<Tensor> grad_entropy,
-                              double temperature) {
+                              double temperature, double tanh_slope) {
   const std::optional<RowLayout> layout = row_layout(logits);
   STD_TORCH_CHECK(layout.has_value(), "logits: found strides that are not those of rows");
-  backward(logits, *layout, tokens, mask, normalizers, entropy, grad_logprobs, grad_entropy, temperature, nullptr, false);
+  backward(logits, *layout, tokens, mask, allowed, normalizers, entropy, grad_logprobs, grad_entropy, temperature,
+           tanh_slope, nullptr, false);
 }
 
 }  // namespace

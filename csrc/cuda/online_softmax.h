@@ -3,6 +3,7 @@
 
 #include "cuda/block.h"
 #include "cuda/rows.h"
+#include "formulas.h"
 
 namespace instructrl {
 
@@ -10,6 +11,32 @@ inline constexpr int kUnrolled = 4;  // Vectors in flight in a thread.
 
 // The base to a lower power is 0; a clamped exponent keeps 0 * -inf out of the entropy.
 inline constexpr float kNegligible = -1000.0f;
+
+// What becomes of the classes of a row before their softmax: tanh(tanh_slope * x), and -inf where not allowed. Kernels are
+// compiled apart for rows that stay as they are (kMapped false), whose registers and bandwidth those functions would cost.
+struct LogitMap {
+  float tanh_slope;     // 0: no tanh.
+  const bool* allowed;  // A number for each class; nullptr: all are.
+};
+
+template <bool kMapped>
+__device__ __forceinline__ float mapped_class(float x, int64_t k, const LogitMap& map) {
+  if constexpr (kMapped) {
+    if (map.tanh_slope != 0.0f && x != -INFINITY) x = tanh_of(x * map.tanh_slope);
+    if (map.allowed != nullptr && !map.allowed[k]) x = -INFINITY;
+  }
+  return x;
+}
+
+// The derivative of mapped_class by x.
+template <bool kMapped>
+__device__ __forceinline__ float map_slope(float x, int64_t k, const LogitMap& map) {
+  if constexpr (kMapped) {
+    if (map.allowed != nullptr && !map.allowed[k]) return 0.0f;
+    if (map.tanh_slope != 0.0f) return x == -INFINITY ? 0.0f : map.tanh_slope * tanh_derivative(x * map.tanh_slope);
+  }
+  return 1.0f;
+}
 
 // Of a subset of a row: the largest logit m, sum of e = power_of_base((x - m) * scale), and of e * (x - m) * scale.
 struct Running {
@@ -99,6 +126,27 @@ __device__ __forceinline__ Running read_row(const T* row, int num_classes, float
   const int tail = aligned.head + aligned.num_vectors * kLanes<T>;
   if (thread < aligned.head) add<T, kWithEntropy>(running, static_cast<float>(row[thread]), scale);
   if (thread < num_classes - tail) add<T, kWithEntropy>(running, static_cast<float>(row[tail + thread]), scale);
+  return running;
+}
+
+// The same of mapped classes, an element at a time: what a tanh costs leaves time for narrower loads.
+template <class T, bool kWithEntropy>
+__device__ __forceinline__ Running read_mapped_row(const T* row, int num_classes, float scale, const LogitMap& map) {
+  Running running = {-FLT_MAX, 0.0f, 0.0f};
+  const int num_threads = static_cast<int>(blockDim.x);
+  for (int first = static_cast<int>(threadIdx.x); first < num_classes; first += kUnrolled * num_threads) {
+    float x[kUnrolled];
+    float max = running.max;
+#pragma unroll
+    for (int u = 0; u < kUnrolled; ++u) {
+      const int k = first + u * num_threads;
+      x[u] = k < num_classes ? mapped_class<true>(static_cast<float>(row[k]), k, map) : -INFINITY;
+      max = fmaxf(max, x[u]);
+    }
+    raise_maximum<T>(running, max, scale);
+#pragma unroll
+    for (int u = 0; u < kUnrolled; ++u) add_below_maximum<T, kWithEntropy>(running, x[u], scale);
+  }
   return running;
 }
 

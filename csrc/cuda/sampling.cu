@@ -8,7 +8,7 @@
 // The row is read twice, for the maximum and for the sum of each warp's sixteenth (from L2 the second time), then the
 // sixteenth that holds the token once more, split over the warps again, and one warp walks through 1/256 of the row.
 // Bytes from DRAM: V elements a row. 512 threads: rows are few in a decoding step, and a multiprocessor holds four.
-#include "cuda/block.h"
+#include "cuda/online_softmax.h"
 
 namespace instructrl {
 namespace {
@@ -26,35 +26,41 @@ struct Arguments {
   bool uniforms_are_double;
   float inverse_temperature;
   float weight_scale;  // A power of two; num_classes weights of at most this fit in 61 bits.
+  LogitMap map;        // Of the first row.
+  int64_t allowed_stride;
   int64_t* tokens;
 };
 
-// The lanes of a warp visit source[0 .. size), by 16 bytes where aligned: function(value).
+// The lanes of a warp visit source[0 .. size), by 16 bytes where aligned: function(value, index).
 template <class T, class Function>
 __device__ __forceinline__ void for_each(const T* source, int64_t size, Function&& function) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int64_t misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(source) % 16 / sizeof(T));
   int64_t head = misaligned == 0 ? 0 : Vector<T>::kSize - misaligned;
   head = head < size ? head : size;
-  if (lane < head) function(static_cast<float>(source[lane]));
+  if (lane < head) function(static_cast<float>(source[lane]), lane);
   const int64_t num_vectors = (size - head) / Vector<T>::kSize;
 #pragma unroll 4
   for (int64_t v = lane; v < num_vectors; v += kWarpSize) {
-    const Vector<T> vector = load_vector(source + head + v * Vector<T>::kSize);
+    const int64_t first = head + v * Vector<T>::kSize;
+    const Vector<T> vector = load_vector(source + first);
 #pragma unroll
-    for (int k = 0; k < Vector<T>::kSize; ++k) function(static_cast<float>(vector.lane[k]));
+    for (int k = 0; k < Vector<T>::kSize; ++k) function(static_cast<float>(vector.lane[k]), first + k);
   }
   const int64_t tail = head + num_vectors * Vector<T>::kSize + lane;
-  if (tail < size) function(static_cast<float>(source[tail]));
+  if (tail < size) function(static_cast<float>(source[tail]), tail);
 }
 
+template <bool kMapped>
 struct Scale {
   float largest;
   float inverse_temperature;
   float weight_scale;
+  LogitMap map;
 
-  __device__ __forceinline__ Weight weight(float x) const {
-    const float probability = expf((x - largest) * inverse_temperature);
+  // Of class k, whose logit is x.
+  __device__ __forceinline__ Weight weight(float x, int64_t k) const {
+    const float probability = expf((mapped_class<kMapped>(x, k, map) - largest) * inverse_temperature);
     // NaN gives 0 as well: rows without a finite maximum have no weight anywhere.
     return probability > 0.0f ? static_cast<Weight>(probability * weight_scale + 0.5f) : 0;
   }
@@ -75,12 +81,13 @@ __device__ __forceinline__ Segment part_of(const Segment& segment, int index) {
 }
 
 // The weight of each warp's part, in sums[0 .. kWarps), for all threads.
-template <class T>
-__device__ __forceinline__ void sum_parts(const T* row, const Segment& segment, const Scale& scale, Weight* sums) {
+template <class T, bool kMapped>
+__device__ __forceinline__ void sum_parts(const T* row, const Segment& segment, const Scale<kMapped>& scale,
+                                          Weight* sums) {
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const Segment part = part_of(segment, warp);
   Weight sum = 0;
-  for_each(row + part.begin, part.size, [&](float x) { sum += scale.weight(x); });
+  for_each(row + part.begin, part.size, [&](float x, int64_t i) { sum += scale.weight(x, part.begin + i); });
   sum = warp_sum(sum);
   if (threadIdx.x % kWarpSize == 0) sums[warp] = sum;
   __syncthreads();
@@ -97,13 +104,14 @@ __device__ __forceinline__ Segment part_with(const Segment& segment, const Weigh
 }
 
 // Called by one warp: the index of the element at which the running sum first exceeds `target`.
-template <class T>
-__device__ __forceinline__ int64_t walk(const T* row, const Segment& segment, const Scale& scale, Weight target) {
+template <class T, bool kMapped>
+__device__ __forceinline__ int64_t walk(const T* row, const Segment& segment, const Scale<kMapped>& scale,
+                                        Weight target) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   Weight before = segment.before;
   for (int64_t first = 0; first < segment.size; first += kWarpSize) {
-    const bool inside = first + lane < segment.size;
-    Weight up_to_here = inside ? scale.weight(static_cast<float>(row[segment.begin + first + lane])) : 0;
+    const int64_t k = segment.begin + first + lane;
+    Weight up_to_here = first + lane < segment.size ? scale.weight(static_cast<float>(row[k]), k) : 0;
 #pragma unroll
     for (int offset = 1; offset < kWarpSize; offset *= 2) {
       const Weight left = __shfl_up_sync(kFullWarp, up_to_here, offset);
@@ -116,7 +124,7 @@ __device__ __forceinline__ int64_t walk(const T* row, const Segment& segment, co
   return segment.begin;
 }
 
-template <class T>
+template <class T, bool kMapped>
 __global__ void __launch_bounds__(kThreads) sample_kernel(const Arguments<T> a) {
   __shared__ float largest_of_warp[kWarps];
   __shared__ Weight sums[kWarps];
@@ -124,12 +132,16 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Arguments<T> a) 
   const int64_t index = blockIdx.x;
   const T* const row = a.logits + index * a.row_stride;
   const Segment whole = {0, a.num_classes, 0};
+  LogitMap map = a.map;
+  if (map.allowed != nullptr) map.allowed += index * a.allowed_stride;
 
   float largest = -INFINITY;
   const Segment mine = part_of(whole, static_cast<int>(threadIdx.x) / kWarpSize);
-  for_each(row + mine.begin, mine.size, [&](float x) { largest = maximum(largest, x); });
+  for_each(row + mine.begin, mine.size, [&](float x, int64_t i) {
+    largest = maximum(largest, mapped_class<kMapped>(x, mine.begin + i, map));
+  });
   largest = block_maximum<kThreads>(largest, largest_of_warp);
-  const Scale scale = {largest, a.inverse_temperature, a.weight_scale};
+  const Scale<kMapped> scale = {largest, a.inverse_temperature, a.weight_scale, map};
 
   sum_parts(row, whole, scale, sums);
   Weight total = 0;
@@ -159,13 +171,16 @@ float weight_scale(int64_t num_classes) {
   return scale;
 }
 
-Tensor sample_tokens(Tensor logits, Tensor uniforms, double temperature) {
+Tensor sample_tokens(Tensor logits, Tensor uniforms, std::optional<Tensor> allowed, double temperature,
+                     double tanh_slope) {
   const OnDevice on(logits);
   const int64_t num_rows = logits.size(0), num_classes = logits.size(1);
   Tensor tokens = empty(logits, {num_rows}, ScalarType::Long);
   if (num_rows == 0) return tokens;
   const Tensor rows = num_classes == 1 || logits.stride(1) == 1 ? logits : dense(logits);
   const Tensor numbers = dense(uniforms);
+  const std::optional<Tensor> dense_allowed = dense(allowed);
+  const bool plain = tanh_slope == 0.0 && !allowed;
   dispatch_floating(rows.scalar_type(), "logits", [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Arguments<T> a = {data<T>(rows),
@@ -175,8 +190,11 @@ Tensor sample_tokens(Tensor logits, Tensor uniforms, double temperature) {
                             numbers.scalar_type() == ScalarType::Double,
                             static_cast<float>(1.0 / (temperature > 1e-38 ? temperature : 1e-38)),
                             weight_scale(num_classes),
+                            {static_cast<float>(tanh_slope), data<bool>(dense_allowed)},
+                            allowed && allowed->dim() == 2 ? num_classes : 0,
                             mutable_data<int64_t>(tokens)};
-    INSTRUCTRL_LAUNCH(sample_kernel<T>, num_rows, kThreads, 0, on.stream(), a);
+    const auto kernel = plain ? &sample_kernel<T, false> : &sample_kernel<T, true>;
+    INSTRUCTRL_LAUNCH(kernel, num_rows, kThreads, 0, on.stream(), a);
   });
   return tokens;
 }

@@ -73,6 +73,18 @@ def mask_like(name: str, mask: Tensor, model_name: str, shape: tuple[int, ...], 
     return mask != 0
 
 
+def allowed_ids(allowed: Tensor | None, logits: Tensor, *, in_each_row: bool = False) -> Tensor | None:
+    """`[V]` ids that are allowed, for `[..., V]` logits; one at least. in_each_row: `[..., V]` is accepted too."""
+    if allowed is None:
+        return None
+    is_tensor("allowed", allowed)
+    of_all = allowed.dim() == 1 or not in_each_row
+    model = ("logits (last dimension)", tuple(logits.shape[-1:])) if of_all else ("logits", tuple(logits.shape))
+    allowed = mask_like("allowed", allowed, *model, logits.device)
+    require("allowed", allowed.any(-1), "a row where none is allowed", "rows with at least one")
+    return allowed
+
+
 def per_token(name: str, x: Tensor, model_name: str, model: Tensor) -> Tensor:
     """A tensor of the shape of `model`, or one number a sequence of its [..., T] tokens: [...] or [..., 1].
 

@@ -19,24 +19,24 @@ from instructrl.ops.ppo_terms import PPO_METRICS, Settings
 SCHEMAS = {
     # kept: the workspace with the logits of the last chunk, where the backward asked for it; else [0, 0].
     "linear_token_logprobs": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor? mask,"
-    " float temperature, SymInt workspace, bool with_entropy, bool keep)"
+    " float temperature, float tanh_slope, SymInt workspace, bool with_entropy, bool keep)"
     " -> (Tensor logprobs, Tensor entropy, Tensor normalizers, Tensor kept)",
     # kept: of the forward, overwritten. wanted: the gradients of hidden, weight and bias; [0] for those that are not.
     # float32 for those of float16.
     "linear_token_logprobs_backward": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor? mask,"
     " Tensor normalizers, Tensor? entropy, Tensor(a!)? kept, Tensor? grad_logprobs, Tensor? grad_entropy,"
-    " float temperature, SymInt workspace, bool[] wanted)"
+    " float temperature, float tanh_slope, SymInt workspace, bool[] wanted)"
     " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
     # losses: the loss and 1 / denominator. Gradients are those of the sum, before the denominator. nothing: [0], where
     # other losses have metrics.
     "linear_nll_loss": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor mask, Tensor? num_tokens,"
-    " SymInt workspace, bool[] wanted)"
+    " float temperature, float tanh_slope, SymInt workspace, bool[] wanted)"
     " -> (Tensor losses, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, Tensor nothing)",
     # losses: the loss, its two parts, and 1 / denominator. Gradients are those of the sum, before the denominator.
     "linear_ppo_loss": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor old_logprobs,"
     " Tensor advantages, Tensor values, Tensor old_values, Tensor returns, Tensor mask, Tensor? ref_logprobs,"
     " Tensor? num_tokens, float cliprange, float cliprange_value, float vf_coef, float kl_coef, float temperature,"
-    " SymInt workspace, bool[] wanted)"
+    " float tanh_slope, SymInt workspace, bool[] wanted)"
     " -> (Tensor losses, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, Tensor grad_values,"
     " Tensor metrics)",
 }
@@ -49,6 +49,7 @@ def _fake_forward(
     tokens: Tensor,
     mask: Tensor | None,
     temperature: float,
+    tanh_slope: float,
     workspace: int,
     with_entropy: bool,
     keep: bool,
@@ -128,13 +129,15 @@ class _LinearLogprobs(torch.autograd.Function):
         tokens: Tensor,
         mask: Tensor | None,
         temperature: float,
+        tanh_slope: float,
         workspace: int,
         with_entropy: bool,
     ) -> Tensor | tuple[Tensor, Tensor]:
         inputs = (hidden, weight, bias, savable(tokens), savable(mask))
         keep = not torch.compiler.is_compiling()
-        logprobs, entropy, normalizers, kept = ops[0](*inputs, temperature, workspace, with_entropy, keep)
-        ctx.op, ctx.temperature, ctx.workspace = ops[1], temperature, workspace
+        numbers = (temperature, tanh_slope, workspace)
+        logprobs, entropy, normalizers, kept = ops[0](*inputs, *numbers, with_entropy, keep)
+        ctx.op, ctx.numbers = ops[1], numbers
         ctx.save_for_backward(*inputs, normalizers, entropy if with_entropy else None)
         ctx.kept = kept if keep else None
         ctx.set_materialize_grads(False)
@@ -145,17 +148,18 @@ class _LinearLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None = None) -> tuple[Any, ...]:  # pyright: ignore
         wanted = list(ctx.needs_input_grad[1:4])
         kept, ctx.kept = ctx.kept, None
-        others = (grad_logprobs, grad_entropy, ctx.temperature, ctx.workspace, wanted)
+        others = (grad_logprobs, grad_entropy, *ctx.numbers, wanted)
         gradients = ctx.op(*ctx.saved_tensors, kept, *others)
         found = zip(gradients, ctx.saved_tensors, wanted, strict=False)
-        return None, *(g.to(x.dtype) if want else None for g, x, want in found), *(None,) * 5
+        return None, *(g.to(x.dtype) if want else None for g, x, want in found), *(None,) * 6
 
 
 def _linear_token_logprobs(prefix: str, with_entropy: bool) -> Callable[..., Any]:
     ops = tuple(private_ops.get(prefix, f"linear_token_logprobs{suffix}") for suffix in ("", "_backward"))
 
-    def linear_token_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> Any:
-        inputs = (hidden, weight, bias, *others, with_entropy)
+    def linear_token_logprobs(*args: Any) -> Any:
+        *tensors, temperature, settings, workspace = args
+        inputs = (*tensors, *settings.folded(temperature), workspace, with_entropy)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[:3]):
             return _LinearLogprobs.apply(ops, *inputs)
         with torch.no_grad():
@@ -172,7 +176,7 @@ def _linear_nll_loss(prefix: str) -> Callable[..., Tensor]:
         *tensors, num_tokens, workspace = args
         count = private_ops.as_count(num_tokens, tensors[0].device)
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in tensors[:3]]
-        inputs = (*tensors, count, workspace, wanted)
+        inputs = (*tensors, count, 1.0, 0.0, workspace, wanted)
         if any(wanted):
             return LossWithGradients.apply(op, (0, 1, 2), *inputs)[0]  # pyright: ignore
         with torch.no_grad():
@@ -194,7 +198,7 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
         count = private_ops.as_count(num_tokens, tensors[0].device)
         differentiable = [tensors[place] for place in _DIFFERENTIABLE]
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in differentiable]
-        inputs = (*tensors, count, *settings, temperature, workspace, wanted[:3])
+        inputs = (*tensors, count, *settings, temperature, 0.0, workspace, wanted[:3])
         if any(wanted):
             loss, losses, metrics = LossWithGradients.apply(op, _DIFFERENTIABLE, *inputs)  # pyright: ignore
         else:

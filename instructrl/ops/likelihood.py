@@ -33,7 +33,7 @@ def _reference_linear_nll_loss(
             logprobs = hide_invalid(rows_forward(logits, safe[part], False)[0], flat_mask[part], in_range[part])
             loss_sum = loss_sum - logprobs.sum()
             if total.any_wanted:
-                total.add(part, chunk, rows_backward(logits, safe[part], by_logprob[part], None))
+                total.add(part, chunk, rows_backward(logits, safe[part], by_logprob[part], None), logits)
     found = zip((hidden, weight, bias), (total.hidden, total.weight, total.bias), strict=True)
     gradients = [(x, (by / count).view(x.shape)) for x, by in found if x is not None and by is not None]
     return attach_gradients(loss_sum / count, gradients)

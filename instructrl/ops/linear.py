@@ -13,6 +13,8 @@ from torch import Tensor
 
 from instructrl.ops import checks
 from instructrl.ops.autograd import first_order
+from instructrl.ops.logit_settings import PLAIN, LogitSettings
+from instructrl.ops.softmax_rows import by_logits, shaped_logits
 
 CPU_WORKSPACE_BYTES = 96 * 2**20
 # A loss has its gradients when it returns, and keeps no workspace for them.
@@ -21,7 +23,7 @@ ACCELERATOR_WORKSPACE_BYTES = 2**30
 
 
 class LinearHead(NamedTuple):
-    """A language-model head in the accumulation dtype: `logits = (hidden @ weight.T + bias) / temperature`.
+    """A language-model head in the accumulation dtype, with what is done to its logits.
 
     weight: [V, D]. bias: [V] or None.
     """
@@ -29,12 +31,13 @@ class LinearHead(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     temperature: float
+    settings: LogitSettings = PLAIN
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden: [n, D] -> [n, V]."""
+        """What is under the softmax: `shaped_logits(hidden @ weight.T + bias)`. hidden: [n, D] -> [n, V]."""
         transposed = self.weight.t()
         logits = hidden @ transposed if self.bias is None else torch.addmm(self.bias, hidden, transposed)
-        return logits if self.temperature == 1.0 else logits.div_(self.temperature)
+        return shaped_logits(logits, self.temperature, self.settings)
 
 
 class HeadGradients:
@@ -49,8 +52,11 @@ class HeadGradients:
         self._wants_weight = wants_weight
         self.bias = torch.zeros_like(head.bias) if wants_bias and head.bias is not None else None
 
-    def add(self, rows: slice, hidden: Tensor, gradient: Tensor) -> None:
-        """hidden: [n, D], the rows of this chunk. gradient: [n, V] of the logits before the temperature."""
+    def add(self, rows: slice, hidden: Tensor, gradient: Tensor, logits: Tensor) -> None:
+        """hidden: [n, D], the rows of this chunk. logits: [n, V], the head's. gradient: [n, V], by temperature times
+        those; it may be overwritten.
+        """
+        gradient = by_logits(gradient, logits, self.head.temperature, self.head.settings)
         if self.hidden is not None:
             self.hidden[rows] = gradient @ self.head.weight
         if self._wants_weight:

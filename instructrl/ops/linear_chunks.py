@@ -186,6 +186,7 @@ def forward(
     tokens: Tensor,
     mask: Tensor | None,
     temperature: float,
+    tanh_slope: float,
     workspace: int,
     with_entropy: bool,
     keep: bool,
@@ -203,7 +204,8 @@ def forward(
         normalizers = hidden.new_empty((num_computed, 2), dtype=dtype)
         for part in _chunks(num_computed, space.shape[1] * dtype.itemsize, space.nbytes):
             logits = head.logits(picked[part], space)
-            found = row.forward(logits, chunk_tokens[part], *_at(part, rows.mask), temperature, with_entropy)
+            selected = (chunk_tokens[part], *_at(part, rows.mask), None)
+            found = row.forward(logits, *selected, temperature, tanh_slope, with_entropy)
             logprobs[part], normalizers[part] = found[0], found[2]
             if with_entropy:
                 entropy[part] = found[1]
@@ -228,6 +230,7 @@ def backward(
     grad_logprobs: Tensor | None,
     grad_entropy: Tensor | None,
     temperature: float,
+    tanh_slope: float,
     workspace: int,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
@@ -244,7 +247,7 @@ def backward(
         # The last chunk first, whose logits the forward may have left in the workspace.
         for part in reversed(parts):
             chunk_tokens, *others = _at(part, *per_row)
-            arguments = (chunk_tokens, *_at(part, rows.mask), *others, temperature)
+            arguments = (chunk_tokens, *_at(part, rows.mask), None, *others, temperature, tanh_slope)
             if kept is None or part is not parts[-1]:
                 logits = head.logits(picked[part], space)
             else:
@@ -262,6 +265,8 @@ def nll_loss(
     tokens: Tensor,
     mask: Tensor,
     num_tokens: Tensor | None,
+    temperature: float,
+    tanh_slope: float,
     workspace: int,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
@@ -276,11 +281,12 @@ def nll_loss(
         loss_sum = hidden.new_zeros((), dtype=torch.float64)
         for part in _chunks(picked.shape[0], head.padded_classes * dtype.itemsize, space.nbytes):
             logits = head.logits(picked[part], space)
-            selected = (chunk_tokens[part], *_at(part, rows.mask))
-            logprobs, _, normalizers = row.forward(logits, *selected, 1.0, False)
+            selected = (chunk_tokens[part], *_at(part, rows.mask), None)
+            logprobs, _, normalizers = row.forward(logits, *selected, temperature, tanh_slope, False)
             loss_sum -= logprobs.sum(dtype=torch.float64)
             if any(wanted):
-                row.backward_inplace(logits, *selected, normalizers, None, by_logprob[: len(logprobs)], None, 1.0)
+                upstream = (normalizers, None, by_logprob[: len(logprobs)], None)
+                row.backward_inplace(logits, *selected, *upstream, temperature, tanh_slope)
                 total.add(part, picked[part], logits)
     scale = 1.0 / torch.where(count > 0, count, 1.0)
     losses = torch.stack([loss_sum * scale, scale]).to(dtype)
@@ -306,6 +312,7 @@ def ppo_loss(
     vf_coef: float,
     kl_coef: float,
     temperature: float,
+    tanh_slope: float,
     workspace: int,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
@@ -327,15 +334,16 @@ def ppo_loss(
         parts = [*_chunks(picked.shape[0], head.padded_classes * dtype.itemsize, space.nbytes)] or [slice(0, 0)]
         for part in parts:
             logits = head.logits(picked[part], space)
-            selected = (chunk_tokens[part], *_at(part, rows.mask))
-            logprobs, _, normalizers = row.forward(logits, *selected, temperature, False)
+            selected = (chunk_tokens[part], *_at(part, rows.mask), None)
+            logprobs, _, normalizers = row.forward(logits, *selected, temperature, tanh_slope, False)
             *old, ref = _at(part, *per_row)
             found = row.ppo_loss(logprobs, *old, counts[part], ref, count, *settings)
             losses.append(found[0])
             metrics.append(found[3])
             by_value[part] = found[2]
             if any(wanted[:3]):
-                row.backward_inplace(logits, *selected, normalizers, None, found[1], None, temperature)
+                upstream = (normalizers, None, found[1], None)
+                row.backward_inplace(logits, *selected, *upstream, temperature, tanh_slope)
                 total.add(part, picked[part], logits)
     gradients = total.results(rows, hidden, weight, bias)
     grad_values = rows.put(by_value, flat_mask.shape[0]).view(values.shape)

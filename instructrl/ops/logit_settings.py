@@ -33,3 +33,7 @@ class LogitSettings:
         if self.softcap is None:
             return temperature / self.scale, 0.0
         return temperature / self.softcap, self.scale / self.softcap
+
+
+PLAIN = LogitSettings()
+"""Logits as they are."""

@@ -8,51 +8,18 @@ from torch import Tensor
 from instructrl.ops import checks, dispatch, linear
 from instructrl.ops.autograd import first_order
 from instructrl.ops.linear import HeadGradients, LinearHead
+from instructrl.ops.logit_settings import PLAIN, LogitSettings
+from instructrl.ops.softmax_rows import (
+    by_logits,
+    hide_invalid,
+    readable_tokens,
+    rows_backward,
+    rows_forward,
+    shaped_logits,
+)
 
 # Rows of the in-place backward are taken in chunks of this size, so that it needs no second [N, V].
 _INPLACE_WORKSPACE_BYTES = 64 * 2**20
-
-
-def readable_tokens(tokens: Tensor, mask: Tensor | None, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Tokens that can be used as an index (0 where masked or out of range), and where they are in range."""
-    if mask is not None:
-        tokens = torch.where(mask, tokens, 0)
-    in_range = (tokens >= 0) & (tokens < num_classes)
-    return torch.where(in_range, tokens, 0), in_range
-
-
-def hide_invalid(x: Tensor, mask: Tensor | None, in_range: Tensor) -> Tensor:
-    """NaN where the token id is out of range, 0 where masked."""
-    x = torch.where(in_range, x, float("nan"))
-    return x if mask is None else torch.where(mask, x, 0.0)
-
-
-def rows_forward(logits: Tensor, tokens: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-    """logits: [..., V] in the accumulation dtype, tokens: [...] in range -> log-probability, entropy: [...]."""
-    log_softmax = torch.log_softmax(logits, dim=-1)
-    logprob = log_softmax.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    if not with_entropy:
-        return logprob, None
-    probability = log_softmax.exp()
-    # 0 * -inf is 0 here: a token of probability 0 adds nothing, and no NaN comes back through it.
-    return logprob, -(probability * torch.where(probability > 0, log_softmax, 0.0)).sum(-1)
-
-
-def rows_backward(logits: Tensor, tokens: Tensor, grad_logprob: Tensor, grad_entropy: Tensor | None) -> Tensor:
-    """Gradient of [n, V] logits; `grad_*`: [n].
-
-    `d logprob / d z[k] = [k is token] - p[k]`, `d entropy / d z[k] = -p[k] * (log p[k] + entropy)`.
-    """
-    if grad_entropy is None:
-        gradient = torch.softmax(logits, dim=-1).mul_(-grad_logprob.unsqueeze(-1))
-    else:
-        log_softmax = torch.log_softmax(logits, dim=-1)
-        probability = log_softmax.exp()
-        log_softmax.masked_fill_(probability == 0, 0.0)
-        entropy = -(probability * log_softmax).sum(-1, keepdim=True)
-        log_softmax.add_(entropy).mul_(grad_entropy.unsqueeze(-1)).add_(grad_logprob.unsqueeze(-1))
-        gradient = probability.mul_(log_softmax).neg_()
-    return gradient.scatter_add_(-1, tokens.unsqueeze(-1), grad_logprob.unsqueeze(-1))
 
 
 class _InplaceBackward(torch.autograd.Function):
@@ -64,17 +31,24 @@ class _InplaceBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, tokens: Tensor, mask: Tensor | None, temperature: float, with_entropy: bool
+        ctx: Any,
+        logits: Tensor,
+        tokens: Tensor,
+        mask: Tensor | None,
+        allowed: Tensor | None,
+        temperature: float,
+        settings: LogitSettings,
+        with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        ctx.temperature, ctx.with_entropy = temperature, with_entropy
-        ctx.save_for_backward(logits, tokens, mask)
+        ctx.temperature, ctx.settings, ctx.with_entropy = temperature, settings, with_entropy
+        ctx.save_for_backward(logits, tokens, mask, allowed)
         ctx.set_materialize_grads(False)
-        return _forward(logits, tokens, mask, temperature, with_entropy)
+        return _forward(logits, tokens, mask, allowed, temperature, settings, with_entropy)
 
     @staticmethod
     @first_order
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        logits, tokens, mask = ctx.saved_tensors
+        logits, tokens, mask, allowed = ctx.saved_tensors
         num_classes = logits.shape[-1]
         dtype = checks.accumulation_dtype(logits)
         grads = []
@@ -86,46 +60,68 @@ class _InplaceBackward(torch.autograd.Function):
         rows = logits.reshape(-1, num_classes)
         keep = None if mask is None else mask.flatten()
         for chunk in linear.chunks(rows.shape[0], num_classes, dtype, _INPLACE_WORKSPACE_BYTES):
-            scaled = rows[chunk].to(dtype) / ctx.temperature
+            part = rows[chunk].to(dtype)
             if keep is not None:
-                scaled = torch.where(keep[chunk].unsqueeze(-1), scaled, 0.0)
+                part = torch.where(keep[chunk].unsqueeze(-1), part, 0.0)
+            shape = (ctx.temperature, ctx.settings, allowed)
+            shaped = shaped_logits(part, *shape)
             grad_entropy = grads[1][chunk] if ctx.with_entropy else None
-            rows[chunk] = rows_backward(scaled, tokens[chunk], grads[0][chunk], grad_entropy).to(rows.dtype)
+            gradient = rows_backward(shaped, tokens[chunk], grads[0][chunk], grad_entropy)
+            rows[chunk] = by_logits(gradient, shaped, *shape).to(rows.dtype)
         if rows.data_ptr() != logits.data_ptr():
             logits.copy_(rows.view(logits.shape))
-        return logits, None, None, None, None
+        return (logits, *(None,) * 6)
 
 
 def _forward(
-    logits: Tensor, tokens: Tensor, mask: Tensor | None, temperature: float, with_entropy: bool
+    logits: Tensor,
+    tokens: Tensor,
+    mask: Tensor | None,
+    allowed: Tensor | None,
+    temperature: float,
+    settings: LogitSettings,
+    with_entropy: bool,
 ) -> tuple[Tensor, Tensor | None]:
     tokens, in_range = readable_tokens(tokens, mask, logits.shape[-1])
-    scaled = logits.to(checks.accumulation_dtype(logits))
+    logits = logits.to(checks.accumulation_dtype(logits))
     if mask is not None:
-        scaled = torch.where(mask.unsqueeze(-1), scaled, 0.0)
-    if temperature != 1.0:
-        scaled = scaled / temperature
-    logprob, entropy = rows_forward(scaled, tokens, with_entropy)
+        logits = torch.where(mask.unsqueeze(-1), logits, 0.0)
+    logprob, entropy = rows_forward(shaped_logits(logits, temperature, settings, allowed), tokens, with_entropy)
     hidden_entropy = None if entropy is None else hide_invalid(entropy, mask, in_range)
     return hide_invalid(logprob, mask, in_range), hidden_entropy
 
 
+def _reference_rows(*args: Any) -> tuple[Tensor, Tensor | None]:
+    """args: of the reference, then whether the entropy is wanted."""
+    *inputs, inplace_backward, with_entropy = args
+    function = _InplaceBackward.apply if inplace_backward else _forward
+    return function(*inputs, with_entropy)  # pyright: ignore
+
+
 def _reference_token_logprobs(
-    logits: Tensor, tokens: Tensor, mask: Tensor | None, temperature: float, inplace_backward: bool
+    logits: Tensor,
+    tokens: Tensor,
+    mask: Tensor | None,
+    allowed: Tensor | None,
+    temperature: float,
+    settings: LogitSettings,
+    inplace_backward: bool,
 ) -> Tensor:
-    if inplace_backward:
-        return _InplaceBackward.apply(logits, tokens, mask, temperature, False)[0]  # pyright: ignore
-    return _forward(logits, tokens, mask, temperature, False)[0]
+    return _reference_rows(logits, tokens, mask, allowed, temperature, settings, inplace_backward, False)[0]
 
 
 def _reference_token_logprobs_and_entropy(
-    logits: Tensor, tokens: Tensor, mask: Tensor | None, temperature: float, inplace_backward: bool
+    logits: Tensor,
+    tokens: Tensor,
+    mask: Tensor | None,
+    allowed: Tensor | None,
+    temperature: float,
+    settings: LogitSettings,
+    inplace_backward: bool,
 ) -> tuple[Tensor, Tensor]:
-    if inplace_backward:
-        return _InplaceBackward.apply(logits, tokens, mask, temperature, True)  # pyright: ignore
-    logprob, entropy = _forward(logits, tokens, mask, temperature, True)
-    assert entropy is not None
-    return logprob, entropy
+    results = _reference_rows(logits, tokens, mask, allowed, temperature, settings, inplace_backward, True)
+    assert results[1] is not None
+    return results[0], results[1]
 
 
 class _LinearLogprobs(torch.autograd.Function):
@@ -142,12 +138,13 @@ class _LinearLogprobs(torch.autograd.Function):
         bias: Tensor | None,
         tokens: Tensor,
         temperature: float,
+        settings: LogitSettings,
         workspace: int,
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        ctx.temperature, ctx.workspace = temperature, workspace
+        ctx.shape, ctx.workspace = (temperature, settings), workspace
         dtype = checks.accumulation_dtype(hidden, weight)
-        head = LinearHead(weight.to(dtype), None if bias is None else bias.to(dtype), temperature)
+        head = LinearHead(weight.to(dtype), None if bias is None else bias.to(dtype), temperature, settings)
         logprobs = torch.empty(tokens.shape, dtype=dtype, device=tokens.device)
         entropies = torch.empty_like(logprobs) if with_entropy else None
         kept = None
@@ -167,21 +164,21 @@ class _LinearLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
         hidden, weight, bias, tokens, kept = ctx.saved_tensors
         dtype = checks.accumulation_dtype(hidden, weight)
-        head = LinearHead(weight.to(dtype), None if bias is None else bias.to(dtype), ctx.temperature)
+        head = LinearHead(weight.to(dtype), None if bias is None else bias.to(dtype), *ctx.shape)
         grad_logprob, grad_entropy = grad_outputs
         assert grad_logprob is not None
         with linear.full_precision(hidden.device):
             total = HeadGradients(head, hidden.to(dtype), ctx.needs_input_grad[:3])
             for rows in linear.chunks(hidden.shape[0], weight.shape[0], dtype, ctx.workspace):
                 chunk = hidden[rows].to(dtype)
-                by_logprob = grad_logprob[rows] / ctx.temperature
-                by_entropy = None if grad_entropy is None else grad_entropy[rows] / ctx.temperature
+                by_logprob = grad_logprob[rows] / head.temperature
+                by_entropy = None if grad_entropy is None else grad_entropy[rows] / head.temperature
                 logits = head.logits(chunk) if kept is None else kept
-                total.add(rows, chunk, rows_backward(logits, tokens[rows], by_logprob, by_entropy))
+                total.add(rows, chunk, rows_backward(logits, tokens[rows], by_logprob, by_entropy), logits)
         grad_hidden = None if total.hidden is None else total.hidden.to(hidden.dtype)
         grad_weight = None if total.weight is None else total.weight.to(weight.dtype)
         grad_bias = None if total.bias is None or bias is None else total.bias.to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        return (grad_hidden, grad_weight, grad_bias, *(None,) * 5)
 
 
 def _reference_linear(
@@ -191,6 +188,7 @@ def _reference_linear(
     tokens: Tensor,
     mask: Tensor | None,
     temperature: float,
+    settings: LogitSettings,
     workspace: int,
     with_entropy: bool,
 ) -> tuple[Tensor, Tensor | None]:
@@ -207,7 +205,7 @@ def _reference_linear(
             hidden = torch.where(mask.unsqueeze(-1), hidden, 0.0)
     tokens, in_range = readable_tokens(tokens, mask, num_classes)
     with linear.full_precision(hidden.device):
-        results = _LinearLogprobs.apply(hidden, weight, bias, tokens, temperature, workspace, with_entropy)
+        results = _LinearLogprobs.apply(hidden, weight, bias, tokens, temperature, settings, workspace, with_entropy)
     outputs = []
     for result in results:  # pyright: ignore
         if result is not None:
@@ -226,9 +224,10 @@ def _reference_linear_token_logprobs(
     tokens: Tensor,
     mask: Tensor | None,
     temperature: float,
+    settings: LogitSettings,
     workspace: int,
 ) -> Tensor:
-    return _reference_linear(hidden, weight, bias, tokens, mask, temperature, workspace, False)[0]
+    return _reference_linear(hidden, weight, bias, tokens, mask, temperature, settings, workspace, False)[0]
 
 
 def _reference_linear_token_logprobs_and_entropy(
@@ -238,9 +237,10 @@ def _reference_linear_token_logprobs_and_entropy(
     tokens: Tensor,
     mask: Tensor | None,
     temperature: float,
+    settings: LogitSettings,
     workspace: int,
 ) -> tuple[Tensor, Tensor]:
-    logprob, entropy = _reference_linear(hidden, weight, bias, tokens, mask, temperature, workspace, True)
+    logprob, entropy = _reference_linear(hidden, weight, bias, tokens, mask, temperature, settings, workspace, True)
     assert entropy is not None
     return logprob, entropy
 
@@ -255,16 +255,30 @@ LINEAR_TOKEN_LOGPROBS_AND_ENTROPY = dispatch.declare(
 )
 
 
-def _check_logits(
-    logits: Tensor, tokens: Tensor, temperature: float, mask: Tensor | None, inplace_backward: bool
-) -> tuple[Tensor, Tensor | None]:
+def check_logits(logits: Tensor, allowed: Tensor | None, settings: LogitSettings) -> Tensor | None:
+    """`[..., V]` logits, the `[V]` ids of them that are allowed, which it returns, and settings."""
     checks.floating("logits", logits)
+    if logits.dim() == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits: found shape {tuple(logits.shape)}, accepted is [..., V] with V of at least 1")
+    checks.settings("logit_settings", settings, LogitSettings)
+    return checks.allowed_ids(allowed, logits)
+
+
+def _checked(
+    logits: Tensor,
+    tokens: Tensor,
+    temperature: float,
+    mask: Tensor | None,
+    allowed: Tensor | None,
+    inplace_backward: bool,
+    settings: LogitSettings,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Logits, tokens, mask and allowed as the references take them."""
+    allowed = check_logits(logits, allowed, settings)
     checks.flag("inplace_backward", inplace_backward)
     if inplace_backward:
         checks.not_overlapping("logits", logits)
-    if logits.dim() == 0 or logits.shape[-1] == 0:
-        raise ValueError(f"logits: found shape {tuple(logits.shape)}, accepted is [..., V] with V of at least 1")
-    return linear.check_tokens("logits", logits, tokens, temperature, mask, logits.shape[-1])
+    return logits, *linear.check_tokens("logits", logits, tokens, temperature, mask, logits.shape[-1]), allowed
 
 
 def token_logprobs(
@@ -273,23 +287,28 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     mask: Tensor | None = None,
+    allowed: Tensor | None = None,
     inplace_backward: bool = False,
+    logit_settings: LogitSettings = PLAIN,
 ) -> Tensor:
-    """Log-probability of each token: `logits[token] / T - logsumexp(logits / T)`, in nats.
+    """Log-probability of each token: `z[token] / T - logsumexp(z / T)`, in nats, with the logits for z.
 
     logits: [..., V] floating. tokens: [...] int64 or int32, from 0 to V - 1 where they count.
     temperature: T, a finite number above 0.
     mask: [...] bool, or 0 and 1 of any dtype; True where a position counts, elsewhere neither logits nor token are
         read and the result is 0. None: tokens of -100 do not count, all others do.
+    allowed: [V] bool, or None for all: other ids have probability 0 and gradient 0, as with logits of -inf, and as a
+        token the log-probability -inf. The linear twins have a bias of -inf for that.
     inplace_backward: the backward writes the gradient over the logits, which saves their memory once more. Any other
         backward that needs the logits, a second one of this result included, then raises RuntimeError. No two logits
         may share memory, as those of an expanded tensor do.
+    logit_settings: scale and soft cap, which make z of the logits.
     Returns: [...] float32 (float64 for float64 logits); `.to(logits.dtype)` gives the input's, rounded once.
     Raises: ValueError for other shapes, dtypes, devices or values. On accelerators the values of tokens are checked
         only under `validate()`; an id out of range is never dereferenced and gives NaN.
     """
-    tokens, mask = _check_logits(logits, tokens, temperature, mask, inplace_backward)
-    return dispatch.run(TOKEN_LOGPROBS, logits, tokens, mask, temperature, inplace_backward)
+    inputs = _checked(logits, tokens, temperature, mask, allowed, inplace_backward, logit_settings)
+    return dispatch.run(TOKEN_LOGPROBS, *inputs, temperature, logit_settings, inplace_backward)
 
 
 def token_logprobs_and_entropy(
@@ -298,14 +317,16 @@ def token_logprobs_and_entropy(
     *,
     temperature: float = 1.0,
     mask: Tensor | None = None,
+    allowed: Tensor | None = None,
     inplace_backward: bool = False,
+    logit_settings: LogitSettings = PLAIN,
 ) -> tuple[Tensor, Tensor]:
-    """`token_logprobs`, and the entropy of `softmax(logits / T)` in nats, both with gradients.
+    """`token_logprobs`, and the entropy of `softmax(z / T)` in nats, both with gradients.
 
     A logit of -inf adds nothing to the entropy. Arguments and errors are those of `token_logprobs`.
     """
-    tokens, mask = _check_logits(logits, tokens, temperature, mask, inplace_backward)
-    return dispatch.run(TOKEN_LOGPROBS_AND_ENTROPY, logits, tokens, mask, temperature, inplace_backward)
+    inputs = _checked(logits, tokens, temperature, mask, allowed, inplace_backward, logit_settings)
+    return dispatch.run(TOKEN_LOGPROBS_AND_ENTROPY, *inputs, temperature, logit_settings, inplace_backward)
 
 
 def linear_token_logprobs(
@@ -317,11 +338,13 @@ def linear_token_logprobs(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     max_workspace_bytes: int | None = None,
+    logit_settings: LogitSettings = PLAIN,
 ) -> Tensor:
     """`token_logprobs(hidden @ weight.T + bias, tokens)` without holding the logits.
 
-    hidden: [..., D] floating. weight: [V, D] floating, the language-model head. bias: [V] or None.
-    tokens, temperature, mask: as in `token_logprobs`; hidden states are not read where the mask is False.
+    hidden: [..., D] floating. weight: [V, D] floating, the language-model head. bias: [V] or None;
+        -inf excludes a token, as in `token_logprobs` with `allowed`.
+    tokens, temperature, mask, logit_settings: as in `token_logprobs`; hidden states under a False mask are not read.
     max_workspace_bytes: for the logits of a chunk of tokens; None: 96 MiB on the CPU, 1 GiB elsewhere. With gradients
     a compiled backend holds it until the backward.
     Returns: [...] float32 (float64 for float64 inputs), with gradients for hidden, weight and bias.
@@ -329,8 +352,10 @@ def linear_token_logprobs(
     """
     linear.check_head(hidden, weight, bias)
     tokens, mask = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
+    checks.settings("logit_settings", logit_settings, LogitSettings)
     workspace = linear.workspace_bytes(max_workspace_bytes, weight)
-    return dispatch.run(LINEAR_TOKEN_LOGPROBS, hidden, weight, bias, tokens, mask, temperature, workspace)
+    shape = (temperature, logit_settings)
+    return dispatch.run(LINEAR_TOKEN_LOGPROBS, hidden, weight, bias, tokens, mask, *shape, workspace)
 
 
 def linear_token_logprobs_and_entropy(
@@ -342,9 +367,12 @@ def linear_token_logprobs_and_entropy(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     max_workspace_bytes: int | None = None,
+    logit_settings: LogitSettings = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """`linear_token_logprobs`, and the entropy as in `token_logprobs_and_entropy`, both with gradients."""
     linear.check_head(hidden, weight, bias)
     tokens, mask = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
+    checks.settings("logit_settings", logit_settings, LogitSettings)
     workspace = linear.workspace_bytes(max_workspace_bytes, weight)
-    return dispatch.run(LINEAR_TOKEN_LOGPROBS_AND_ENTROPY, hidden, weight, bias, tokens, mask, temperature, workspace)
+    shape = (temperature, logit_settings)
+    return dispatch.run(LINEAR_TOKEN_LOGPROBS_AND_ENTROPY, hidden, weight, bias, tokens, mask, *shape, workspace)

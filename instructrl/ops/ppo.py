@@ -175,7 +175,7 @@ def _chunk_objectives(
         parts.append(part)
         if total.any_wanted:
             by_logprob = part.logprob_derivative / (count * head.temperature)
-            total.add(rows, chunk_hidden, rows_backward(logits, safe[rows], by_logprob, None))
+            total.add(rows, chunk_hidden, rows_backward(logits, safe[rows], by_logprob, None), logits)
     return parts
 
 

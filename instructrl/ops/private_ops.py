@@ -18,15 +18,17 @@ SCHEMAS: dict[str, str] = {
     # gradient: [P, K], the derivative of loss_sum by the scores.
     "pairwise_ranking_loss": "(Tensor scores, Tensor preferred)"
     " -> (Tensor loss_sum, Tensor num_pairs, Tensor num_correct, Tensor gradient)",
-    # normalizers: [..., 2], the largest logit and the log of the sum of `exp((logit - largest) / temperature)`.
+    # Under the softmax is z / temperature: z is the logits where tanh_slope is 0, else tanh(tanh_slope * logits), and
+    # -inf where allowed, [V], is False (`LogitSettings.folded` makes temperature and slope of a scale and a cap).
+    # normalizers: [..., 2], the largest z and the log of the sum of `exp((z - largest) / temperature)`.
     # entropy: [0] where it is not wanted.
-    "token_logprobs": "(Tensor logits, Tensor tokens, Tensor? mask, float temperature, bool with_entropy)"
-    " -> (Tensor logprobs, Tensor entropy, Tensor normalizers)",
-    "token_logprobs_backward": "(Tensor logits, Tensor tokens, Tensor? mask, Tensor normalizers, Tensor? entropy,"
-    " Tensor? grad_logprobs, Tensor? grad_entropy, float temperature) -> Tensor",
+    "token_logprobs": "(Tensor logits, Tensor tokens, Tensor? mask, Tensor? allowed, float temperature,"
+    " float tanh_slope, bool with_entropy) -> (Tensor logprobs, Tensor entropy, Tensor normalizers)",
+    "token_logprobs_backward": "(Tensor logits, Tensor tokens, Tensor? mask, Tensor? allowed, Tensor normalizers,"
+    " Tensor? entropy, Tensor? grad_logprobs, Tensor? grad_entropy, float temperature, float tanh_slope) -> Tensor",
     # The same, written over the logits.
-    "token_logprobs_backward_": "(Tensor(a!) logits, Tensor tokens, Tensor? mask, Tensor normalizers,"
-    " Tensor? entropy, Tensor? grad_logprobs, Tensor? grad_entropy, float temperature) -> ()",
+    "token_logprobs_backward_": "(Tensor(a!) logits, Tensor tokens, Tensor? mask, Tensor? allowed, Tensor normalizers,"
+    " Tensor? entropy, Tensor? grad_logprobs, Tensor? grad_entropy, float temperature, float tanh_slope) -> ()",
     "generalized_advantages": "(Tensor rewards, Tensor values, Tensor mask, float gamma, float lam,"
     " Tensor? cu_seqlens) -> (Tensor advantages, Tensor returns)",
     "ppo_advantages": "(Tensor logprobs, Tensor ref_logprobs, Tensor values, Tensor scores, Tensor mask,"
@@ -43,7 +45,8 @@ SCHEMAS: dict[str, str] = {
     " Tensor returns, Tensor mask, Tensor? ref_logprobs, Tensor? num_tokens, float cliprange, float cliprange_value,"
     " float vf_coef, float kl_coef)"
     " -> (Tensor losses, Tensor grad_logprobs, Tensor grad_values, Tensor metrics)",
-    "sample_tokens": "(Tensor logits, Tensor uniforms, float temperature) -> Tensor",
+    # allowed: [V] or [B, V].
+    "sample_tokens": "(Tensor logits, Tensor uniforms, Tensor? allowed, float temperature, float tanh_slope) -> Tensor",
 }
 
 
@@ -57,10 +60,8 @@ def _fake_ranking(scores: Tensor, preferred: Tensor) -> tuple[Tensor, ...]:
     return _like(scores, num_prompts), *counts, _like(scores, num_prompts, num_responses)
 
 
-def _fake_logprobs(
-    logits: Tensor, tokens: Tensor, mask: Tensor | None, temperature: float, with_entropy: bool
-) -> tuple[Tensor, ...]:
-    entropy = _like(logits, *tokens.shape) if with_entropy else _like(logits, 0)
+def _fake_logprobs(logits: Tensor, tokens: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    entropy = _like(logits, *tokens.shape) if others[-1] else _like(logits, 0)
     return _like(logits, *tokens.shape), entropy, _like(logits, *tokens.shape, 2)
 
 

@@ -4,11 +4,15 @@ import torch
 from torch import Tensor
 
 from instructrl.ops import checks, dispatch
+from instructrl.ops.logit_settings import PLAIN, LogitSettings
+from instructrl.ops.softmax_rows import shaped_logits
 
 
-def _reference(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
-    scaled = logits.to(checks.accumulation_dtype(logits)) / temperature
-    probabilities = torch.softmax(scaled, dim=-1)
+def _reference(
+    logits: Tensor, uniforms: Tensor, allowed: Tensor | None, temperature: float, settings: LogitSettings
+) -> Tensor:
+    shaped = shaped_logits(logits.to(checks.accumulation_dtype(logits)), temperature, settings, allowed)
+    probabilities = torch.softmax(shaped, dim=-1)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     # A number below 1 times the total rounds to less than the total, so it is found before the end of the row. The
@@ -23,8 +27,16 @@ def _reference(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
 SAMPLE_TOKENS = dispatch.declare("sampling.sample_tokens", _reference)
 
 
-def sample_tokens(logits: Tensor, uniforms: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """The first token whose cumulative probability under `softmax(logits / temperature)` exceeds the uniform number.
+def sample_tokens(
+    logits: Tensor,
+    uniforms: Tensor,
+    *,
+    temperature: float = 1.0,
+    allowed: Tensor | None = None,
+    logit_settings: LogitSettings = PLAIN,
+) -> Tensor:
+    """The first token whose cumulative probability under `softmax(z / temperature)` exceeds the uniform number, with
+    the logits for z.
 
     The randomness is the caller's, keyed by episode and position, so rows may leave the batch without changing a
     sample. A token of probability 0 is never returned.
@@ -32,6 +44,8 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, *, temperature: float = 1.0)
     logits: [B, V] floating; -inf excludes a token, at least one of a row is finite.
     uniforms: [B] float32 or float64 in [0, 1).
     temperature: a finite number above 0.
+    allowed: [V] or [B, V] bool, or None for all: other tokens are never returned. One of a row at least is allowed.
+    logit_settings: scale and soft cap, which make z of the logits.
     Returns: [B] int64.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
@@ -45,4 +59,6 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, *, temperature: float = 1.0)
         raise ValueError(f"uniforms: found dtype {uniforms.dtype}, accepted are float32, float64")
     checks.like("uniforms", uniforms, "logits", (logits.shape[0],), logits.device)
     checks.values_within("uniforms", uniforms, 0.0, 1.0, "a number outside", "numbers in [0, 1)")
-    return dispatch.run(SAMPLE_TOKENS, logits, uniforms, temperature)
+    allowed = checks.allowed_ids(allowed, logits, in_each_row=True)
+    checks.settings("logit_settings", logit_settings, LogitSettings)
+    return dispatch.run(SAMPLE_TOKENS, logits, uniforms, allowed, temperature, logit_settings)

@@ -56,6 +56,21 @@ def expm1(x):
 
 
 @triton.jit
+def tanh(x):
+    """-m / (2 + m) with m = expm1(-2 |x|): nothing cancels near 0."""
+    m = expm1(-2.0 * tl.abs(x))
+    size = tl.div_rn(-m, 2.0 + m)
+    return tl.where(x < 0.0, -size, size)
+
+
+@triton.jit
+def tanh_derivative(x):
+    """1 - tanh(x)^2 as 4 e / (1 + e)^2 with e = exp(-2 |x|): nothing cancels far out."""
+    e = exp(-2.0 * tl.abs(x))
+    return tl.div_rn(4.0 * e, (1.0 + e) * (1.0 + e))
+
+
+@triton.jit
 def log1p(x):
     """log(1 + x) for x from 0 to 1: the quotient gives back what rounding took from 1 + x."""
     y = 1.0 + x

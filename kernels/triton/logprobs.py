@@ -14,6 +14,7 @@ The bits of a row depend on where it starts relative to a 16-byte boundary, neve
 import torch
 from instructrl.kernels.triton import rows
 from instructrl.kernels.triton.elementary import LOG2_E
+from instructrl.kernels.triton.logit_map import map_classes, map_slope
 from instructrl.kernels.triton.rows import RowLayout, edges, elements_after_boundary, row_offset, whole_vectors
 from torch import Tensor
 
@@ -22,13 +23,14 @@ import triton.language as tl
 
 # The largest so far before there is one: unlike -inf it can be subtracted from -inf.
 LOWEST = tl.constexpr(-3.4028234663852886e38)
-_LAYOUT = ["inner", "outer_stride", "inner_stride", "num_classes", "rate", "temperature"]
+_LAYOUT = ["inner", "outer_stride", "inner_stride", "num_classes", "rate", "temperature", "tanh_slope"]
 # Where a row starts is found in the kernel: other alignments of the same pointers need no other code.
 _POINTERS = [
     "logits",
     "gradient",
     "tokens",
     "mask",
+    "allowed",
     "logprobs",
     "entropy",
     "normalizers",
@@ -53,7 +55,10 @@ def _lowered(weighted, total, difference, decay):
 
 
 @triton.jit
-def _normalize(row, num_classes, rate, WITH_ENTROPY: tl.constexpr, VECTORS: tl.constexpr, VECTOR: tl.constexpr):
+def _normalize(
+    row, num_classes, rate, allowed, tanh_slope,
+    WITH_ENTROPY: tl.constexpr, CAPPED: tl.constexpr, VECTORS: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
     """Largest of a row, and relative to it the sum of exponentials and of exponentials times distances."""
     shift = elements_after_boundary(row)
     boundary = tl.multiple_of(row - shift, 16)
@@ -63,6 +68,7 @@ def _normalize(row, num_classes, rate, WITH_ENTROPY: tl.constexpr, VECTORS: tl.c
     for first in range(0, (shift + num_classes) // VECTOR, VECTORS):
         place, inside = whole_vectors(first, shift, num_classes, VECTORS, VECTOR)
         x = tl.load(boundary + place, mask=inside, other=float("-inf")).to(tl.float32)
+        x = map_classes(x, place - shift, inside, allowed, tanh_slope, CAPPED)
         before = largest
         largest = tl.maximum(before, tl.max(x, 1))
         decay = tl.exp2((before - largest) * rate)
@@ -72,6 +78,7 @@ def _normalize(row, num_classes, rate, WITH_ENTROPY: tl.constexpr, VECTORS: tl.c
         total = total * decay + tl.sum(exponential, 1)
     place, inside = edges(shift, num_classes, VECTOR)
     x = tl.load(boundary + place, mask=inside, other=float("-inf")).to(tl.float32)
+    x = map_classes(x, place - shift, inside, allowed, tanh_slope, CAPPED)
     row_largest = tl.maximum(tl.max(largest, 0), tl.max(x, 0))
     exponential, surprise = _surprise(x, row_largest, rate, WITH_ENTROPY)
     decay = tl.exp2((largest - row_largest) * rate)
@@ -86,6 +93,7 @@ def _forward(
     logits,
     tokens,
     mask,
+    allowed,
     logprobs,
     entropy,
     normalizers,
@@ -95,7 +103,9 @@ def _forward(
     num_classes: tl.int32,
     rate: tl.float32,
     temperature: tl.float32,
+    tanh_slope: tl.float32,
     WITH_ENTROPY: tl.constexpr,
+    CAPPED: tl.constexpr,
     VECTORS: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
@@ -111,8 +121,11 @@ def _forward(
         row = logits + row_offset(n, inner, outer_stride, inner_stride)
         token = tl.load(tokens + n)
         in_range = (token >= 0) & (token < num_classes)
-        chosen = tl.load(row + tl.where(in_range, token, 0)).to(tl.float32)
-        largest, total, weighted = _normalize(row, num_classes, rate, WITH_ENTROPY, VECTORS, VECTOR)
+        k = tl.where(in_range, token, 0)
+        chosen = map_classes(tl.load(row + k).to(tl.float32), k, in_range, allowed, tanh_slope, CAPPED)
+        largest, total, weighted = _normalize(
+            row, num_classes, rate, allowed, tanh_slope, WITH_ENTROPY, CAPPED, VECTORS, VECTOR
+        )
         log_total = tl.log(total)
         logprob = tl.where(in_range, tl.div_rn(chosen - largest, temperature) - log_total, float("nan"))
         if WITH_ENTROPY:
@@ -141,18 +154,24 @@ def _derivative(x, is_token, saved, rate, inverse_temperature, WITH_ENTROPY: tl.
 
 @triton.jit
 def _write_row(
-    source, out, shift, token, num_classes, saved, rate, inverse_temperature,
-    WITH_ENTROPY: tl.constexpr, VECTORS: tl.constexpr, VECTOR: tl.constexpr,
+    source, out, shift, token, num_classes, saved, rate, inverse_temperature, allowed, tanh_slope,
+    WITH_ENTROPY: tl.constexpr, CAPPED: tl.constexpr, VECTORS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
     dtype = out.dtype.element_ty
     for first in range(0, (shift + num_classes) // VECTOR, VECTORS):
         place, inside = whole_vectors(first, shift, num_classes, VECTORS, VECTOR)
         x = tl.load(source + place, mask=inside, other=float("-inf")).to(tl.float32)
-        y = _derivative(x, place == token + shift, saved, rate, inverse_temperature, WITH_ENTROPY)
+        z = map_classes(x, place - shift, inside, allowed, tanh_slope, CAPPED)
+        y = _derivative(z, place == token + shift, saved, rate, inverse_temperature, WITH_ENTROPY)
+        if CAPPED or allowed is not None:
+            y *= map_slope(x, place - shift, inside, allowed, tanh_slope, CAPPED)
         tl.store(out + place, y.to(dtype), mask=inside)
     place, inside = edges(shift, num_classes, VECTOR)
     x = tl.load(source + place, mask=inside, other=float("-inf")).to(tl.float32)
-    y = _derivative(x, place == token + shift, saved, rate, inverse_temperature, WITH_ENTROPY)
+    z = map_classes(x, place - shift, inside, allowed, tanh_slope, CAPPED)
+    y = _derivative(z, place == token + shift, saved, rate, inverse_temperature, WITH_ENTROPY)
+    if CAPPED or allowed is not None:
+        y *= map_slope(x, place - shift, inside, allowed, tanh_slope, CAPPED)
     tl.store(out + place, y.to(dtype), mask=inside)
 
 
@@ -175,6 +194,7 @@ def _backward(
     gradient,
     tokens,
     mask,
+    allowed,
     normalizers,
     entropy,
     grad_logprobs,
@@ -187,7 +207,9 @@ def _backward(
     num_classes: tl.int32,
     rate: tl.float32,
     inverse_temperature: tl.float32,
+    tanh_slope: tl.float32,
     ALIKE: tl.constexpr,
+    CAPPED: tl.constexpr,
     VECTORS: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
@@ -214,8 +236,8 @@ def _backward(
             by_entropy = tl.load(grad_entropy + n)
         saved = (tl.load(normalizers + 2 * n), tl.load(normalizers + 2 * n + 1), row_entropy, by_logprob, by_entropy)
         _write_row(
-            source, out, shift, token.to(tl.int32), num_classes, saved, rate, inverse_temperature,
-            grad_entropy is not None, VECTORS, VECTOR,
+            source, out, shift, token.to(tl.int32), num_classes, saved, rate, inverse_temperature, allowed, tanh_slope,
+            grad_entropy is not None, CAPPED, VECTORS, VECTOR,
         )  # fmt: skip
     else:
         _write_zeros(out, shift, num_classes, VECTORS, VECTOR)
@@ -226,7 +248,13 @@ def _dense(tensor: Tensor | None) -> Tensor | None:
 
 
 def token_logprobs(
-    logits: Tensor, tokens: Tensor, mask: Tensor | None, temperature: float, with_entropy: bool
+    logits: Tensor,
+    tokens: Tensor,
+    mask: Tensor | None,
+    allowed: Tensor | None,
+    temperature: float,
+    tanh_slope: float,
+    with_entropy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape, num_classes = tokens.shape, logits.shape[-1]
     logprobs = logits.new_empty(shape, dtype=torch.float32)
@@ -239,6 +267,7 @@ def token_logprobs(
             logits,
             tokens.contiguous(),
             _dense(mask),
+            _dense(allowed),
             logprobs,
             entropy,
             normalizers,
@@ -246,7 +275,9 @@ def token_logprobs(
             num_classes,
             LOG2_E.value / temperature,
             temperature,
+            tanh_slope,
             WITH_ENTROPY=with_entropy,
+            CAPPED=tanh_slope != 0.0,
             VECTORS=vectors,
             VECTOR=rows.vector_length(logits.dtype),
             num_warps=num_warps,
@@ -256,7 +287,7 @@ def token_logprobs(
 
 def _write_gradient(
     logits: Tensor, layout: RowLayout, gradient: Tensor, layout_out: RowLayout, saved: tuple[Tensor | None, ...],
-    temperature: float,
+    temperature: float, tanh_slope: float,
 ) -> None:  # fmt: skip
     num_classes = logits.shape[-1]
     vectors, num_warps = rows.tile(num_classes, logits.dtype)
@@ -269,6 +300,8 @@ def _write_gradient(
         num_classes,
         LOG2_E.value / temperature,
         1.0 / temperature,
+        tanh_slope,
+        CAPPED=tanh_slope != 0.0,
         ALIKE=rows.aligned_alike(logits, layout, gradient, layout_out),
         VECTORS=vectors,
         VECTOR=rows.vector_length(logits.dtype),
@@ -280,18 +313,20 @@ def token_logprobs_backward(
     logits: Tensor,
     tokens: Tensor,
     mask: Tensor | None,
+    allowed: Tensor | None,
     normalizers: Tensor,
     entropy: Tensor | None,
     grad_logprobs: Tensor | None,
     grad_entropy: Tensor | None,
     temperature: float,
+    tanh_slope: float,
 ) -> Tensor:
     gradient = logits.new_empty(logits.shape)
     if logits.numel() > 0:
         logits, layout = rows.as_rows(logits)
         layout_out = rows.contiguous_layout(layout, logits.shape[-1])
-        saved = (tokens, mask, normalizers, entropy, grad_logprobs, grad_entropy)
-        _write_gradient(logits, layout, gradient, layout_out, saved, temperature)
+        saved = (tokens, mask, allowed, normalizers, entropy, grad_logprobs, grad_entropy)
+        _write_gradient(logits, layout, gradient, layout_out, saved, temperature, tanh_slope)
     return gradient
 
 
@@ -299,18 +334,20 @@ def token_logprobs_backward_(
     logits: Tensor,
     tokens: Tensor,
     mask: Tensor | None,
+    allowed: Tensor | None,
     normalizers: Tensor,
     entropy: Tensor | None,
     grad_logprobs: Tensor | None,
     grad_entropy: Tensor | None,
     temperature: float,
+    tanh_slope: float,
 ) -> None:
     if logits.numel() == 0:
         return
-    saved = (tokens, mask, normalizers, entropy, grad_logprobs, grad_entropy)
+    saved = (tokens, mask, allowed, normalizers, entropy, grad_logprobs, grad_entropy)
     layout = rows.row_layout(logits)
     if layout is None:
         # Strides that no kernel addresses: the gradient is made beside the logits and copied.
-        logits.copy_(token_logprobs_backward(logits, *saved, temperature))
+        logits.copy_(token_logprobs_backward(logits, *saved, temperature, tanh_slope))
     else:
-        _write_gradient(logits, layout, logits, layout, saved, temperature)
+        _write_gradient(logits, layout, logits, layout, saved, temperature, tanh_slope)

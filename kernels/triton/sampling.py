@@ -13,6 +13,7 @@ keeps its sample. Where all rows start at 16-byte boundaries the reads are 16 by
 
 import torch
 from instructrl.kernels.triton.elementary import LOG2_E
+from instructrl.kernels.triton.logit_map import map_classes
 from instructrl.kernels.triton.rows import BYTES
 from torch import Tensor
 
@@ -31,24 +32,35 @@ def _row(logits, row, row_stride, ALIGNED: tl.constexpr):
     return pointer
 
 
-@triton.jit(do_not_specialize=["row_stride", "num_classes", "num_tiles", "rate"])
+_NUMBERS = ["row_stride", "num_classes", "num_tiles", "allowed_stride", "rate", "tanh_slope"]
+
+
+@triton.jit(do_not_specialize=_NUMBERS)
 def _tile_sums(
     logits,
+    allowed,
     largest,
     sums,
     row_stride: tl.int64,
     num_classes: tl.int32,
     num_tiles: tl.int32,
+    allowed_stride: tl.int64,
     rate: tl.float32,
+    tanh_slope: tl.float32,
+    CAPPED: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
     row = _row(logits, program // num_tiles, row_stride, ALIGNED)
+    if allowed is not None:
+        allowed += program // num_tiles * allowed_stride
     if ALIGNED:
         num_classes = num_classes // 8 * 8
     place = (program % num_tiles).to(tl.int32) * TILE + tl.arange(0, TILE)
-    x = tl.load(row + place, mask=place < num_classes, other=float("-inf")).to(tl.float32)
+    inside = place < num_classes
+    x = tl.load(row + place, mask=inside, other=float("-inf")).to(tl.float32)
+    x = map_classes(x, place, inside, allowed, tanh_slope, CAPPED)
     # Not below the lowest number: -inf minus -inf is NaN.
     tile_largest = tl.maximum(tl.max(x, 0), _LOWEST)
     tl.store(largest + program, tile_largest)
@@ -65,9 +77,10 @@ def _tile_weights(largest, sums, first, num_tiles, row_largest, rate, LANES: tl.
     return tile, tl.where(there, weight, 0.0).to(tl.float64)
 
 
-@triton.jit(do_not_specialize=["row_stride", "num_classes", "num_tiles", "rate"])
+@triton.jit(do_not_specialize=_NUMBERS)
 def _choose(
     logits,
+    allowed,
     uniforms,
     largest,
     sums,
@@ -75,7 +88,10 @@ def _choose(
     row_stride: tl.int64,
     num_classes: tl.int32,
     num_tiles: tl.int32,
+    allowed_stride: tl.int64,
     rate: tl.float32,
+    tanh_slope: tl.float32,
+    CAPPED: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
     LANES: tl.constexpr,
@@ -115,10 +131,14 @@ def _choose(
     before = tl.where(found < num_tiles, before, fallback_before)
     found = tl.where(found < num_tiles, found, fallback)
     row = _row(logits, n, row_stride, ALIGNED)
+    if allowed is not None:
+        allowed += n * allowed_stride
     if ALIGNED:
         num_classes = num_classes // 8 * 8
     place = found * TILE + tl.arange(0, TILE)
-    x = tl.load(row + place, mask=place < num_classes, other=float("-inf")).to(tl.float32)
+    inside = place < num_classes
+    x = tl.load(row + place, mask=inside, other=float("-inf")).to(tl.float32)
+    x = map_classes(x, place, inside, allowed, tanh_slope, CAPPED)
     weight = tl.exp2((x - row_largest) * rate).to(tl.float64)
     # A parallel cumulative sum need not rise with every term: a token of probability 0 is told by its own weight.
     past = (before + tl.cumsum(weight, 0) > target) & (weight > 0)
@@ -127,7 +147,9 @@ def _choose(
     tl.store(chosen + n, tl.where(token < num_classes, token, last).to(tl.int64))
 
 
-def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+def sample_tokens(
+    logits: Tensor, uniforms: Tensor, allowed: Tensor | None, temperature: float, tanh_slope: float
+) -> Tensor:
     num_rows, num_classes = logits.shape
     chosen = logits.new_empty(num_rows, dtype=torch.int64)
     if num_rows == 0:
@@ -139,8 +161,11 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float) -> Tenso
     row_stride = logits.stride(0) if num_rows > 1 else num_classes
     row_bytes = row_stride * logits.element_size()
     aligned = logits.data_ptr() % BYTES == 0 and row_bytes % BYTES == 0 and num_classes % 8 == 0
-    sizes = (row_stride, num_classes, num_tiles, LOG2_E.value / temperature)
-    shape = {"ALIGNED": aligned, "TILE": _TILE, "num_warps": 4}
-    _tile_sums[(num_rows * num_tiles,)](logits, largest, sums, *sizes, **shape)
-    _choose[(num_rows,)](logits, uniforms.contiguous(), largest, sums, chosen, *sizes, LANES=128, **shape)
+    if allowed is not None:
+        allowed = allowed.contiguous()
+    allowed_stride = num_classes if allowed is not None and allowed.dim() == 2 else 0
+    numbers = (row_stride, num_classes, num_tiles, allowed_stride, LOG2_E.value / temperature, tanh_slope)
+    shape = {"CAPPED": tanh_slope != 0.0, "ALIGNED": aligned, "TILE": _TILE, "num_warps": 4}
+    _tile_sums[(num_rows * num_tiles,)](logits, allowed, largest, sums, *numbers, **shape)
+    _choose[(num_rows,)](logits, allowed, uniforms.contiguous(), largest, sums, chosen, *numbers, LANES=128, **shape)
     return chosen

@@ -27,15 +27,35 @@ def pairwise_ranking_loss(scores, preferred):
     return loss, torch.tensor(pairs, dtype=torch.int64), torch.tensor(correct, dtype=torch.int64)
 
 
-def token_logprobs_and_entropy(logits, tokens, temperature=1.0, mask=None):
+def _tanh(x):
+    if x.dtype != torch.float64:
+        return torch.tanh(x)
+    # The derivative of torch.tanh, 1 - tanh^2, cancels far out, which a truth for results in float64 must not.
+    e = torch.exp(-2.0 * x.abs())
+    return x.sign() * (1.0 - e) / (1.0 + e)
+
+
+def _class_numbers(row, temperature, allowed, logit_settings):
+    """The classes of a row that are possible, and what is under their softmax."""
+    possible = row > -math.inf if allowed is None else (row > -math.inf) & allowed
+    possible = possible.nonzero().squeeze(1)
+    z = row[possible]
+    if logit_settings is not None:
+        z = logit_settings.scale * z
+        cap = logit_settings.softcap
+        z = z if cap is None else cap * _tanh(z / cap)
+    return possible, z / temperature
+
+
+def token_logprobs_and_entropy(logits, tokens, temperature=1.0, mask=None, allowed=None, logit_settings=None):
     logprobs, entropies = [], []
     for row in range(logits.shape[0]):
         if mask is not None and not mask[row]:
             logprobs.append(logits.new_zeros(()))
             entropies.append(logits.new_zeros(()))
             continue
-        possible = (logits[row] > -math.inf).nonzero().squeeze(1)
-        log_softmax = F.log_softmax(logits[row][possible] / temperature, dim=0)
+        possible, z = _class_numbers(logits[row], temperature, allowed, logit_settings)
+        log_softmax = F.log_softmax(z, dim=0)
         place = (possible == tokens[row]).nonzero().squeeze()
         logprobs.append(log_softmax[place])
         entropies.append(-(log_softmax.exp() * log_softmax).sum())
@@ -44,8 +64,17 @@ def token_logprobs_and_entropy(logits, tokens, temperature=1.0, mask=None):
     return torch.stack(logprobs), torch.stack(entropies)
 
 
-def token_logprobs(logits, tokens, temperature=1.0, mask=None):
-    return token_logprobs_and_entropy(logits, tokens, temperature, mask)[0]
+def token_logprobs(*args, **kwargs):
+    return token_logprobs_and_entropy(*args, **kwargs)[0]
+
+
+def probabilities(logits, temperature=1.0, allowed=None, logit_settings=None):
+    rows = torch.zeros_like(logits)
+    for n, row in enumerate(logits):
+        mask = allowed[n] if allowed is not None and allowed.dim() == 2 else allowed
+        possible, z = _class_numbers(row, temperature, mask, logit_settings)
+        rows[n, possible] = torch.softmax(z, 0)
+    return rows
 
 
 def _logits(hidden, weight, bias, mask):
@@ -54,14 +83,12 @@ def _logits(hidden, weight, bias, mask):
     return F.linear(hidden, weight, bias)
 
 
-def linear_token_logprobs_and_entropy(
-    hidden, weight, tokens, bias=None, temperature=1.0, mask=None, max_workspace_bytes=None
-):
-    return token_logprobs_and_entropy(_logits(hidden, weight, bias, mask), tokens, temperature, mask)
+def linear_token_logprobs_and_entropy(hidden, weight, tokens, bias=None, mask=None, max_workspace_bytes=None, **rest):
+    return token_logprobs_and_entropy(_logits(hidden, weight, bias, mask), tokens, mask=mask, **rest)
 
 
-def linear_token_logprobs(hidden, weight, tokens, bias=None, temperature=1.0, mask=None, max_workspace_bytes=None):
-    return token_logprobs(_logits(hidden, weight, bias, mask), tokens, temperature, mask)
+def linear_token_logprobs(*args, **kwargs):
+    return linear_token_logprobs_and_entropy(*args, **kwargs)[0]
 
 
 def _sequences(mask, cu_seqlens):
@@ -179,11 +206,11 @@ def ppo_loss(
 
 
 def linear_nll_loss(hidden, weight, tokens, mask, bias=None, num_tokens=None, max_workspace_bytes=None):
-    return -linear_token_logprobs(hidden, weight, tokens, bias, 1.0, mask).sum() / _divisor(mask, num_tokens)
+    return -linear_token_logprobs(hidden, weight, tokens, bias, mask).sum() / _divisor(mask, num_tokens)
 
 
 def linear_ppo_loss(
     hidden, weight, tokens, *args, mask=None, bias=None, temperature=1.0, max_workspace_bytes=None, **rest
 ):
-    logprobs = linear_token_logprobs(hidden, weight, tokens, bias, temperature, mask)
+    logprobs = linear_token_logprobs(hidden, weight, tokens, bias, mask, temperature=temperature)
     return ppo_loss(logprobs, *args, mask=mask, **rest)

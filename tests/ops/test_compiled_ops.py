@@ -54,15 +54,16 @@ def private_arguments(name, device):
     logits = torch.randn(4, 7, 33, generator=g).to(device)[:, :-1]
     tokens = torch.randint(0, 33, (4, 6), generator=g).to(device)
     forward = private_ops.get(PREFIXES[ops.dispatch._forced], "token_logprobs")
-    _, entropy, normalizers = forward(logits, tokens, mask, 0.7, True)
+    allowed = torch.arange(33, device=device) < 30
+    _, entropy, normalizers = forward(logits, tokens, mask, allowed, 0.7, 0.1, True)
     upstream = torch.tensor(0.3, device=device).expand(4, 6)
-    backward = (tokens, mask, normalizers, entropy, upstream, x[0], 0.7)
+    backward = (tokens, mask, allowed, normalizers, entropy, upstream, x[0], 0.7, 0.1)
     count = torch.tensor(20.0, dtype=torch.float64, device=device)
     hidden, weight = torch.randn(4, 6, 5, generator=g).to(device), torch.randn(33, 5, generator=g).to(device)
     linear = (hidden, weight, None, tokens, mask)
     return {
         "pairwise_ranking_loss": (x[0], torch.rand(4, 6, 6, generator=g).to(device) < 0.5),
-        "token_logprobs": (logits, tokens, mask, 0.7, True),
+        "token_logprobs": (logits, tokens, mask, allowed, 0.7, 0.1, True),
         "token_logprobs_backward": (logits, *backward),
         "token_logprobs_backward_": (logits.clone(), *backward),
         "generalized_advantages": (x[0], x[1].t().contiguous().t(), mask, 0.9, 0.8, None),
@@ -71,9 +72,9 @@ def private_arguments(name, device):
         "clipped_policy_loss": (*x[:3], mask, None, 0.2),
         "clipped_value_loss": (*x[:3], mask, count, 0.2),
         "ppo_loss": (*x[:6], mask, x[6], count, 0.2, 0.2, 0.1, 0.3),
-        "sample_tokens": (logits[:, 0], torch.rand(4, generator=g).to(device), 0.7),
+        "sample_tokens": (logits[:, 0], torch.rand(4, generator=g).to(device), allowed, 0.7, 0.1),
         # Nothing kept: kept logits have rows and columns that are never written.
-        "linear_token_logprobs": (*linear, 0.7, 8192, True, False),
+        "linear_token_logprobs": (*linear, 0.7, 0.1, 8192, True, False),
         "linear_token_logprobs_backward": (
             *linear,
             normalizers.view(-1, 2),
@@ -82,10 +83,11 @@ def private_arguments(name, device):
             upstream,
             x[0],
             0.7,
+            0.1,
             2**20,
             [True, True, False],
         ),
-        "linear_nll_loss": (*linear, count, 2**20, [True, True, False]),
+        "linear_nll_loss": (*linear, count, 0.7, 0.1, 2**20, [True, True, False]),
         "linear_ppo_loss": (
             *linear[:4],
             *x[:5],
@@ -97,6 +99,7 @@ def private_arguments(name, device):
             0.1,
             0.3,
             0.7,
+            0.1,
             2**20,
             [True, True, False],
         ),
@@ -289,10 +292,10 @@ def test_linear_ops_hold_no_more_logits_than_the_workspace(place, num_chunks):
     mask, wanted = torch.ones(num_rows, dtype=torch.bool, device=device), [True, True, False]
     with Watch(), torch.no_grad():
         logprob, _, normalizers, kept = linear_chunks.forward(
-            row, hidden, weight, None, tokens, mask, 1.0, workspace, False, True
+            row, hidden, weight, None, tokens, mask, 1.0, 0.0, workspace, False, True
         )
         linear_chunks.backward(
-            row, hidden, weight, None, tokens, mask, normalizers, None, kept, logprob, None, 1.0, workspace, wanted
+            row, hidden, weight, None, tokens, mask, normalizers, None, kept, logprob, None, 1.0, 0.0, workspace, wanted
         )
         assert len(logits) == 2 * num_chunks - 1, "the logits of the last chunk are not computed again"
         linear_chunks.ppo_loss(
@@ -310,6 +313,7 @@ def test_linear_ops_hold_no_more_logits_than_the_workspace(place, num_chunks):
             0.1,
             0.0,
             1.0,
+            0.0,
             workspace,
             wanted,
         )

@@ -9,6 +9,7 @@ import torch
 from instructrl import ops
 from instructrl.ops import advantages, dispatch, likelihood, logprobs, ppo, ranking
 from instructrl.ops.cases import CASES
+from instructrl.ops.logit_settings import PLAIN
 
 D = torch.float64
 GENERATOR = torch.Generator().manual_seed(0)
@@ -131,9 +132,9 @@ def test_values_are_read_on_an_accelerator_when_asked():
 
 def test_a_token_out_of_range_gives_nan_where_values_are_not_read():
     tokens, logits = torch.tensor([0, 4, -1]), torch.zeros(3, 4)
-    plain = dispatch.OPS["logprobs.token_logprobs"].reference(logits, tokens, None, 1.0, False)
+    plain = dispatch.OPS["logprobs.token_logprobs"].reference(logits, tokens, None, None, 1.0, PLAIN, False)
     linear = dispatch.OPS["logprobs.linear_token_logprobs"].reference(
-        logits, torch.zeros(4, 4), None, tokens, None, 1.0, 999
+        logits, torch.zeros(4, 4), None, tokens, None, 1.0, PLAIN, 999
     )
     assert plain.isnan().tolist() == linear.isnan().tolist() == [False, True, True]
 

@@ -2,6 +2,7 @@
 
 import math
 
+import op_definitions as definitions
 import pytest
 import torch
 from op_backends import PLACES, on, place_id
@@ -19,18 +20,18 @@ def test_token_is_the_first_whose_cumulative_probability_exceeds_the_uniform(cas
     arguments = case.make(dtype)
     with ops.use_backend(backend):
         tokens = sampling.sample_tokens(**on(device, arguments)).cpu()
-    scaled = arguments["logits"].double() / arguments.get("temperature", 1.0)
-    probabilities = torch.softmax(scaled, 1)
+    uniforms, logits = arguments.pop("uniforms"), arguments.pop("logits")
+    probabilities = definitions.probabilities(logits.double(), **arguments)
     exact = probabilities.cumsum(1)
     # How far a float32 cumulative distribution is off decides which uniforms may fall to a neighbour.
-    rounded = torch.softmax(scaled.float(), 1).cumsum(1)
+    rounded = definitions.probabilities(logits.float(), **arguments).cumsum(1)
     slack = (rounded - exact).abs().amax(1) if exact.numel() else exact.sum(1)
     slack = 2 * slack + torch.finfo(torch.float32).eps
     assert tokens.dtype == torch.int64
-    assert tokens.shape == arguments["uniforms"].shape
+    assert tokens.shape == uniforms.shape
     for row, token in enumerate(tokens.tolist()):
         before, after = (float(exact[row, token - 1]) if token else 0.0), float(exact[row, token])
-        assert before - slack[row] <= float(arguments["uniforms"][row]) < after + slack[row]
+        assert before - slack[row] <= float(uniforms[row]) < after + slack[row]
         assert probabilities[row, token] > 0
 
 

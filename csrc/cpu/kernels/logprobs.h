@@ -58,6 +58,34 @@ INSTRUCTRL_LANE void add_block(const T* x, int64_t n, const Exponential<Lanes<T>
   if (with_entropy) row.weighted += reduce_add((weighted[0] + weighted[1]) + (weighted[2] + weighted[3]));
 }
 
+// A block of a mapped row; not inlined, so that what it is made of is there once for all dtypes.
+template <class Scalar, bool with_entropy>
+static __attribute__((noinline)) void add_mapped_block(const Scalar* classes, int64_t n,
+                                                       const Exponential<Lanes<Scalar>>& exponential,
+                                                       RowSums<Lanes<Scalar>>& row) {
+  add_block<Scalar, with_entropy>(classes, n, exponential, row);
+}
+
+template <class T, bool with_entropy>
+static RowSums<Lanes<T>> sums_of_row(const T* x, int64_t num_classes, const LogitMap& map, const bool* allowed,
+                                     const Exponential<Lanes<T>>& exponential) {
+  using Scalar = typename Lanes<T>::Scalar;
+  RowSums<Lanes<T>> row;
+  if (is_plain(map)) {
+    for (int64_t k = 0; k < num_classes; k += kBlockClasses) {
+      add_block<T, with_entropy>(x + k, least(kBlockClasses, num_classes - k), exponential, row);
+    }
+    return row;
+  }
+  Scalar classes[kBlockClasses];
+  for (int64_t k = 0; k < num_classes; k += kBlockClasses) {
+    const int64_t n = least(kBlockClasses, num_classes - k);
+    map_classes<T, false>(x + k, allowed == nullptr ? nullptr : allowed + k, n, map.tanh_slope, classes, nullptr);
+    add_mapped_block<Scalar, with_entropy>(classes, n, exponential, row);
+  }
+  return row;
+}
+
 template <class T, bool with_entropy>
 static void logprob_rows(const LogprobsArgs& args, int64_t begin, int64_t end) {
   using L = Lanes<T>;
@@ -77,12 +105,11 @@ static void logprob_rows(const LogprobsArgs& args, int64_t begin, int64_t end) {
       continue;
     }
     const T* x = row_of<T>(args.logits, n);
-    RowSums<L> row;
-    for (int64_t k = 0; k < num_classes; k += kBlockClasses) {
-      add_block<T, with_entropy>(x + k, least(kBlockClasses, num_classes - k), exponential, row);
-    }
+    const bool* allowed = allowed_in_row(args.map, n);
+    const RowSums<L> row = sums_of_row<T, with_entropy>(x, num_classes, args.map, allowed, exponential);
     const double log_sum = __builtin_log(row.sum);
-    const double distance = (static_cast<double>(element(x + token)) - row.max) / args.temperature;
+    const double chosen = mapped_class(x, token, args.map, allowed).value;
+    const double distance = (chosen - row.max) / args.temperature;
     logprobs[n] = distance - log_sum;
     if (with_entropy) entropy[n] = log_sum - row.weighted / row.sum * exponential.nats_per_unit;
     normalizers[2 * n] = row.max;
@@ -133,23 +160,40 @@ INSTRUCTRL_LANE double at(const void* numbers, int64_t n) {
   return numbers == nullptr ? 0.0 : static_cast<double>(static_cast<const Scalar*>(numbers)[n]);
 }
 
-// by_logprob * ([k is token] - p) - by_entropy * p * (log p + H). Of all classes but the token's in lanes; the token's
-// own from 1 - p = -expm1(log p) in double, which loses nothing where p is nearly 1.
+// by_logprob * ([k is token] - p) - by_entropy * p * (log p + H), over what maps the logits. Of all classes but the
+// token's in lanes: p is inverse_sum times an exponential, and log p its distance from the maximum minus log_sum.
+template <class L>
+struct GradientTerms {
+  L factor, slope, offset;
+
+  INSTRUCTRL_MEMBER GradientTerms(const RowGradient& row, const Exponential<L>& exponential) {
+    using Scalar = typename L::Scalar;
+    const double inverse_sum = __builtin_exp(-row.log_sum);
+    const double constant = -inverse_sum * (row.by_logprob + row.by_entropy * (row.entropy - row.log_sum));
+    factor = L(static_cast<Scalar>(constant));
+    slope = L(static_cast<Scalar>(-inverse_sum * row.by_entropy * exponential.nats_per_unit));
+    offset = exponential.offset(static_cast<Scalar>(row.max));
+  }
+};
+
+// The token's own, from 1 - p = -expm1(log p) in double, which loses nothing where p is nearly 1.
+template <class L>
+INSTRUCTRL_LANE double own_gradient(double logit, const RowGradient& row, const Exponential<L>& exponential) {
+  const double log_p = (logit - row.max) / exponential.temperature - row.log_sum;
+  const double p = __builtin_exp(log_p);
+  const double own = row.by_logprob * -__builtin_expm1(log_p);
+  return p > 0.0 ? own - row.by_entropy * p * (log_p + row.entropy) : own;
+}
+
 template <class T, bool streaming>
 static void gradient_row(const T* x, T* to, int64_t num_classes, int64_t token, const RowGradient& row,
                          const Exponential<Lanes<T>>& exponential) {
   using L = Lanes<T>;
   using Scalar = typename L::Scalar;
-  const double inverse_sum = __builtin_exp(-row.log_sum);
-  const double log_p = (static_cast<double>(element(x + token)) - row.max) / exponential.temperature - row.log_sum;
-  const double p = __builtin_exp(log_p);
-  double own = row.by_logprob * -__builtin_expm1(log_p);
-  if (p > 0.0) own -= row.by_entropy * p * (log_p + row.entropy);
-  // Of p itself, and of p times its distance from the maximum: log p is that distance minus log_sum.
-  const double constant = -inverse_sum * (row.by_logprob + row.by_entropy * (row.entropy - row.log_sum));
-  const L factor(static_cast<Scalar>(constant));
-  const L slope(static_cast<Scalar>(-inverse_sum * row.by_entropy * exponential.nats_per_unit));
-  const L offset = exponential.offset(static_cast<Scalar>(row.max));
+  // Before the row may be written over.
+  const double own = own_gradient(element(x + token), row, exponential);
+  const GradientTerms<L> terms(row, exponential);
+  const L factor = terms.factor, slope = terms.slope, offset = terms.offset;
   if (row.by_entropy == 0.0) {
     map_row<T, streaming>(x, to, num_classes, [&](L logits) INSTRUCTRL_LAMBDA {
       return exponential(exponential.distance(logits, offset)) * factor;
@@ -159,6 +203,29 @@ static void gradient_row(const T* x, T* to, int64_t num_classes, int64_t token, 
       const L distance = exponential.distance(logits, offset);
       return exponential(distance) * fma(slope, distance, factor);
     });
+  }
+  store_partial(to + token, L(static_cast<Scalar>(own)), 1);
+}
+
+// The same for a row that is not read as it is: by the chain rule, a block at a time.
+template <class T>
+static void mapped_gradient_row(const T* x, T* to, int64_t num_classes, int64_t token, const RowGradient& row,
+                                const LogitMap& map, const bool* allowed, const Exponential<Lanes<T>>& exponential) {
+  using L = Lanes<T>;
+  using Scalar = typename L::Scalar;
+  const auto chosen = mapped_class(x, token, map, allowed);
+  // A class of slope 0 has no gradient, whatever its logit.
+  const double own = chosen.slope == 0 ? 0.0 : own_gradient(chosen.value, row, exponential) * chosen.slope;
+  const GradientTerms<L> terms(row, exponential);
+  Scalar classes[kBlockClasses], slopes[kBlockClasses];
+  for (int64_t k = 0; k < num_classes; k += kBlockClasses) {
+    const int64_t n = least(kBlockClasses, num_classes - k);
+    map_classes<T, true>(x + k, allowed == nullptr ? nullptr : allowed + k, n, map.tanh_slope, classes, slopes);
+    for (int64_t i = 0; i < n; i += L::kWidth) {
+      const L distance = exponential.distance(load(classes + i), terms.offset);
+      const L gradient = exponential(distance) * fma(terms.slope, distance, terms.factor) * load(slopes + i);
+      store_partial(to + k + i, gradient, least(L::kWidth, n - i));
+    }
   }
   store_partial(to + token, L(static_cast<Scalar>(own)), 1);
 }
@@ -182,7 +249,11 @@ static void gradient_rows(const LogprobsBackwardArgs& args, int64_t begin, int64
     const RowGradient row = {at<Scalar>(args.grad_logprobs, n) / args.temperature,
                              at<Scalar>(args.grad_entropy, n) / args.temperature, normalizers[2 * n],
                              normalizers[2 * n + 1], at<Scalar>(args.entropy, n)};
-    gradient_row<T, streaming>(x, to, num_classes, token, row, exponential);
+    if (is_plain(args.map)) {
+      gradient_row<T, streaming>(x, to, num_classes, token, row, exponential);
+    } else {
+      mapped_gradient_row<T>(x, to, num_classes, token, row, args.map, allowed_in_row(args.map, n), exponential);
+    }
   }
   if (streaming) streaming_done();
 }

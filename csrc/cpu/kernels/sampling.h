@@ -52,10 +52,13 @@ static void sample_tokens(const SamplingArgs& args, int64_t begin, int64_t end) 
   double* sums = args.block_sums;
   for (int64_t n = begin; n < end; ++n) {
     const T* x = row_of<T>(args.logits, n);
+    const bool* allowed = allowed_in_row(args.map, n);
     Scalar max = -__builtin_inf();
     for (int64_t b = 0; b < num_blocks; ++b) {
-      RowSums<L> block;
-      add_block<T, false>(x + b * kBlockClasses, least(kBlockClasses, num_classes - b * kBlockClasses), exponential, block);
+      const int64_t first = b * kBlockClasses;
+      const bool* possible = allowed == nullptr ? nullptr : allowed + first;
+      const RowSums<L> block =
+          sums_of_row<T, false>(x + first, least(kBlockClasses, num_classes - first), args.map, possible, exponential);
       maxima[b] = block.max;
       sums[b] = block.sum;
       max = block.max > max ? block.max : max;
@@ -68,8 +71,15 @@ static void sample_tokens(const SamplingArgs& args, int64_t begin, int64_t end) 
     for (int64_t b = 0; b < num_blocks; ++b) {
       if (cumulative + sums[b] > target) {
         const int64_t first = b * kBlockClasses;
-        args.tokens[n] = first + class_in_block<T>(x + first, least(kBlockClasses, num_classes - first), cumulative,
-                                                   target, offset, exponential);
+        const int64_t size = least(kBlockClasses, num_classes - first);
+        if (is_plain(args.map)) {
+          args.tokens[n] = first + class_in_block<T>(x + first, size, cumulative, target, offset, exponential);
+        } else {
+          Scalar classes[kBlockClasses];
+          map_classes<T, false>(x + first, allowed == nullptr ? nullptr : allowed + first, size, args.map.tanh_slope, classes,
+                         nullptr);
+          args.tokens[n] = first + class_in_block<Scalar>(classes, size, cumulative, target, offset, exponential);
+        }
         break;
       }
       cumulative += sums[b];

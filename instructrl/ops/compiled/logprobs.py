@@ -9,6 +9,7 @@ from torch import Tensor
 from instructrl.ops import private_ops
 from instructrl.ops.autograd import first_order, savable
 from instructrl.ops.compiled.calls import PrivateOp, wants_gradient
+from instructrl.ops.logit_settings import LogitSettings
 
 
 def _has_rows(logits: Tensor) -> bool:
@@ -26,13 +27,16 @@ class _TokenLogprobs(torch.autograd.Function):
         logits: Tensor,
         tokens: Tensor,
         mask: Tensor | None,
+        allowed: Tensor | None,
         temperature: float,
+        tanh_slope: float,
         with_entropy: bool,
         inplace: bool,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        logprobs, entropy, normalizers = ops[0](logits, tokens, mask, temperature, with_entropy)
-        ctx.ops, ctx.temperature, ctx.inplace = ops, temperature, inplace
-        saved = (savable(tokens), savable(mask), normalizers, entropy if with_entropy else None)
+        logprobs, entropy, normalizers = ops[0](logits, tokens, mask, allowed, temperature, tanh_slope, with_entropy)
+        ctx.ops, ctx.shape, ctx.inplace = ops, (temperature, tanh_slope), inplace
+        constants = (savable(tokens), savable(mask), savable(allowed))
+        saved = (*constants, normalizers, entropy if with_entropy else None)
         ctx.save_for_backward(logits, *saved)
         ctx.set_materialize_grads(False)
         return (logprobs, entropy) if with_entropy else logprobs
@@ -43,15 +47,15 @@ class _TokenLogprobs(torch.autograd.Function):
         logits, *others = ctx.saved_tensors
         gradient = logits
         if not ctx.inplace:
-            gradient = ctx.ops[1](logits, *others, grad_logprobs, grad_entropy, ctx.temperature)
+            gradient = ctx.ops[1](logits, *others, grad_logprobs, grad_entropy, *ctx.shape)
         elif _has_rows(logits):
-            ctx.ops[2](logits, *others, grad_logprobs, grad_entropy, ctx.temperature)
+            ctx.ops[2](logits, *others, grad_logprobs, grad_entropy, *ctx.shape)
             # Whoever saved the logits for a backward of their own gets autograd's error, a second backward of this
             # function included. An op from C++ does not count its writes by itself.
             torch.autograd.graph.increment_version(logits)
         else:
-            logits.copy_(ctx.ops[1](logits, *others, grad_logprobs, grad_entropy, ctx.temperature))
-        return None, gradient, None, None, None, None, None
+            logits.copy_(ctx.ops[1](logits, *others, grad_logprobs, grad_entropy, *ctx.shape))
+        return None, gradient, *(None,) * 7
 
 
 def _token_logprobs(prefix: str, with_entropy: bool) -> Callable[..., Any]:
@@ -60,11 +64,18 @@ def _token_logprobs(prefix: str, with_entropy: bool) -> Callable[..., Any]:
     ops = (forward, *backwards)
 
     def token_logprobs(
-        logits: Tensor, tokens: Tensor, mask: Tensor | None, temperature: float, inplace_backward: bool
+        logits: Tensor,
+        tokens: Tensor,
+        mask: Tensor | None,
+        allowed: Tensor | None,
+        temperature: float,
+        settings: LogitSettings,
+        inplace_backward: bool,
     ) -> Any:
+        arguments = (logits, tokens, mask, allowed, *settings.folded(temperature), with_entropy)
         if wants_gradient(logits):
-            return _TokenLogprobs.apply(ops, logits, tokens, mask, temperature, with_entropy, inplace_backward)
-        results = forward(logits, tokens, mask, temperature, with_entropy)
+            return _TokenLogprobs.apply(ops, *arguments, inplace_backward)
+        results = forward(*arguments)
         return results[:2] if with_entropy else results[0]
 
     return token_logprobs
