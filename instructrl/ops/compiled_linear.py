@@ -160,7 +160,7 @@ def _linear_token_logprobs(prefix: str, with_entropy: bool) -> Callable[..., Any
     def linear_token_logprobs(*args: Any) -> Any:
         *tensors, temperature, settings, workspace = args
         inputs = (*tensors, *settings.folded(temperature), workspace, with_entropy)
-        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[:3]):
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors[:3]):
             return _LinearLogprobs.apply(ops, *inputs)
         with torch.no_grad():
             results = ops[0](*inputs, False)

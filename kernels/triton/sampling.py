@@ -77,6 +77,32 @@ def _tile_weights(largest, sums, first, num_tiles, row_largest, rate, LANES: tl.
     return tile, tl.where(there, weight, 0.0).to(tl.float64)
 
 
+@triton.jit
+def _tile_of(largest, sums, target, num_tiles, row_largest, rate, LANES: tl.constexpr):
+    """The first tile whose end is past the target, and the weight in front of it; where rounding leaves none, the last
+    that weighs something."""
+    found = num_tiles
+    fallback = tl.zeros([], tl.int32)
+    before = tl.zeros([], tl.float64)
+    fallback_before = tl.zeros([], tl.float64)
+    running = tl.zeros([], tl.float64)
+    for first in range(0, num_tiles, LANES):
+        tile, weight = _tile_weights(largest, sums, first, num_tiles, row_largest, rate, LANES)
+        end = running + tl.cumsum(weight, 0)
+        passed = tl.min(tl.where((end > target) & (weight > 0), tile, num_tiles), 0)
+        last = tl.max(tl.where(weight > 0, tile, -1), 0)
+        passed_before = tl.sum(tl.where(tile == passed, end - weight, 0.0), 0)
+        last_before = tl.sum(tl.where(tile == last, end - weight, 0.0), 0)
+        before = tl.where(found < num_tiles, before, passed_before)
+        found = tl.minimum(found, passed)
+        fallback_before = tl.where(last >= 0, last_before, fallback_before)
+        fallback = tl.maximum(fallback, last)
+        running += tl.sum(weight, 0)
+    before = tl.where(found < num_tiles, before, fallback_before)
+    found = tl.where(found < num_tiles, found, fallback)
+    return found, before
+
+
 @triton.jit(do_not_specialize=_NUMBERS)
 def _choose(
     logits,
@@ -110,26 +136,7 @@ def _choose(
         tile, weight = _tile_weights(largest, sums, first, num_tiles, row_largest, rate, LANES)
         total += tl.sum(weight, 0)
     target = tl.load(uniforms + n).to(tl.float64) * total
-    # The first tile whose end is past the target; where rounding leaves none, the last that weighs something.
-    found = num_tiles
-    fallback = tl.zeros([], tl.int32)
-    before = tl.zeros([], tl.float64)
-    fallback_before = tl.zeros([], tl.float64)
-    running = tl.zeros([], tl.float64)
-    for first in range(0, num_tiles, LANES):
-        tile, weight = _tile_weights(largest, sums, first, num_tiles, row_largest, rate, LANES)
-        end = running + tl.cumsum(weight, 0)
-        passed = tl.min(tl.where((end > target) & (weight > 0), tile, num_tiles), 0)
-        last = tl.max(tl.where(weight > 0, tile, -1), 0)
-        passed_before = tl.sum(tl.where(tile == passed, end - weight, 0.0), 0)
-        last_before = tl.sum(tl.where(tile == last, end - weight, 0.0), 0)
-        before = tl.where(found < num_tiles, before, passed_before)
-        found = tl.minimum(found, passed)
-        fallback_before = tl.where(last >= 0, last_before, fallback_before)
-        fallback = tl.maximum(fallback, last)
-        running += tl.sum(weight, 0)
-    before = tl.where(found < num_tiles, before, fallback_before)
-    found = tl.where(found < num_tiles, found, fallback)
+    found, before = _tile_of(largest, sums, target, num_tiles, row_largest, rate, LANES)
     row = _row(logits, n, row_stride, ALIGNED)
     if allowed is not None:
         allowed += n * allowed_stride
