@@ -29,7 +29,7 @@ def case_of(op, name):
 
 
 def eager(case):
-    return workloads.Provider(run=workloads.running(bench.public(case), case.gradients))
+    return workloads.Provider(run=workloads.running(workloads.public(case.op), case.gradients))
 
 
 @pytest.mark.parametrize(("op", "name"), PEERS)
@@ -37,7 +37,7 @@ def test_a_peer_computes_what_the_op_computes(op, name, capsys):
     peer, num_taken = peers.PEERS[op][name], 0
     for case in (case_of(op, small) for small in SMALL[op]):
         arguments = bench.inputs(case)
-        if not peer.takes(bench.public(case), arguments):
+        if not peer.takes(workloads.public(case.op), arguments):
             continue
         num_taken += 1
         provider = workloads.beside(peer, case.gradients)
@@ -53,13 +53,13 @@ def test_every_row_of_an_op_with_peers_is_one_they_are_given():
     for row, case in bench.ROWS.items():
         arguments = bench.inputs(case) if case.op.startswith(("advantages", "ppo.clipped", "ppo.ppo")) else {}
         for name, peer in peers.PEERS.get(case.op, {}).items():
-            assert peer.takes(bench.public(case), arguments), (row, name)
+            assert peer.takes(workloads.public(case.op), arguments), (row, name)
 
 
 def test_a_peer_is_not_given_an_option_or_a_mask_that_it_does_not_know():
     def taken(op, small, **what):
         case = case_of(op, small)
-        return peers.Peer(adapt=lambda arguments: list, **what).takes(bench.public(case), bench.inputs(case))
+        return peers.Peer(adapt=lambda arguments: list, **what).takes(workloads.public(case.op), bench.inputs(case))
 
     assert taken("logprobs.token_logprobs", "5x257")
     assert not taken("logprobs.token_logprobs", "temperature")

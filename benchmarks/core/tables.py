@@ -6,13 +6,18 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+RESULTS_HELP = "folder for the files (default: $OUT, benchmarks/results/MACHINE)"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
-def command(doc: str | None, rounds: int = 0, only: str = "") -> argparse.ArgumentParser:
-    """A parser with --out; --rounds where there is a number of them; --only for `only` whose name contains it."""
+def command(
+    doc: str | None, rounds: int = 0, only: str = "", out: str = "write the figures to this file"
+) -> argparse.ArgumentParser:
+    """A parser with --out, unless it is ""; --rounds where there is a number of them; --only for `only` whose name
+    contains it."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, help="write the figures to this file")
+    if out:
+        parser.add_argument("--out", type=Path, help=out)
     if rounds:
         parser.add_argument("--rounds", type=int, default=rounds)
     if only:

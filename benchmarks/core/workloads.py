@@ -4,6 +4,7 @@ Every question asks about the same inputs. Those of clipped losses stay away fro
 branch.
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -205,6 +206,11 @@ PPO_ADVANTAGES = Workload(op="advantages.ppo_advantages", make=_advantages("logp
 GAE = Workload(op="advantages.generalized_advantages", make=_advantages("rewards", "values"),
                call=advantages.generalized_advantages)  # fmt: skip
 SAMPLING = Workload(op="sampling.sample_tokens", make=_sampling, call=sampling.sample_tokens)
+
+
+def public(op: str) -> Callable[..., Any]:
+    family, function = op.split(".")
+    return getattr(importlib.import_module(f"instructrl.ops.{family}"), function)
 
 
 def tensors(output: object) -> list[Tensor]:

@@ -30,7 +30,7 @@ from typing import Any, TextIO
 
 from benchmarks.core import machine
 from benchmarks.core.machine import ROOT, SCRATCH
-from benchmarks.core.tables import command, markdown, write_json
+from benchmarks.core.tables import RESULTS_HELP, command, markdown, write_json
 from benchmarks.device.steps import BENCHMARKS, SITE, Step, dry_steps, steps, version
 
 BUDGET_S = 570
@@ -204,7 +204,7 @@ def benchmark_rows() -> list[dict[str, object]]:
 
 
 def parsed() -> argparse.Namespace:
-    parser = command(__doc__)
+    parser = command(__doc__, out=RESULTS_HELP)
     parser.add_argument("--peers", type=Path, help="folder of wheels of other libraries")
     parser.add_argument("--only", nargs="+", default=(), metavar="STEP", help="these steps alone")
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for everything (%(default)s)")

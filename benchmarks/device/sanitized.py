@@ -8,15 +8,14 @@ them. It ends by itself when its seconds are over. What the results are is for t
 """
 
 import argparse
-import importlib
 import time
-from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.core.workloads import public, tensors
 from instructrl import ops
 from instructrl.ops.cases import CASES, Case
 
@@ -43,22 +42,11 @@ def moved(x: Any, device: torch.device) -> Any:
     return storage.to(device).as_strided(x.shape, x.stride(), x.storage_offset())
 
 
-def tensors(output: Any) -> Iterator[Tensor]:
-    """Those in nested tuples and dicts."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, (tuple, dict)):
-        for x in output.values() if isinstance(output, dict) else output:
-            yield from tensors(x)
-
-
 def call(case: Case, dtype: torch.dtype, device: torch.device) -> None:
     """Forward, and backward where there is one. The gradients that go in are made on the CPU as well."""
-    family, function = case.op.split(".")
     arguments = {name: moved(x, device) for name, x in case.make(dtype).items()}
     arguments |= {name: arguments[name].requires_grad_() for name in case.gradients}
-    output = getattr(importlib.import_module(f"instructrl.ops.{family}"), function)(**arguments)
-    found = [x for x in tensors(output) if x.requires_grad]
+    found = [x for x in tensors(public(case.op)(**arguments)) if x.requires_grad]
     if found:
         upstream = [torch.randn(x.shape, dtype=x.dtype).to(device) for x in found]
         torch.autograd.grad(found, [arguments[name] for name in case.gradients], upstream, allow_unused=True)

@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.core import machine
 from benchmarks.core.machine import ROOT, SCRATCH
-from benchmarks.core.tables import command, markdown, write_json
+from benchmarks.core.tables import RESULTS_HELP, command, markdown, write_json
 from benchmarks.core.timing import meter_of
 from benchmarks.core.workloads import BACKWARD, BOTH, FORWARD, LINEAR_LOGPROBS, LINEAR_PPO
 from benchmarks.device.target_measure import CHECK, Attempt, Trouble, run_row
@@ -270,7 +270,7 @@ def figures_line(x: dict[str, Any]) -> list[str]:
 
 
 def parsed() -> argparse.Namespace:
-    parser = command(__doc__, rounds=9, only="rows")
+    parser = command(__doc__, rounds=9, only="rows", out=RESULTS_HELP)
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for everything")
     parser.add_argument("--dry", action="store_true", help="tiny shapes on the CPU; needs --out")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)

@@ -10,16 +10,15 @@ process, on a GPU that of its tensors. On a GPU networks have the shapes of GPT-
 matrix products are in bfloat16 by autocast, and FLOPs, by `arithmetic.py`, are those of tokens without padding.
 """
 
-import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.core.tables import command, median_ratio, spread, write_json
+from benchmarks.core.turns import Worker
 from benchmarks.end_to_end import task as given
 from benchmarks.end_to_end.arithmetic import DEVICES, flops_per_episode
 
@@ -29,50 +28,22 @@ GPU_TASKS = {
     "small": replace(ON_GPU, layers=12, width=768, heads=12),
     "1.3B": replace(ON_GPU, layers=24, width=2048, heads=16),
 }
-WORKERS = ("ours", "trl")
-SCRIPTS = {"ours": "our", "trl": "trl"}
 
 
-class Worker:
-    """A trainer in a process of its own."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.hear()
-
-    def hear(self) -> dict:
-        """The next message; what a library prints in between is dropped."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("@"):
-                return json.loads(line[1:])
-        raise RuntimeError(f"{self._process.args}: ended with exit code {self._process.wait()}")
-
-    def turn(self) -> dict:
-        """Let it do its work once; what it says of it."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        return self.hear()
-
-    def end(self) -> dict:
-        """Its last message."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        found = self.hear()
-        self._process.wait()
-        return found
+def commands(step: str, folder: str, peer: str) -> dict[str, list[str]]:
+    """By whose trainer it is. peer: python of an environment with trl."""
+    pythons = {"ours": (sys.executable, "our"), "trl": (peer, "trl")}
+    return {
+        name: [python, "-m", f"benchmarks.end_to_end.{which}_worker", step, folder]
+        for name, (python, which) in pythons.items()
+    }
 
 
 def measure(step: str, task: given.Task, peer: str, rounds: int) -> dict[str, list[dict]]:
     """What each worker says, by worker: an entry a round, and the last one with its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         given.write(task, Path(folder))
-        pythons = {"ours": sys.executable, "trl": peer}
-        commands = {
-            name: [pythons[name], "-m", f"benchmarks.end_to_end.{SCRIPTS[name]}_{step}", folder] for name in WORKERS
-        }
-        workers = {name: Worker(command) for name, command in commands.items()}
+        workers = {name: Worker(command) for name, command in commands(step, folder, peer).items()}
         for worker in workers.values():
             worker.turn()
         found: dict[str, list[dict]] = {name: [] for name in workers}
@@ -84,11 +55,6 @@ def measure(step: str, task: given.Task, peer: str, rounds: int) -> dict[str, li
     return found
 
 
-def middle(values: list[float]) -> str:
-    low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
-    return f"{median:.2f} [{low:.2f}, {high:.2f}]"
-
-
 def report(name: str, sequences: int, found: dict[str, list[dict]]) -> dict:
     """Print a task's figures; returns them. sequences: in a turn."""
     print(f"\n{name}")
@@ -97,9 +63,10 @@ def report(name: str, sequences: int, found: dict[str, list[dict]]) -> dict:
     peaks = {worker: messages[-1]["peak_bytes"] for worker, messages in found.items()}
     for worker, part in rows.items():
         phases = {phase: statistics.median(row["seconds"][phase] for row in part) for phase in part[0]["seconds"]}
-        spread = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.items())
-        print(f"  {worker:<5} {middle(totals[worker])} s ({spread}), peak {peaks[worker] / 2**20:.0f} MiB")
-    ratio = statistics.median(b / a for a, b in zip(totals["ours"], totals["trl"], strict=True))
+        parts = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.items())
+        total = spread(totals[worker], ".2f")
+        print(f"  {worker:<5} {total} s ({parts}), peak {peaks[worker] / 2**20:.0f} MiB")
+    ratio = median_ratio(totals["trl"], totals["ours"])
     memory = peaks["ours"] / peaks["trl"]
     rate = sequences / statistics.median(totals["ours"])
     print(f"  {ratio:.2f} times TRL's rate ({rate:.1f} sequences/s), {memory:.2f} of its peak memory", flush=True)
@@ -128,16 +95,13 @@ def report_rates(task: given.Task, result: dict) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command(__doc__, rounds=5, only="tasks")
     parser.add_argument("step", choices=("ppo", "sft"))
     parser.add_argument("--peer", required=True, help="python of an environment with trl")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: of ppo alone")
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
-    sequences = {"ppo": given.Task().batch, "sft": 4 * given.Task().minibatch}[arguments.step]
+    sequences = {"ppo": given.Task().batch, "sft": given.SFT_STEPS * given.Task().minibatch}[arguments.step]
     if arguments.device == "cuda" and arguments.step != "ppo":
         parser.error("--device: found cuda with sft, accepted is ppo")
     results = []
@@ -147,7 +111,7 @@ def main() -> None:
             if arguments.device == "cuda":
                 results[-1] = report_rates(task, results[-1])
     if arguments.out:
-        arguments.out.write_text(json.dumps(results) + "\n", encoding="utf-8")
+        write_json(arguments.out, results)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,15 @@
 A network of 2 layers learns to please a reward model that was drawn at random; seeds differ in what is sampled.
 """
 
-import argparse
-import json
 import os
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.core.tables import command, write_json
+from benchmarks.core.turns import Worker
 from benchmarks.end_to_end import task as given
-from benchmarks.end_to_end.compare import Worker
+from benchmarks.end_to_end.compare import commands
 
 TASK = given.Task(
     layers=2,
@@ -29,23 +28,18 @@ LAST = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command(__doc__)
     parser.add_argument("--peer", required=True, help="python of an environment with trl 1.12")
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
-    scripts = {
-        "ours": [sys.executable, "-m", "benchmarks.end_to_end.our_ppo"],
-        "trl": [arguments.peer, "-m", "benchmarks.end_to_end.trl_ppo"],
-    }
-    results: dict[str, list[list[dict]]] = {name: [] for name in scripts}
+    results: dict[str, list[list[dict]]] = {"ours": [], "trl": []}
     with tempfile.TemporaryDirectory() as folder:
         given.write(TASK, Path(folder))
         for seed in range(arguments.seeds):
-            for name, command in scripts.items():
-                worker = Worker([*command, folder, str(seed)])
+            for name, process in commands("ppo", folder, arguments.peer).items():
+                worker = Worker([*process, str(seed)])
                 results[name].append([worker.turn() for _ in range(arguments.iterations)])
                 worker.end()
     for name, runs in results.items():
@@ -58,7 +52,7 @@ def main() -> None:
             f" over the last {LAST} iterations (mean and deviation over seeds), kl {statistics.mean(kl):.2f}"
         )
     if arguments.out:
-        arguments.out.write_text(json.dumps(results) + "\n", encoding="utf-8")
+        write_json(arguments.out, results)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,20 @@
 
 Forward and backward of the loss over all pairs, 4 layers of width 256, K = 9, prompts of 256 tokens, responses of 64.
 "one a completion": one row each. "two a pair": a row each for winner and loser of every pair, as trainers on pairs do.
-Peak memory is that of a process of its own, over that of one that only makes the inputs.
+Extra memory is the peak of a step in a process of its own, over what that held with the inputs alone.
 """
 
-import argparse
-import json
 import random
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.end_to_end import task
+from benchmarks.core.memory import extra_bytes, in_process
+from benchmarks.core.tables import command, median_ratio, write_json
+from benchmarks.core.timing import cpu_seconds
 from instructrl.data.encoding import Encoder, preferred_pairs
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import word_tokenizer
@@ -83,45 +79,27 @@ def steps() -> dict[str, Callable[[], list[Tensor]]]:
     }
 
 
-def peak(provider: str) -> int:
-    command = [sys.executable, "-m", "benchmarks.end_to_end.shared_prompts", "--peak", provider]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+def extra(provider: str) -> int:
+    """Memory of a provider's step in this process."""
+    return extra_bytes(steps()[provider])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    providers = steps()
-    if arguments.peak is not None:
-        if arguments.peak:
-            providers[arguments.peak]()
-        print(task.peak_bytes())
-        return
+    arguments, providers = command(__doc__, rounds=5).parse_args(), steps()
     results = {name: torch.cat([x.flatten() for x in step()]) for name, step in providers.items()}
     for name, found in results.items():
         error = float((found - results["shared"]).abs().max() / found.abs().max())
         print(f"{name}: loss and gradients differ from shared by {error:.1e} of the largest gradient")
         if error > 1e-4:
             raise RuntimeError(f"{name} computes something else")
-    times: dict[str, list[float]] = {name: [] for name in providers}
-    for _ in range(arguments.rounds):
-        for name, step in providers.items():
-            start = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - start)
-    alone = peak("")
-    found = {}
+    times, found = cpu_seconds(providers, arguments.rounds), {}
     for name, seconds in times.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, times["shared"], strict=True))
-        extra = peak(name) - alone
+        ratio, memory = median_ratio(seconds, times["shared"]), in_process(extra, name)
         rate = PROMPTS / statistics.median(seconds)
-        found[name] = {"seconds": seconds, "ratio": ratio, "extra_bytes": extra}
-        print(f"{name:<17} {rate:7.2f} prompts/s, shared is {ratio:5.2f} times as fast; {extra / 2**20:.0f} MiB extra")
+        found[name] = {"seconds": seconds, "ratio": ratio, "extra_bytes": memory}
+        print(f"{name:<17} {rate:7.2f} prompts/s, shared is {ratio:5.2f} times as fast; {memory / 2**20:.0f} MiB extra")
     if arguments.out:
-        arguments.out.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        write_json(arguments.out, found)
 
 
 if __name__ == "__main__":

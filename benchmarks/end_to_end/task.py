@@ -1,4 +1,4 @@
-"""The task that every trainer gets: one folder with models, tokenizer and prompts, and one way to be driven.
+"""The task that every trainer gets: one folder with models, tokenizer and prompts.
 
 Imports nothing of ours, so that it runs in a peer's own environment.
 """
@@ -6,9 +6,7 @@ Imports nothing of ours, so that it runs in a peer's own environment.
 import json
 import math
 import random
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +20,8 @@ from transformers import (
 )
 
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|padding|>"
+SFT_STEPS = 4
+"""Optimiser steps of a turn of SFT."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,26 +129,6 @@ def _ending_probability(task: Task) -> float:
         mean = (1 - (1 - middle) ** task.response_tokens) / middle
         low, high = (low, middle) if mean < task.mean_response_tokens else (middle, high)
     return low
-
-
-def turns() -> Iterator[None]:
-    """One item for every line on standard input: the driver lets one side run at a time. Says so when it is ready."""
-    say({"ready": True})
-    for _ in sys.stdin:
-        yield
-
-
-def say(message: dict) -> None:
-    """One line to the driver, past whatever a library prints."""
-    print("@" + json.dumps(message), flush=True)
-
-
-def peak_bytes() -> int:
-    """High-water mark of this process's resident memory, or of its tensors on a GPU."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 class Clock:

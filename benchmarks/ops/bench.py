@@ -15,9 +15,7 @@ Writes FOLDER/<machine>/<date>.json, two tables beside it as Markdown, whole and
 """
 
 import datetime
-import importlib
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +28,12 @@ from benchmarks.core.memory import extra_bytes, in_process
 from benchmarks.core.peers import PEERS
 from benchmarks.core.tables import RESULTS, command, markdown, median_ratio, quartiles, write_json
 from benchmarks.core.timing import contender, forced, meter_of, take_turns
-from benchmarks.core.workloads import COMPILE, EAGER, Inputs, Provider, beside, doubled, running
+from benchmarks.core.workloads import COMPILE, EAGER, Inputs, Provider, beside, doubled, public, running
 from instructrl import kernels, ops
 from instructrl.ops.cases import CASES, Case
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROWS = {f"{case.op} {case.name}": case for case in CASES if case.large}
-
-
-def public(case: Case) -> Callable[..., Any]:
-    family, function = case.op.split(".")
-    return getattr(importlib.import_module(f"instructrl.ops.{family}"), function)
 
 
 def inputs(case: Case) -> Inputs:
@@ -51,11 +44,11 @@ def inputs(case: Case) -> Inputs:
 def providers(case: Case, arguments: Inputs) -> dict[str, Provider]:
     """By name; "eager" is the reference."""
     usable = [row.backend for row in ops.usability() if row.usable and row.op == case.op]
-    run = running(public(case), case.gradients)
+    run = running(public(case.op), case.gradients)
     found = {EAGER if name == kernels.REFERENCE else name: Provider(run=run, backend=name) for name in usable}
-    found[COMPILE] = Provider(run=running(torch.compile(public(case)), case.gradients))
+    found[COMPILE] = Provider(run=running(torch.compile(public(case.op)), case.gradients))
     for name, peer in PEERS.get(case.op, {}).items():
-        if peer.takes(public(case), arguments):
+        if peer.takes(public(case.op), arguments):
             found[name] = beside(peer, case.gradients)
     return found
 
@@ -66,7 +59,7 @@ def results(provider: Provider, arguments: Inputs) -> list[Tensor]:
 
 
 def truth(case: Case, arguments: Inputs) -> list[Tensor]:
-    return results(Provider(run=running(public(case), case.gradients)), doubled(arguments))
+    return results(Provider(run=running(public(case.op), case.gradients)), doubled(arguments))
 
 
 def checked(case: Case, found: dict[str, Provider], arguments: Inputs) -> dict[str, float]:

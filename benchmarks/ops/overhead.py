@@ -6,104 +6,92 @@ Three figures an op: the registered private op, the public function without a gr
 Medians of rounds that take turns. The last line is a multiplication by PyTorch itself, for the cost of autograd.
 """
 
-import argparse
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.core import workloads
+from benchmarks.core.tables import command
+from benchmarks.core.timing import Step, cpu_seconds
+from benchmarks.core.workloads import Draw, Workload
 from instructrl import kernels, ops
-from instructrl.ops import advantages, logprobs, ppo, private_ops, ranking, sampling
+from instructrl.ops import advantages, ppo
 
-_ROUNDS, _CALLS = 15, 400
-
-
-def leaf(*shape: int) -> torch.Tensor:
-    return torch.randn(shape).requires_grad_()
-
-
-def calls(prefix: str) -> dict[str, tuple[Callable[[], object], Callable[[], object], Callable[[], object] | None]]:
-    """By op: registered, public, forward and backward."""
-    x, y, mask = torch.randn(4), torch.randn(2, 4), torch.ones(4, dtype=torch.bool)
-    mask2, preferred = torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 3, 3, dtype=torch.bool)
-    tokens, uniforms, scores = torch.tensor([1, 2]), torch.rand(2), torch.randn(2, 3)
-    logits, a, b, s = leaf(2, 4), leaf(4), leaf(4), leaf(2, 3)
-
-    def get(name: str) -> Callable[..., object]:
-        return private_ops.get(prefix, name)
-
-    def backward(loss: Callable[[], torch.Tensor], *leaves: torch.Tensor) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(loss(), leaves)
-
-    one = torch.ones(2)
-    return {
-        "pairwise_ranking_loss": (
-            partial(get("pairwise_ranking_loss"), scores, preferred),
-            lambda: ranking.pairwise_ranking_loss(scores, preferred),
-            lambda: torch.autograd.grad(ranking.pairwise_ranking_loss(s, preferred).loss_sum, s, one),
-        ),
-        "token_logprobs": (
-            partial(get("token_logprobs"), y, tokens, None, None, 1.0, 0.0, False),
-            lambda: logprobs.token_logprobs(y, tokens),
-            lambda: torch.autograd.grad(logprobs.token_logprobs(logits, tokens), logits, one),
-        ),
-        "clipped_policy_loss": (
-            partial(get("clipped_policy_loss"), x, x, x, mask, None, 0.2),
-            lambda: ppo.clipped_policy_loss(x, x, x, mask),
-            backward(lambda: ppo.clipped_policy_loss(a, x, x, mask).loss, a),
-        ),
-        "ppo_loss": (
-            partial(get("ppo_loss"), x, x, x, x, x, x, mask, None, None, 0.2, 0.2, 0.1, 0.0),
-            lambda: ppo.ppo_loss(x, x, x, x, x, x, mask),
-            backward(lambda: ppo.ppo_loss(a, x, x, b, x, x, mask).loss, a, b),
-        ),
-        "ppo_advantages": (
-            partial(get("ppo_advantages"), y, y, y, y[:, 0], mask2, 0.02, 1.0, 0.95, None),
-            lambda: advantages.ppo_advantages(y, y, y, y[:, 0], mask2, kl_coef=0.02),
-            None,
-        ),
-        "masked_whiten": (
-            partial(get("masked_whiten"), y, mask2, None),
-            lambda: advantages.masked_whiten(y, mask2),
-            None,
-        ),
-        "sample_tokens": (
-            partial(get("sample_tokens"), y, uniforms, None, 1.0, 0.0),
-            lambda: sampling.sample_tokens(y, uniforms),
-            None,
-        ),
-        "torch.mul": (lambda: torch.mul(x, x), lambda: x * x, backward(lambda: (a * x).sum(), a)),
-    }
+ROUNDS = 15
+POLICY = Workload(
+    op="ppo.clipped_policy_loss", leaves=("logprobs",), call=lambda **x: ppo.clipped_policy_loss(**x).loss,
+    make=lambda draw, *shape: {name: draw.normal(*shape) for name in ("logprobs", "old_logprobs", "advantages")}
+    | {"mask": draw.mask(*shape)},
+)  # fmt: skip
+WHITEN = Workload(
+    op="advantages.masked_whiten", call=advantages.masked_whiten,
+    make=lambda draw, *shape: {"x": draw.normal(*shape), "mask": draw.mask(*shape)},
+)  # fmt: skip
+ROWS = (
+    (workloads.RANKING, (2, 3)),
+    (workloads.TOKEN_LOGPROBS, (2, 4)),
+    (POLICY, (4,)),
+    (workloads.PPO, (4,)),
+    (workloads.PPO_ADVANTAGES, (2, 4)),
+    (WHITEN, (2, 4)),
+    (workloads.SAMPLING, (2, 4)),
+)
 
 
-def microseconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    for _ in range(_CALLS):
-        call()
-    return 1e6 * (time.perf_counter() - start) / _CALLS
+class Registered(TorchDispatchMode):
+    """Keeps the call of ours that is made inside."""
+
+    call: Step
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.namespace == "instructrl":
+            self.call = partial(func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def steps_of(work: Workload, shape: tuple[int, ...]) -> list[Callable[[], object]]:
+    """Registered, public, and forward and backward where there is one."""
+    draw = Draw(generator=torch.Generator().manual_seed(0))
+    plain, leaves = work.inputs(draw, *shape, gradients=False), work.inputs(draw, *shape)
+    with Registered() as registered:
+        work.call(**plain)
+    one, wanted = torch.ones(work.call(**plain).shape) if work.leaves else None, [leaves[x] for x in work.leaves]
+    both = [lambda: torch.autograd.grad(work.call(**leaves), wanted, one)] if work.leaves else []
+    return [registered.call, partial(work.call, **plain), *both]
+
+
+def multiplication() -> list[Callable[[], object]]:
+    x, a = torch.randn(4), torch.randn(4).requires_grad_()
+
+    def both() -> tuple[Tensor, ...]:
+        return torch.autograd.grad((a * x).sum(), a)
+
+    return [lambda: torch.mul(x, x), lambda: x * x, both]
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command(__doc__, out="")
     parser.add_argument("--backend", default="native")
     backend = parser.parse_args().backend
     if kernels.why_missing(backend):
         parser.error(f"{backend}: {kernels.why_missing(backend)}")
     with ops.use_backend(backend):
-        found = calls(f"_{backend}_")
-        times: dict[tuple[str, int], list[float]] = {}
-        for _ in range(_ROUNDS):
-            for name, steps in found.items():
-                for place, step in enumerate(steps):
-                    if step is not None:
-                        times.setdefault((name, place), []).append(microseconds(step))
+        found = {work.op.split(".")[1]: steps_of(work, shape) for work, shape in ROWS}
+        found["torch.mul"] = multiplication()
+        every = {f"{name} {place}": step for name, steps in found.items() for place, step in enumerate(steps)}
+        times = cpu_seconds(every, ROUNDS)
     print(f"{'microseconds a call':<24}{'registered':>12}{'public':>12}{'fwd + bwd':>12}")
-    for name in found:
-        cells = [times.get((name, place)) for place in range(3)]
-        print(f"{name:<24}" + "".join(f"{statistics.median(x):12.1f}" if x else " " * 12 for x in cells))
+    for name, steps in found.items():
+        cells = [f"{1e6 * statistics.median(times[f'{name} {place}']):12.1f}" for place in range(len(steps))]
+        print(f"{name:<24}" + "".join(cells))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.core.checks import distances, why_ours_is_wrong
 from benchmarks.core.timing import forced
-from benchmarks.core.workloads import Provider, running
+from benchmarks.core.workloads import Provider, public, running
 from benchmarks.ops import bench
 from instructrl import ops
 from instructrl.ops.cases import CASES
@@ -22,7 +22,7 @@ RUNS = [(case, backend) for case in CASES if case.large for op, backend in sorte
 
 
 def provider(case, backend):
-    return Provider(run=running(bench.public(case), case.gradients), backend=backend)
+    return Provider(run=running(public(case.op), case.gradients), backend=backend)
 
 
 @functools.lru_cache(maxsize=1)

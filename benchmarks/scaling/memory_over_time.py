@@ -6,15 +6,15 @@ The slope is that of a straight line through the second half of the iterations, 
 once, in the first of them, is not growth.
 """
 
-import argparse
 import io
 import json
 import os
-from pathlib import Path
 
 import numpy
 from rich.console import Console
 
+from benchmarks.core.memory import resident_bytes
+from benchmarks.core.tables import command, write_json
 from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import word_tokenizer
@@ -24,11 +24,6 @@ from instructrl.rollout.randomness import keyed_generator
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.ppo import PPOTrainer
 from instructrl.trainers.settings import PPOConfig
-
-
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def open_files() -> int:
@@ -48,9 +43,8 @@ def trainer(iterations: int) -> PPOTrainer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command(__doc__)
     parser.add_argument("--iterations", type=int, default=300)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     ppo, log = trainer(arguments.iterations), RunLog(None, Console(file=io.StringIO()))
     resident, files = [], []
@@ -68,7 +62,7 @@ def main() -> None:
     }
     print(json.dumps(found, indent=1))
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.out, found, indent=1)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ this takes precedence of what else the machine does.
 """
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -21,6 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from benchmarks.core.tables import command, markdown, write_json
+from benchmarks.core.turns import Worker, say, turns
 from instructrl import threads
 
 WAYS = {
@@ -91,16 +92,16 @@ def steps() -> Callable[[], dict[str, float]]:
 
 
 def serve() -> None:
-    """One measurement for each number of threads that is read."""
+    """One measurement for each number of threads that a turn names."""
     import torch
 
     run, most = steps(), torch.get_num_threads()
     run()
-    for line in sys.stdin:
-        name = line.strip()
+    for name in turns():
         torch.set_num_threads(int(name) if name.isdecimal() else most)
         with nullcontext() if name.isdecimal() else threads.by_work():
-            print(json.dumps(run()), flush=True)
+            say(run())
+    say({})
 
 
 def precede(process: int) -> None:
@@ -125,34 +126,21 @@ def busy(core: int) -> Iterator[None]:
 def measure(variables: dict[str, str], rounds: int, core: int) -> dict[str, list[dict[str, float]]]:
     """ "THREADS, free or busy" -> the rounds."""
     plain = {name: text for name, text in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "MKL_"))}
-    command = [sys.executable, "-m", "benchmarks.scaling.threads", "--serve"]
+    process = [sys.executable, "-m", "benchmarks.scaling.threads", "--serve"]
+    server = Worker(process, env=plain | variables, start_new_session=True)
+    precede(server.process.pid)
     found: dict[str, list[dict[str, float]]] = {}
-    with subprocess.Popen(
-        command,
-        env=plain | variables,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        precede(server.pid)
-        for _ in range(rounds):
-            for name in THREADS:
-                for state in ("free", "busy"):
-                    with busy(core) if state == "busy" else nullcontext():
-                        server.stdin.write(f"{name}\n")
-                        server.stdin.flush()
-                        found.setdefault(f"{name}, {state}", []).append(json.loads(server.stdout.readline()))
-        server.stdin.close()
+    for _ in range(rounds):
+        for name in THREADS:
+            for state in ("free", "busy"):
+                with busy(core) if state == "busy" else nullcontext():
+                    found.setdefault(f"{name}, {state}", []).append(server.turn(name))
+    server.end()
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser = command(__doc__, rounds=3)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -165,11 +153,10 @@ def main() -> None:
         for key, rows in measure(variables, arguments.rounds, cores[-1]).items():
             medians[f"{way}, {key}"] = {name: 1000 * statistics.median(row[name] for row in rows) for name in rows[0]}
     names = list(next(iter(medians.values())))
-    print("\n".join([f"| ms | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]))
-    for key, row in medians.items():
-        print(f"| {key} | {' | '.join(f'{row[name]:,.1f}' for name in names)} |")
+    rows = [[key, *(f"{row[name]:,.1f}" for name in names)] for key, row in medians.items()]
+    print(markdown(("ms", *names), rows), end="")
     if arguments.out:
-        arguments.out.write_text(json.dumps(medians, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.out, medians, indent=1)
 
 
 if __name__ == "__main__":
