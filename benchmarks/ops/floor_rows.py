@@ -54,6 +54,9 @@ class Row:
         draw = Draw(generator=torch.Generator().manual_seed(0), counts=self.counts)
         return self.work.inputs(draw, *self.shape, gradients=self.part != FORWARD)
 
+    def ours(self) -> Provider:
+        return Provider(run=over_a_copy(self.work) if self.inplace else self.work.run(self.part), backend="native")
+
     def providers(self) -> dict[str, Provider]:
         """Ours and those that floors name."""
         known = {
@@ -61,9 +64,7 @@ class Row:
             COMPILE: workloads.running(torch.compile(self.work.plain or self.work.call), self.work.leaves, self.part),
             **self.others,
         }
-        ours = over_a_copy(self.work) if self.inplace else self.work.run(self.part)
-        theirs = {name: Provider(run=known[name]) for name in self.floors}
-        return {OURS: Provider(run=ours, backend="native"), **theirs}
+        return {OURS: self.ours(), **{name: Provider(run=known[name]) for name in self.floors}}
 
     def limit(self, found: Rates) -> tuple[float, str] | None:
         """Seconds that no version can beat, and what they are."""

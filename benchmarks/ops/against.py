@@ -1,0 +1,102 @@
+"""The rows of floors.py on two checkouts of the package, interleaved in one run: what a change costs who does not
+use it.
+
+    git worktree add /tmp/old COMMIT && (cd /tmp/old && python setup.py build_ext --inplace)
+    OMP_NUM_THREADS=2 python -m benchmarks.ops.against /tmp/old [--rounds 15] [--only NAME] [--out FILE.json]
+
+Three processes make the same inputs and take turns: the other checkout, this one, and the other one again, in another
+order each round. Ratios are medians of the rounds' own, with the middle half of the rounds in brackets: how many times
+as fast this checkout is, and what the other one makes of itself, which is the noise. The rows and everything else of
+the benchmark are this checkout's, and are called with default settings; the other one needs its extension in place.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.core.machine import ROOT
+from benchmarks.core.tables import command, markdown, spread, write_json
+from benchmarks.core.turns import Worker, say, turns
+
+# Benchmarks from here, the package from there, whatever the environment has installed.
+START = """
+import sys
+here, checkout = sys.argv[1:]
+sys.path.insert(0, here)
+import benchmarks
+sys.path.remove(here)
+sys.path.insert(0, checkout)
+import instructrl.kernels
+instructrl.kernels.__path__.append(f"{checkout}/kernels")
+from benchmarks.ops import against
+against.serve()
+"""
+OLD, NEW, AGAIN = "other", "this", "other again"
+
+
+def serve() -> None:
+    """In a process: a turn names a row, and is answered with the seconds of a call of ours."""
+    from benchmarks.core.timing import CpuMeter, contender, take_turns
+    from benchmarks.ops.floor_rows import OURS, ROWS
+
+    rows, current, ready = {row.name: row for row in ROWS}, "", {}
+    meter = CpuMeter()
+    for name in turns():
+        if name != current:
+            # What the last row held goes first.
+            ready.clear()
+            inputs, ours = rows[name].inputs(), rows[name].ours()
+            with_inputs = lambda run=ours.run, given=inputs: run(given)  # noqa: E731
+            ready[OURS], current = contender(with_inputs, meter, ours.backend), name
+        say(take_turns(ready, meter, 1)[OURS][0][0])
+    say({})
+
+
+def compared(name: str, workers: dict[str, Worker], rounds: int) -> dict[str, Any]:
+    """The seconds of each process in each round, after one that is not counted."""
+    order = list(workers)
+    times: dict[str, list[float]] = {x: [] for x in order}
+    for number in range(-1, rounds):
+        order = [*order[1:], order[0]]
+        for x in order:
+            seconds = workers[x].turn(name)
+            times[x] += [seconds] if number >= 0 else []
+    return {"name": name, "seconds": times}
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    times = row["seconds"]
+    shown = [spread([1e3 * x for x in times[name]]) for name in (OLD, NEW)]
+    ratios = [[a / b for a, b in zip(times[OLD], times[name], strict=True)] for name in (NEW, AGAIN)]
+    return [row["name"], *shown, *(spread(x, ".3f") for x in ratios)]
+
+
+def main() -> int:
+    parser = command(__doc__, rounds=15, only="rows")
+    parser.add_argument("checkout", type=Path, help="of the other version, its extension in place")
+    arguments = parser.parse_args()
+    checkout = arguments.checkout.resolve()
+    if not list(checkout.glob("instructrl/_C*.so")):
+        parser.error(f"checkout: found no extension in {checkout}/instructrl, accepted is one that is built in place")
+    from benchmarks.ops.floor_rows import ROWS
+
+    places = {OLD: checkout, NEW: ROOT, AGAIN: checkout}
+    workers = {
+        x: Worker([sys.executable, "-c", START, str(ROOT), str(place)], cwd=place) for x, place in places.items()
+    }
+    columns = ("op, shape", "other, ms", "this, ms", "this is times as fast", "the other one again")
+    rows = []
+    for row in ROWS:
+        if arguments.only in row.name:
+            rows.append(compared(row.name, workers, arguments.rounds))
+            print(markdown(columns, [cells(rows[-1])]).split("\n", 2)[2], end="", flush=True)
+    for worker in workers.values():
+        worker.end()
+    if arguments.out:
+        write_json(arguments.out, {"checkout": str(checkout), "rows": rows})
+        arguments.out.with_suffix(".md").write_text(markdown(columns, map(cells, rows)), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
