@@ -313,6 +313,18 @@ INSTRUCTRL_HD F tanh_derivative(F x) {
   return F(4.0) * e / (sum * sum);
 }
 
+// L(x) = log(1 + exp(-x) + tie exp(-x / 2)) and its derivative by x: softplus(-x) where `tie` is 0, else Davidson's
+// (1970) model of a win, of which `tie` is the parameter. One exponential, never of a positive number.
+template <class F>
+INSTRUCTRL_HD LossTerm<F> comparison_term(F x, F tie) {
+  const F zero(0.0), half(0.5), one(1.0);
+  const F root = exp(-(half * abs(x)));
+  const F small = root * root, middle = tie * root;
+  const F rest = small + middle;
+  const F numerator = select(x >= zero, small, one) + half * middle;
+  return {maximum(-x, zero) + log1p(rest), -(numerator / (one + rest))};
+}
+
 // The gradient of one logit that is not the token's: -p (g + h (log p + H)), p = exp(log p), with the gradients g of
 // the log-probability and h of the entropy already divided by the temperature. A class of probability 0 gets 0. The
 // token's own logit gets g (1 - p) - h p (log p + H) instead.

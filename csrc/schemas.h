@@ -10,6 +10,12 @@ namespace instructrl {
 inline constexpr std::pair<const char*, const char*> kSchemas[] = {
     {"pairwise_ranking_loss",
      "(Tensor scores, Tensor preferred) -> (Tensor loss_sum, Tensor num_pairs, Tensor num_correct, Tensor gradient)"},
+    {"paired_comparison_loss",
+     "(Tensor scores, Tensor preferred, Tensor? tied, Tensor? margins, Tensor? weights, float margin,"
+     " float label_smoothing, float davidson, float tie_weight, float tie_constant)"
+     " -> (Tensor loss_sum, Tensor num_pairs, Tensor num_correct, Tensor num_ties, Tensor gradient)"},
+    {"plackett_luce_loss",
+     "(Tensor scores, Tensor ranks) -> (Tensor loss_sum, Tensor num_choices, Tensor num_correct, Tensor gradient)"},
     {"token_logprobs",
      "(Tensor logits, Tensor tokens, Tensor? mask, Tensor? allowed, float temperature, float tanh_slope,"
      " bool with_entropy) -> (Tensor logprobs, Tensor entropy, Tensor normalizers)"},

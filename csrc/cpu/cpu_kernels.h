@@ -100,6 +100,37 @@ struct RankingArgs {
   void* gradient;
 };
 
+// A number for each ordered pair of responses; strides in elements, 0 where one serves many.
+struct PairNumbers {
+  const void* data;  // In the dtype of the outputs; nullptr: none.
+  int64_t prompt_stride;
+  int64_t winner_stride;
+  int64_t loser_stride;
+};
+
+// What a pair's loss is made of, as `instructrl/ops/ranking_settings.py` has it.
+struct ComparisonTerms {
+  double margin;
+  double label_smoothing;
+  double davidson;
+  double tie_weight;
+  double tie_constant;
+};
+
+struct ComparisonArgs {
+  RankingArgs ranking;  // Its scratch: kRankingGroup * K * (2 * K + 16) bytes.
+  const bool* tied;     // [P, K, K], dense; nullptr: none.
+  PairNumbers margins;
+  PairNumbers weights;
+  ComparisonTerms terms;
+  int64_t* num_ties;
+};
+
+struct PlackettLuceArgs {
+  RankingArgs ranking;   // Its pairs are choices. Its scratch: kRankingGroup * K * (K + 24) bytes.
+  const int64_t* ranks;  // [P, K], dense.
+};
+
 struct AdvantageSums {
   double sum;
   double sum_of_squares;
@@ -187,6 +218,8 @@ struct CpuKernels {
   KernelByDtype<LogprobsBackwardArgs> token_logprobs_backward;
   KernelByDtype<SamplingArgs> sample_tokens;
   KernelByDtype<RankingArgs> pairwise_ranking_loss;
+  KernelByDtype<ComparisonArgs> paired_comparison_loss;
+  KernelByDtype<PlackettLuceArgs> plackett_luce_loss;
   KernelByDtype<AdvantagesArgs> generalized_advantages;
   KernelByDtype<AdvantagesArgs> ppo_advantages;
   KernelByDtype<WhitenArgs> masked_moments;

@@ -35,6 +35,7 @@ struct Largest<D> {
 #include "cpu/kernels/logprobs.h"
 #include "cpu/kernels/sampling.h"
 #include "cpu/kernels/ranking.h"
+#include "cpu/kernels/ranking_models.h"
 #include "cpu/kernels/advantages.h"
 #include "cpu/kernels/whitening.h"
 #include "cpu/kernels/ppo.h"
@@ -48,6 +49,8 @@ static const CpuKernels kTable = {
     INSTRUCTRL_BY_DTYPE(token_logprobs_backward),
     INSTRUCTRL_BY_DTYPE(sample_tokens),
     INSTRUCTRL_BY_DTYPE(pairwise_ranking_loss),
+    INSTRUCTRL_BY_DTYPE(paired_comparison_loss),
+    INSTRUCTRL_BY_DTYPE(plackett_luce_loss),
     INSTRUCTRL_BY_DTYPE(generalized_advantages),
     INSTRUCTRL_BY_DTYPE(ppo_advantages),
     INSTRUCTRL_BY_DTYPE(masked_moments),

@@ -7,6 +7,7 @@
 //
 // Bytes: K scores and K^2 flags of the matrix read once per side (row and column; the second comes from L1/L2), 4 K of
 // gradient and 20 per prompt written. Sums of a prompt are made in the order of j, then by a fixed tree of lanes.
+// Margins, weights, ties and choices: ranking_models.cu.
 #include "cuda/block.h"
 
 namespace instructrl {

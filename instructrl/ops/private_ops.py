@@ -18,6 +18,14 @@ SCHEMAS: dict[str, str] = {
     # gradient: [P, K], the derivative of loss_sum by the scores.
     "pairwise_ranking_loss": "(Tensor scores, Tensor preferred)"
     " -> (Tensor loss_sum, Tensor num_pairs, Tensor num_correct, Tensor gradient)",
+    # tied: [P, K, K]. margins, weights: [P, K, K] in the dtype of the results, of any strides. The numbers are
+    # ranking_settings.ComparisonTerms.
+    "paired_comparison_loss": "(Tensor scores, Tensor preferred, Tensor? tied, Tensor? margins, Tensor? weights,"
+    " float margin, float label_smoothing, float davidson, float tie_weight, float tie_constant)"
+    " -> (Tensor loss_sum, Tensor num_pairs, Tensor num_correct, Tensor num_ties, Tensor gradient)",
+    # ranks: int64, below 0 where a response is absent.
+    "plackett_luce_loss": "(Tensor scores, Tensor ranks)"
+    " -> (Tensor loss_sum, Tensor num_choices, Tensor num_correct, Tensor gradient)",
     # Under the softmax is z / temperature: z is the logits where tanh_slope is 0, else tanh(tanh_slope * logits), and
     # -inf where allowed, [V], is False (`LogitSettings.folded` makes temperature and slope of a scale and a cap).
     # normalizers: [..., 2], the largest z and the log of the sum of `exp((z - largest) / temperature)`.
@@ -54,10 +62,12 @@ def _like(x: Tensor, *shape: int | torch.SymInt, dtype: torch.dtype | None = Non
     return x.new_empty(shape, dtype=checks.accumulation_dtype(x) if dtype is None else dtype)
 
 
-def _fake_ranking(scores: Tensor, preferred: Tensor) -> tuple[Tensor, ...]:
-    num_prompts, num_responses = scores.shape
-    counts = [_like(scores, num_prompts, dtype=torch.int64) for _ in range(2)]
-    return _like(scores, num_prompts), *counts, _like(scores, num_prompts, num_responses)
+def _fake_ranking(num_counts: int) -> Callable[..., tuple[Tensor, ...]]:
+    def fake(scores: Tensor, *_: object) -> tuple[Tensor, ...]:
+        counts = [_like(scores, scores.shape[0], dtype=torch.int64) for _ in range(num_counts)]
+        return _like(scores, scores.shape[0]), *counts, _like(scores, *scores.shape)
+
+    return fake
 
 
 def _fake_logprobs(logits: Tensor, tokens: Tensor, *others: Any) -> tuple[Tensor, ...]:
@@ -86,7 +96,9 @@ def _fake_loss(num_losses: int, num_gradients: int, num_metrics: int) -> Callabl
 
 
 FAKES: dict[str, Callable[..., Any]] = {
-    "pairwise_ranking_loss": _fake_ranking,
+    "pairwise_ranking_loss": _fake_ranking(2),
+    "paired_comparison_loss": _fake_ranking(3),
+    "plackett_luce_loss": _fake_ranking(2),
     "token_logprobs": _fake_logprobs,
     "token_logprobs_backward": _fake_logprobs_backward,
     "token_logprobs_backward_": lambda *_: None,

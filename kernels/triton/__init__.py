@@ -19,6 +19,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Private op -> the module that launches it.
 _FAMILIES = {
     "pairwise_ranking_loss": "ranking",
+    "paired_comparison_loss": "ranking_models",
+    "plackett_luce_loss": "ranking_models",
     "token_logprobs": "logprobs",
     "token_logprobs_backward": "logprobs",
     "token_logprobs_backward_": "logprobs",

@@ -72,7 +72,7 @@ def tanh_derivative(x):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x) for x from 0 to 1: the quotient gives back what rounding took from 1 + x."""
+    """log(1 + x) for finite x from 0 on: the quotient gives back what rounding took from 1 + x."""
     y = 1.0 + x
     return tl.where(y == 1.0, x, tl.div_rn(tl.log(y) * x, tl.where(y == 1.0, 1.0, y - 1.0)))
 

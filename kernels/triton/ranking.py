@@ -91,7 +91,7 @@ def _ranking(
     tl.store(num_correct + first_prompt + prompt, correct, mask=there)
 
 
-def _tile(num_responses: int) -> tuple[int, int, int]:
+def tile(num_responses: int) -> tuple[int, int, int]:
     """Prompts of a program, responses of a tile and warps."""
     responses = 4
     while responses < min(num_responses, 32):
@@ -109,7 +109,7 @@ def pairwise_ranking_loss(scores: Tensor, preferred: Tensor) -> tuple[Tensor, Te
         return scores.new_zeros(num_prompts, dtype=torch.float32), counts[0], counts[1].clone(), gradient
     loss_sum = new(num_prompts, dtype=torch.float32)
     num_pairs, num_correct = new(num_prompts, dtype=torch.int64), new(num_prompts, dtype=torch.int64)
-    prompts, responses, num_warps = _tile(num_responses)
+    prompts, responses, num_warps = tile(num_responses)
     _ranking[(triton.cdiv(num_prompts, prompts),)](
         scores,
         preferred.contiguous(),

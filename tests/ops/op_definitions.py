@@ -9,22 +9,73 @@ import torch
 import torch.nn.functional as F
 
 
-def pairwise_ranking_loss(scores, preferred):
+def pairwise_ranking_loss(scores, preferred, margins=None, weights=None, settings=None):
+    """Pair by pair; settings: with a label_smoothing."""
+    smoothing = 0.0 if settings is None else settings.label_smoothing
+    zero = scores.new_zeros(())
     rows, pairs, correct = [], [], []
     for p in range(scores.shape[0]):
-        row, num_pairs, num_correct = scores.new_zeros(()), 0, 0
-        for i in range(scores.shape[1]):
-            for j in range(scores.shape[1]):
-                if i != j and preferred[p, i, j]:
-                    difference = scores[p, j] - scores[p, i]
-                    row = row + torch.logaddexp(difference, torch.zeros_like(difference))
-                    num_pairs += 1
-                    num_correct += bool(scores[p, i] > scores[p, j])
+        row, won = zero, [(i, j) for i, j in preferred[p].nonzero().tolist() if i != j]
+        numbers = scores[p].tolist()
+        for i, j in won:
+            x = scores[p, i] - scores[p, j]
+            x = x if margins is None else x - _at(margins, p, i, j)
+            pair = torch.logaddexp(-x, zero)
+            if smoothing:
+                pair = (1 - smoothing) * pair + smoothing * torch.logaddexp(x, zero)
+            row = row + (pair if weights is None else _at(weights, p, i, j) * pair)
         rows.append(row)
-        pairs.append(num_pairs)
-        correct.append(num_correct)
+        pairs.append(len(won))
+        correct.append(sum(numbers[i] > numbers[j] for i, j in won))
     loss = torch.stack(rows) if rows else scores.sum(1)
     return loss, torch.tensor(pairs, dtype=torch.int64), torch.tensor(correct, dtype=torch.int64)
+
+
+def _at(numbers, *place):
+    return numbers[place[: numbers.dim()]]
+
+
+def tied_ranking_loss(scores, preferred, tied, weights=None, settings=None):
+    """Logarithms of the probabilities of the two models, as their papers have them."""
+
+    def log_win(d):
+        terms = [torch.zeros_like(d), math.log(settings.parameter) - d]
+        if settings.model == "davidson":
+            terms = [torch.zeros_like(d), -d, math.log(settings.parameter) - d / 2]
+        return -torch.logsumexp(torch.stack(terms), 0)
+
+    def log_tie(d):
+        if settings.model == "davidson":
+            return math.log(settings.parameter) - d / 2 + log_win(d)
+        return math.log(settings.parameter**2 - 1) + log_win(d) + log_win(-d)
+
+    counts, rows = [], []
+    for p in range(scores.shape[0]):
+        won = [(i, j) for i, j in preferred[p].nonzero().tolist() if i != j]
+        ties = [(i, j) for i, j in (tied[p] | tied[p].t()).nonzero().tolist() if i < j]
+        row = scores.new_zeros(())
+        for log_probability, pairs in ((log_win, won), (log_tie, ties)):
+            for i, j in pairs:
+                weight = 1.0 if weights is None else _at(weights, p, i, j)
+                row = row - weight * log_probability(scores[p, i] - scores[p, j])
+        rows.append(row)
+        counts.append((len(won), sum(bool(scores[p, i] > scores[p, j]) for i, j in won), len(ties)))
+    return torch.stack(rows), *torch.tensor(counts, dtype=torch.int64).unbind(1)
+
+
+def plackett_luce_loss(scores, ranks):
+    counts = torch.zeros(2, scores.shape[0], dtype=torch.int64)
+    rows = []
+    for p in range(scores.shape[0]):
+        row = scores.new_zeros(())
+        for i in (ranks[p] >= 0).nonzero().flatten().tolist():
+            left = (ranks[p] >= ranks[p, i]).nonzero().flatten().tolist()
+            if len(left) > 1:
+                row = row - F.log_softmax(scores[p, left], 0)[left.index(i)]
+                counts[:, p] += torch.tensor([1, all(scores[p, i] > scores[p, j] for j in left if j != i)])
+        rows.append(row)
+    loss = torch.stack(rows) if rows else scores.sum(1)
+    return loss, *counts
 
 
 def _tanh(x):

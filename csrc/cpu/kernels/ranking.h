@@ -112,6 +112,27 @@ INSTRUCTRL_LANE RankingLanes<Lanes<T>> rank_lanes(int64_t num_responses, const T
   return sums;
 }
 
+// The scores of a group to `scores[k * kRankingGroup + prompt]`, 0 for prompts that do not exist.
+template <class T>
+INSTRUCTRL_LANE void load_scores(const RankingArgs& args, int64_t first, int64_t num_prompts, T* scores) {
+  for (int64_t k = 0; k < args.num_responses; ++k) {
+    const T* from = static_cast<const T*>(args.scores) + first * args.prompt_stride + k * args.response_stride;
+    T* to = scores + k * kRankingGroup;
+    for (int64_t p = 0; p < kRankingGroup; ++p) to[p] = p < num_prompts ? from[p * args.prompt_stride] : T{};
+  }
+}
+
+// The gradient of a group back into rows.
+template <class Scalar>
+INSTRUCTRL_LANE void store_gradient(const RankingArgs& args, int64_t first, int64_t num_prompts,
+                                    const Scalar* gradient) {
+  const int64_t num_responses = args.num_responses;
+  auto* to = static_cast<Scalar*>(args.gradient) + first * num_responses;
+  for (int64_t p = 0; p < num_prompts; ++p) {
+    for (int64_t k = 0; k < num_responses; ++k) to[p * num_responses + k] = gradient[k * kRankingGroup + p];
+  }
+}
+
 template <class T>
 static void pairwise_ranking_loss(const RankingArgs& args, int64_t begin, int64_t end) {
   using L = Lanes<T>;
@@ -124,11 +145,7 @@ static void pairwise_ranking_loss(const RankingArgs& args, int64_t begin, int64_
     const int64_t first = group * kRankingGroup, num_prompts = least(kRankingGroup, args.num_prompts - first);
     transpose_bytes(args.preferred + first * num_responses * num_responses, num_prompts, num_responses * num_responses,
                     preferred);
-    for (int64_t k = 0; k < num_responses; ++k) {
-      const T* from = static_cast<const T*>(args.scores) + first * args.prompt_stride + k * args.response_stride;
-      T* to = scores + k * kRankingGroup;
-      for (int64_t p = 0; p < kRankingGroup; ++p) to[p] = p < num_prompts ? from[p * args.prompt_stride] : T{};
-    }
+    load_scores(args, first, num_prompts, scores);
     for (int64_t p = 0; p < num_prompts; p += L::kWidth) {
       const RankingLanes<L> sums = rank_lanes<T>(num_responses, scores + p, preferred + p, gradient + p);
       const int64_t n = least(L::kWidth, num_prompts - p);
@@ -138,9 +155,6 @@ static void pairwise_ranking_loss(const RankingArgs& args, int64_t begin, int64_
         args.num_correct[first + p + i] = count_lane(sums.num_correct, i);
       }
     }
-    auto* to = static_cast<Scalar*>(args.gradient) + first * num_responses;
-    for (int64_t p = 0; p < num_prompts; ++p) {
-      for (int64_t k = 0; k < num_responses; ++k) to[p * num_responses + k] = gradient[k * kRankingGroup + p];
-    }
+    store_gradient(args, first, num_prompts, gradient);
   }
 }
