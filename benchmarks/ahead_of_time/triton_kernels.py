@@ -22,7 +22,7 @@ from unittest import mock
 
 import torch
 import triton
-from instructrl.kernels.triton import advantages, logprobs, ppo, ranking, sampling, whitening
+from instructrl.kernels.triton import advantages, logprobs, ppo, ranking, ranking_models, sampling, whitening
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -75,6 +75,19 @@ class Launch:
         return ASTSource(self.kernel, signature, constants, attributes)
 
 
+def _ranking_examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
+    for responses in (9, 64):
+        scores, flags = torch.zeros(8, responses, dtype=dtype), torch.ones(8, responses, responses, dtype=torch.bool)
+        numbers, ranks = torch.zeros(8, responses, responses), torch.zeros(8, responses, dtype=torch.int64)
+        plain = (scores, flags)
+        yield f"pairwise_ranking_loss {responses}", lambda a=plain: ranking.pairwise_ranking_loss(*a)
+        for davidson, tied in ((0.0, None), (1.0, flags)):
+            name = f"paired_comparison_loss {responses}" + (", davidson" if davidson else "")
+            arguments = (scores, flags, tied, numbers, numbers, 0.1, 0.1, davidson, 0.5, 0.0)
+            yield name, lambda a=arguments: ranking_models.paired_comparison_loss(*a)
+        yield f"plackett_luce_loss {responses}", lambda a=(scores, ranks): ranking_models.plackett_luce_loss(*a)
+
+
 def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
     """Calls that reach every kernel, at the sizes that choose their largest tiles."""
 
@@ -86,8 +99,7 @@ def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
 
     logits, ids, number = tokens(2, 50257), torch.zeros(2, dtype=torch.int64), torch.zeros(2)
     normalizers, mask = torch.zeros(2, 2), counted(2)
-    yield "pairwise_ranking_loss 9", lambda: ranking.pairwise_ranking_loss(tokens(8, 9), counted(8, 9, 9))
-    yield "pairwise_ranking_loss 64", lambda: ranking.pairwise_ranking_loss(tokens(8, 64), counted(8, 64, 64))
+    yield from _ranking_examples(dtype)
     # An own exponential and a division a class: capped logits, with ids that are not allowed.
     plain, capped = (None, 0.7, 0.0), (counted(50257), 0.7, 0.02)
     for suffix, entropy, (allowed, *shape) in (

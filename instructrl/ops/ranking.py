@@ -1,4 +1,4 @@
-"""Ranking losses of the reward model: over all pairs of a prompt's responses, with ties or without, and over choices."""
+"""Ranking losses of the reward model: over pairs of a prompt's responses, with or without ties, and over choices."""
 
 from typing import NamedTuple
 
@@ -79,7 +79,11 @@ def _tied_reference(
 
 
 def _pairwise_reference(
-    scores: Tensor, preferred: Tensor, margins: Tensor | None, weights: Tensor | None, label_smoothing: float
+    scores: Tensor,
+    preferred: Tensor,
+    margins: Tensor | None = None,
+    weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> RankingLoss:
     if margins is None and weights is None and label_smoothing == 0.0:
         return _plain_reference(scores, preferred)
@@ -167,6 +171,7 @@ def pairwise_ranking_loss(
     num_prompts, num_responses = scores.shape
     shape = (num_prompts, num_responses, num_responses)
     preferred = checks.mask_like("preferred", preferred, "scores", shape, scores.device)
+    checks.settings("settings", settings, RankingSettings)
     if margins is not None:
         margins = _of_pairs("margins", margins, scores)
     if weights is not None:
@@ -191,7 +196,8 @@ def tied_ranking_loss(
     P(i wins) + P(tie) + P(j wins) is 1. Without ties, theta = 1 or nu = 0, it is `pairwise_ranking_loss`.
 
     scores, preferred: as in `pairwise_ranking_loss`.
-    tied: [P, K, K] bool, or 0 and 1; a pair is tied where one or both of its two places are True. The diagonal is ignored.
+    tied: [P, K, K] bool, or 0 and 1; a pair is tied where one or both of its two places are True. The diagonal is
+        ignored.
     weights: as in `pairwise_ranking_loss`; those of a tied pair are the same in both of its places.
     settings: the model and its parameter.
     Returns: `TiedRankingLoss`. Only `loss_sum` carries a gradient.
@@ -203,6 +209,7 @@ def tied_ranking_loss(
     shape = (num_prompts, num_responses, num_responses)
     preferred = checks.mask_like("preferred", preferred, "scores", shape, scores.device)
     tied = checks.mask_like("tied", tied, "scores", shape, scores.device)
+    checks.settings("settings", settings, TieSettings)
     if dispatch.checks_values(scores.device.type):
         both = _no_diagonal(tied | tied.transpose(1, 2))
         checks.require("tied", ~(both & preferred), "a tied pair that is preferred", "pairs of one of the two kinds")

@@ -69,8 +69,8 @@ _LARGEST_PARAMETER = 1e6
 class TieSettings:
     """Of `ranking.tied_ranking_loss`, where the models are spelled out.
 
-    model: one of `TIE_MODELS`. parameter: theta of "rao_kupper", at least 1; nu of "davidson", at least 0. With 2 of the
-        former, or 1 of the latter, equal scores win, tie and lose with the same probability.
+    model: one of `TIE_MODELS`. parameter: theta of "rao_kupper", at least 1; nu of "davidson", at least 0. With 2 of
+        the former, or 1 of the latter, equal scores win, tie and lose with the same probability.
     """
 
     model: str = "rao_kupper"

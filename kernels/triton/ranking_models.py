@@ -1,8 +1,8 @@
 """Paired comparisons with margins, weights, label smoothing and ties, and the Plackett-Luce loss.
 
-Program -> a few prompts, tiles of responses x partners of each, as in ranking.py. Margins and weights are read by two strides,
-so that a number which serves many pairs is one in memory; what is not given costs nothing. A program's choices go
-through memory between the loss and the gradient: every response needs those of all that rank above it.
+Program -> a few prompts, tiles of responses x partners of each, as in ranking.py. Margins and weights are read by two
+strides, so that a number which serves many pairs is one in memory; what is not given costs nothing. A program's choices
+go through memory between the loss and the gradient: every response needs those of all that rank above it.
 """
 
 # ruff: noqa: N803  (constants of a kernel are written in capitals, as everywhere in Triton)
@@ -37,8 +37,8 @@ def _comparison_term(x, tie, WITH_TIE: tl.constexpr):
 
 @triton.jit
 def _side(
-    difference, won, tie, margins, weights, margin_at, weight_at, margin, smoothing, davidson, tie_weight, half_constant,
-    WITH_DAVIDSON: tl.constexpr,
+    difference, won, tie, margins, weights, margin_at, weight_at, margin, smoothing, davidson, tie_weight,
+    half_constant, WITH_DAVIDSON: tl.constexpr,
 ):  # fmt: skip
     """What a pair adds to the loss as its first response has it, and the derivative by the difference of the scores."""
     either = won | tie
@@ -93,13 +93,15 @@ def _comparisons(
                     tl.load(tied + matrix + back, mask=valid, other=0) != 0
                 )
             difference = tl.where(won | lost | tie, own_scores[:, :, None] - other_scores[:, None, :], 0.0)
+            margin_forth, margin_back = margins_of + forth * margin_pair, margins_of + back * margin_pair
+            weight_forth, weight_back = weights_of + forth * weight_pair, weights_of + back * weight_pair
             mine = _side(
-                difference, won, tie, margins, weights, margins_of + forth * margin_pair, weights_of + forth * weight_pair,
-                margin, smoothing, davidson, tie_weight, half_constant, WITH_DAVIDSON,
+                difference, won, tie, margins, weights, margin_forth, weight_forth, margin, smoothing, davidson,
+                tie_weight, half_constant, WITH_DAVIDSON,
             )  # fmt: skip
             theirs = _side(
-                -difference, lost, tie, margins, weights, margins_of + back * margin_pair, weights_of + back * weight_pair,
-                margin, smoothing, davidson, tie_weight, half_constant, WITH_DAVIDSON,
+                -difference, lost, tie, margins, weights, margin_back, weight_back, margin, smoothing, davidson,
+                tie_weight, half_constant, WITH_DAVIDSON,
             )  # fmt: skip
             own_loss += tl.sum(mine[0], 2)
             own_gradient += tl.sum(mine[1] - theirs[1], 2)
@@ -115,13 +117,39 @@ def _comparisons(
 
 
 @triton.jit
-def _responses(scores, ranks, rows, rows_of_ranks, score_stride, first, num_responses, there, RESPONSES: tl.constexpr):
+def _responses(scores, ranks, rows, dense, score_stride, first, num_responses, there, RESPONSES: tl.constexpr):
     """A tile of responses: their places, scores and ranks, -1 where there is none."""
     place = first + tl.arange(0, RESPONSES)[None, :]
     valid = there[:, None] & (place < num_responses)
-    rank = tl.load(ranks + rows_of_ranks + place, mask=valid, other=-1)
+    rank = tl.load(ranks + dense + place, mask=valid, other=-1)
     # An absent response may have any score.
     return place, tl.load(scores + rows + place * score_stride, mask=rank >= 0, other=0.0).to(tl.float32), rank
+
+
+@triton.jit
+def _others_left(place, rank, other_place, other_rank):
+    """[P, K, K]: of which others each response of the first tile was chosen."""
+    left = (rank >= 0)[:, :, None] & (other_rank[:, None, :] >= rank[:, :, None])
+    return left & (place[:, :, None] != other_place[:, None, :])
+
+
+@triton.jit
+def _choice_gradients(
+    scores, ranks, choices, gradient, rows, dense, score_stride, plane, num_responses, there, RESPONSES: tl.constexpr
+):
+    for first in range(0, num_responses, RESPONSES):
+        own, score, rank = _responses(scores, ranks, rows, dense, score_stride, first, num_responses, there, RESPONSES)
+        valid = there[:, None] & (own < num_responses)
+        own_gradient = -tl.load(choices + 2 * plane + dense + own, mask=valid, other=0.0)
+        for second in range(0, num_responses, RESPONSES):
+            i, _, above = _responses(scores, ranks, rows, dense, score_stride, second, num_responses, there, RESPONSES)
+            top = tl.load(choices + dense + i, mask=above >= 0, other=0.0)
+            share = tl.load(choices + plane + dense + i, mask=above >= 0, other=0.0)
+            below = (above >= 0)[:, None, :] & (rank[:, :, None] >= above[:, None, :])
+            left = below & (own[:, :, None] != i[:, None, :])
+            part = exp(score[:, :, None] - top[:, None, :]) * share[:, None, :]
+            own_gradient += tl.sum(tl.where(left, part, 0.0), 2)
+        tl.store(gradient + dense + own, own_gradient, mask=valid)
 
 
 @triton.jit(do_not_specialize=_NUMBERS)
@@ -148,7 +176,7 @@ def _choices(
             j, other, below = _responses(
                 scores, ranks, rows, dense, score_stride, second, num_responses, there, RESPONSES
             )
-            left = (rank >= 0)[:, :, None] & (below[:, None, :] >= rank[:, :, None]) & (own[:, :, None] != j[:, None, :])
+            left = _others_left(own, rank, j, below)
             num_others += tl.sum(left.to(tl.int32), 2)
             best_other = tl.maximum(best_other, tl.max(tl.where(left, other[:, None, :], -float("inf")), 2))
         chosen = num_others > 0
@@ -158,7 +186,7 @@ def _choices(
             j, other, below = _responses(
                 scores, ranks, rows, dense, score_stride, second, num_responses, there, RESPONSES
             )
-            left = (rank >= 0)[:, :, None] & (below[:, None, :] >= rank[:, :, None]) & (own[:, :, None] != j[:, None, :])
+            left = _others_left(own, rank, j, below)
             others += tl.sum(tl.where(left, exp(other[:, None, :] - top[:, :, None]), 0.0), 2)
         mine = exp(score - top)
         share = tl.div_rn(tl.full([PROMPTS, RESPONSES], 1.0, tl.float32), mine + others)
@@ -175,18 +203,9 @@ def _choices(
     tl.store(num_correct + prompt, correct, mask=there)
     # What other threads of this program stored is read.
     tl.debug_barrier()
-    for first in range(0, num_responses, RESPONSES):
-        own, score, rank = _responses(scores, ranks, rows, dense, score_stride, first, num_responses, there, RESPONSES)
-        valid = there[:, None] & (own < num_responses)
-        own_gradient = -tl.load(choices + 2 * plane + dense + own, mask=valid, other=0.0)
-        for second in range(0, num_responses, RESPONSES):
-            i, _, above = _responses(scores, ranks, rows, dense, score_stride, second, num_responses, there, RESPONSES)
-            top = tl.load(choices + dense + i, mask=above >= 0, other=0.0)
-            share = tl.load(choices + plane + dense + i, mask=above >= 0, other=0.0)
-            left = (above >= 0)[:, None, :] & (rank[:, :, None] >= above[:, None, :]) & (own[:, :, None] != i[:, None, :])
-            part = exp(score[:, :, None] - top[:, None, :]) * share[:, None, :]
-            own_gradient += tl.sum(tl.where(left, part, 0.0), 2)
-        tl.store(gradient + dense + own, own_gradient, mask=valid)
+    _choice_gradients(
+        scores, ranks, choices, gradient, rows, dense, score_stride, plane, num_responses, there, RESPONSES
+    )
 
 
 def _pair_strides(numbers: Tensor | None) -> tuple[Tensor | None, int, int]:
@@ -220,7 +239,8 @@ def paired_comparison_loss(
         scores, preferred.contiguous(), None if tied is None else tied.contiguous(), margins, weights, *outputs,
         *scores.stride(), *margin_strides, *weight_strides,
         margin, label_smoothing, davidson, tie_weight, 0.5 * tie_constant, *scores.shape,
-        PROMPTS=prompts, RESPONSES=responses, WITH_DAVIDSON=davidson > 0, num_warps=num_warps,
+        # Two pairs a thread: with four, registers spill.
+        PROMPTS=prompts, RESPONSES=responses, WITH_DAVIDSON=davidson > 0, num_warps=2 * num_warps,
     )  # fmt: skip
     return outputs
 
@@ -230,6 +250,7 @@ def plackett_luce_loss(scores: Tensor, ranks: Tensor) -> tuple[Tensor, ...]:
     if scores.numel() == 0:
         return outputs
     prompts, responses, num_warps = tile(scores.shape[1])
+    prompts = max(1, prompts // 2)  # With all of them, 8 bytes of a thread are in local memory on sm_80.
     choices = scores.new_empty((3, *scores.shape), dtype=torch.float32)
     _choices[(triton.cdiv(scores.shape[0], prompts),)](
         scores, ranks.contiguous(), choices, *outputs, *scores.stride(), *scores.shape,

@@ -14,6 +14,7 @@ import rows_data_in_steps  # noqa: E402
 import rows_model_names  # noqa: E402
 import rows_models  # noqa: E402
 import rows_ops  # noqa: E402
+import rows_ops_ranking  # noqa: E402
 import rows_options  # noqa: E402
 import rows_other_models  # noqa: E402
 import rows_unused  # noqa: E402
@@ -48,7 +49,8 @@ def page() -> str:
         "## Arguments of the ops\n",
         "`X` is [2, 3], `LOGITS` [2, 3, 7], `HIDDEN` [2, 3, 5], `WEIGHT` [7, 5]; `rows_ops.py` has all names.\n",
         _table(
-            ["what is wrong", "call", "message"], ([r.what, _code(r.call), _code(r.message)] for r in rows_ops.ROWS)
+            ["what is wrong", "call", "message"],
+            ([r.what, _code(r.call), _code(r.message)] for r in [*rows_ops.ROWS, *rows_ops_ranking.ROWS]),
         ),
         "## What is accepted\n",
         "Input that looks wrong and is not, and what comes of it.\n",

@@ -11,6 +11,7 @@ import accepted
 import pytest
 import render
 import rows_ops
+import rows_ops_ranking
 from table import STEPS, contents, make_world, matches
 
 from instructrl import cli
@@ -19,6 +20,7 @@ from instructrl.runs.named import RUNS
 
 PREFIX, SUFFIX = "instructrl: error: ", " (--debug shows where)"
 ROWS = [row for _, rows in render.FAMILIES for row in rows]
+OP_ROWS = [*rows_ops.ROWS, *rows_ops_ranking.ROWS]
 SUBPROCESSES = ("word for a number", "truncated gzip", "unknown architecture")
 
 
@@ -49,9 +51,9 @@ def only_line(stderr: str) -> str:
 
 
 def test_the_table_is_long_and_its_rows_differ():
-    assert len(ROWS) + len(rows_ops.ROWS) >= 80
+    assert len(ROWS) + len(OP_ROWS) >= 80
     assert len({(row.shown, row.what) for row in ROWS}) == len(ROWS)
-    for row in [*ROWS, *rows_ops.ROWS]:
+    for row in [*ROWS, *OP_ROWS]:
         assert any(
             words in row.message for words in (" accepted ", "did you mean", "needs", "argument", "missing, required")
         ), row
@@ -117,7 +119,7 @@ def test_several_bad_rows_are_a_line_each(world, capfd):
     assert second.startswith(f"{PREFIX}rows.jsonl:3: prompt: found the columns (none)")
 
 
-@pytest.mark.parametrize("row", rows_ops.ROWS, ids=lambda row: f"{row.call} {row.what}")
+@pytest.mark.parametrize("row", OP_ROWS, ids=lambda row: f"{row.call} {row.what}")
 def test_bad_arguments_of_an_op(row):
     with pytest.raises((ValueError, TypeError)) as caught:
         row.run()

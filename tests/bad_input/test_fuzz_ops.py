@@ -13,7 +13,10 @@ OPS = {
     function.__name__: function
     for function in (
         ranking.pairwise_ranking_loss,
+        ranking.tied_ranking_loss,
+        ranking.plackett_luce_loss,
         ranking.preferred_from_ranks,
+        ranking.tied_from_ranks,
         logprobs.token_logprobs,
         logprobs.token_logprobs_and_entropy,
         logprobs.linear_token_logprobs,
@@ -46,7 +49,7 @@ FLOATS = {
 def right(op: str, name: str) -> object:
     """An argument that the op takes."""
     if name == "scores":
-        return torch.zeros((B, T) if op == "pairwise_ranking_loss" else (B,))
+        return torch.zeros((B,) if op == "ppo_advantages" else (B, T))
     if name == "logits" and op == "sample_tokens":
         return torch.zeros(B, V)
     if name in FLOATS:
@@ -55,6 +58,7 @@ def right(op: str, name: str) -> object:
         "tokens": torch.zeros(B, T, dtype=torch.int64),
         "mask": torch.ones(B, T, dtype=torch.bool),
         "preferred": torch.zeros(B, T, T, dtype=torch.bool),
+        "tied": torch.zeros(B, T, T, dtype=torch.bool),
         "ranks": torch.zeros(B, T),
         "kl_coef": 0.0,
     }[name]

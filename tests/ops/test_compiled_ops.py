@@ -61,8 +61,22 @@ def private_arguments(name, device):
     count = torch.tensor(20.0, dtype=torch.float64, device=device)
     hidden, weight = torch.randn(4, 6, 5, generator=g).to(device), torch.randn(33, 5, generator=g).to(device)
     linear = (hidden, weight, None, tokens, mask)
+    preferred = torch.rand(4, 6, 6, generator=g).to(device) < 0.5
     return {
-        "pairwise_ranking_loss": (x[0], torch.rand(4, 6, 6, generator=g).to(device) < 0.5),
+        "pairwise_ranking_loss": (x[0], preferred),
+        "paired_comparison_loss": (
+            x[0],
+            preferred,
+            ~preferred,
+            x[1][:, :1, None].expand(4, 6, 6),
+            None,
+            0.1,
+            0.2,
+            0.3,
+            0.5,
+            -1.0,
+        ),
+        "plackett_luce_loss": (x[0], tokens.t().contiguous().t()),
         "token_logprobs": (logits, tokens, mask, allowed, 0.7, 0.1, True),
         "token_logprobs_backward": (logits, *backward),
         "token_logprobs_backward_": (logits.clone(), *backward),

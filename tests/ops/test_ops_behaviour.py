@@ -27,6 +27,9 @@ def public(op):
 
 GRADCHECKED = [
     ("ranking.pairwise_ranking_loss", "cycles"),
+    ("ranking.pairwise_ranking_loss", "all, 17x3"),
+    ("ranking.tied_ranking_loss", "davidson, 7x4"),
+    ("ranking.plackett_luce_loss", "7x4"),
     ("logprobs.token_logprobs", "temperature"),
     ("logprobs.token_logprobs_and_entropy", "temperature"),
     ("logprobs.linear_token_logprobs", "bias and temperature"),
@@ -74,7 +77,12 @@ COMPILED = {
 
 
 def compiled_case(op):
-    names = {"ppo.linear_ppo_loss": "masked", "advantages.masked_whiten": "(4, 5)"}
+    names = {
+        "ppo.linear_ppo_loss": "masked",
+        "advantages.masked_whiten": "(4, 5)",
+        "ranking.tied_ranking_loss": "davidson, weights",
+        "ranking.plackett_luce_loss": "7x4",
+    }
     return case(op, names.get(op, COMPILED[op.split(".")[0]]))
 
 

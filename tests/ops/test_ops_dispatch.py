@@ -15,7 +15,7 @@ SCORES, PREFERRED = torch.tensor([[1.0, 2.0]]), torch.tensor([[[False, True], [F
 MARK = ranking.RankingLoss(torch.tensor([42.0]), torch.tensor([1]), torch.tensor([1]))
 
 
-def at_most_two_responses(scores, preferred):
+def at_most_two_responses(scores, preferred, *options):
     return None if scores.shape[1] <= 2 else f"found K = {scores.shape[1]}, accepted is at most 2"
 
 

@@ -1,6 +1,6 @@
 """Cases of `instructrl.ops.ranking`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -110,7 +110,9 @@ def _plackett_luce_cases() -> list[Case]:
     return _cases("ranking.plackett_luce_loss", makes, large)
 
 
-def _cases(op: str, makes: dict[str, Callable[[torch.dtype], Arguments]], large: Callable[..., Arguments]) -> list[Case]:
+def _cases(
+    op: str, makes: Mapping[str, Callable[[torch.dtype], Arguments]], large: Callable[..., Arguments]
+) -> list[Case]:
     found = [Case(op=op, name=name, make=make, gradients=("scores",)) for name, make in makes.items()]
     return [*found, Case(op=op, name="large options", make=large, gradients=("scores",), large=True)]
 

@@ -32,7 +32,9 @@ class _RankingLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss_sum: Tensor, *_: Tensor) -> tuple[Any, ...]:  # pyright: ignore
         gradient, num_pairs, *num_ties = ctx.saved_tensors
         # A mean over no pairs is 0 / 0, and so is its gradient.
-        scale = grad_loss_sum.masked_fill(sum(num_ties, num_pairs) == 0, 0.0)
+        for count in num_ties:
+            num_pairs = num_pairs + count
+        scale = grad_loss_sum.masked_fill(num_pairs == 0, 0.0)
         return None, (gradient * scale.unsqueeze(1)).to(ctx.dtype), *[None] * ctx.num_others
 
 
