@@ -61,7 +61,7 @@ struct PolicyTerm {
   F ratio;
 };
 
-// max(-A r, -A clip(r, low, high)), r = exp(new - old). `low` and `high` are 1 - cliprange and 1 + cliprange, computed
+// max(-A r, -A clip(r, low, high)), r = exp(new - old). `low` and `high` are 1 - clip_low and 1 + clip_high, computed
 // in double and rounded once, as PyTorch does with Python's numbers.
 template <class F>
 INSTRUCTRL_HD PolicyTerm<F> policy_term(F new_logprob, F old_logprob, F advantage, F low, F high) {

@@ -33,15 +33,21 @@ inline constexpr std::pair<const char*, const char*> kSchemas[] = {
      " float lam, Tensor? cu_seqlens) -> (Tensor advantages, Tensor returns, Tensor rewards, Tensor stats)"},
     {"masked_whiten", "(Tensor x, Tensor mask, Tensor? stats) -> Tensor"},
     {"clipped_policy_loss",
-     "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor mask, Tensor? num_tokens, float cliprange)"
+     "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor mask, Tensor? num_tokens, float clip_low,"
+     " float clip_high)"
      " -> (Tensor losses, Tensor gradient, Tensor metrics)"},
     {"clipped_value_loss",
      "(Tensor values, Tensor old_values, Tensor returns, Tensor mask, Tensor? num_tokens, float cliprange_value)"
      " -> (Tensor losses, Tensor gradient, Tensor metrics)"},
     {"ppo_loss",
      "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor values, Tensor old_values, Tensor returns,"
-     " Tensor mask, Tensor? ref_logprobs, Tensor? num_tokens, float cliprange, float cliprange_value, float vf_coef,"
-     " float kl_coef) -> (Tensor losses, Tensor grad_logprobs, Tensor grad_values, Tensor metrics)"},
+     " Tensor mask, Tensor? ref_logprobs, Tensor? num_tokens, float clip_low, float clip_high, float cliprange_value,"
+     " float vf_coef, float kl_coef) -> (Tensor losses, Tensor grad_logprobs, Tensor grad_values, Tensor metrics)"},
+    {"general_ppo_loss",
+     "(Tensor? logprobs, Tensor? old_logprobs, Tensor? log_ratios, Tensor? advantages, Tensor? values,"
+     " Tensor? old_values, Tensor? returns, Tensor mask, Tensor? ref_logprobs, Tensor? weights, Tensor? num_tokens,"
+     " float[] settings, bool unreduced) -> (Tensor losses, Tensor grad_logprobs, Tensor grad_values, Tensor metrics,"
+     " Tensor token_losses)"},
     {"sample_tokens",
      "(Tensor logits, Tensor uniforms, Tensor? allowed, float temperature, float tanh_slope) -> Tensor"},
 };

@@ -268,8 +268,8 @@ BUGS = [
         kind="swapped clip bounds",
         backend=TRITON,
         file="kernels/triton/ppo.py",
-        before="        1.0 - cliprange,\n        1.0 + cliprange,\n",
-        after="        1.0 + cliprange,\n        1.0 - cliprange,\n",
+        before="        1.0 - clip_low,\n        1.0 + clip_high,\n",
+        after="        1.0 + clip_high,\n        1.0 - clip_low,\n",
         chosen="ppo",
     ),
     Bug(

@@ -206,8 +206,7 @@ def test_the_backend_examples_run(monkeypatch):
 def test_the_table_of_ops_is_complete():
     section = README.split("## The ops alone")[1].split("\n## ")[0]
     assert sorted(re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)) == sorted(dispatch.OPS)
-    assert "sixteen" in README
-    assert len(dispatch.OPS) == 16
+    assert f"a library of {len(dispatch.OPS)} functions" in README
 
 
 # ---- the paper index

@@ -119,11 +119,11 @@ def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "sample_tokens capped", lambda: sampling.sample_tokens(logits, number, *capped)
     yield "sample_tokens aligned", lambda: sampling.sample_tokens(tokens(2, 50304), number, *plain)
     flat, flat_mask, count = tokens(4096), counted(4096), torch.zeros((), dtype=torch.float64)
-    yield "clipped_policy_loss", lambda: ppo.clipped_policy_loss(flat, flat, flat, flat_mask, None, 0.2)
+    yield "clipped_policy_loss", lambda: ppo.clipped_policy_loss(flat, flat, flat, flat_mask, None, 0.2, 0.2)
     yield "clipped_value_loss", lambda: ppo.clipped_value_loss(flat, flat, flat, flat_mask, None, 0.2)
     for reference, kl_coef in ((None, 0.0), (flat, 0.0), (flat, 0.1)):
         name = "ppo_loss" if reference is None else f"ppo_loss with reference, kl_coef {kl_coef}"
-        settings = (reference, count, 0.2, 0.2, 0.1, kl_coef)
+        settings = (reference, count, 0.2, 0.2, 0.2, 0.1, kl_coef)
         yield name, lambda s=settings: ppo.ppo_loss(flat, flat, flat, flat, flat, flat, flat_mask, *s)
     for length in (1024, 1023, 16384):
         row, row_mask, scores = tokens(1, length), counted(1, length), torch.zeros(1)

@@ -54,14 +54,15 @@ Tensor numbers(const Tensor& like, ScalarType dtype, std::initializer_list<doubl
 }
 
 // Bounds of the ratio are made in double and rounded once, as PyTorch does with Python's numbers.
-void clip_ratio(PpoArgs& args, double cliprange) {
-  args.low = 1.0 - cliprange;
-  args.high = 1.0 + cliprange;
+void clip_ratio(PpoArgs& args, double clip_low, double clip_high) {
+  args.low = 1.0 - clip_low;
+  args.high = 1.0 + clip_high;
 }
 
 std::tuple<Tensor, Tensor, Tensor> clipped_policy_loss(const Tensor& logprobs, const Tensor& old_logprobs,
                                                        const Tensor& advantages, const Tensor& mask,
-                                                       std::optional<Tensor> num_tokens, double cliprange) {
+                                                       std::optional<Tensor> num_tokens, double clip_low,
+                                                       double clip_high) {
   const ScalarType dtype = accumulation_dtype(logprobs);
   const Tensor dense_logprobs = dense(logprobs), dense_old = dense(old_logprobs), dense_advantages = dense(advantages);
   const Tensor dense_mask = dense(mask);
@@ -73,7 +74,7 @@ std::tuple<Tensor, Tensor, Tensor> clipped_policy_loss(const Tensor& logprobs, c
   args.mask = data<bool>(dense_mask);
   args.num_tokens = logprobs.numel();
   args.grad_logprobs = gradient.data_ptr();
-  clip_ratio(args, cliprange);
+  clip_ratio(args, clip_low, clip_high);
   const PpoSums sums = sums_of(cpu_kernels().clipped_policy_loss[dtype_of(logprobs)], args);
   const double scale = scale_of(num_tokens, sums);
   Tensor losses = numbers(logprobs, dtype, {sums.policy_loss * scale, scale});
@@ -109,8 +110,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ppo_loss(const Tensor& logprobs, cons
                                                     const Tensor& advantages, const Tensor& values,
                                                     const Tensor& old_values, const Tensor& returns, const Tensor& mask,
                                                     std::optional<Tensor> ref_logprobs, std::optional<Tensor> num_tokens,
-                                                    double cliprange, double cliprange_value, double vf_coef,
-                                                    double kl_coef) {
+                                                    double clip_low, double clip_high, double cliprange_value,
+                                                    double vf_coef, double kl_coef) {
   const ScalarType dtype = accumulation_dtype(logprobs);
   const Tensor dense_logprobs = dense(logprobs), dense_old = dense(old_logprobs), dense_advantages = dense(advantages);
   const Tensor dense_values = dense(values), dense_old_values = dense(old_values), dense_returns = dense(returns);
@@ -127,7 +128,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ppo_loss(const Tensor& logprobs, cons
   args.returns = dense_returns.data_ptr();
   args.mask = data<bool>(dense_mask);
   args.num_tokens = logprobs.numel();
-  clip_ratio(args, cliprange);
+  clip_ratio(args, clip_low, clip_high);
   args.range = cliprange_value;
   args.vf_coef = vf_coef;
   args.kl_coef = kl_coef;

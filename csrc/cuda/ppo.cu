@@ -232,7 +232,7 @@ struct Outputs {
 };
 
 struct Settings {
-  double cliprange = 0.0, cliprange_value = 0.0, vf_coef = 1.0, kl_coef = 0.0;
+  double clip_low = 0.0, clip_high = 0.0, cliprange_value = 0.0, vf_coef = 1.0, kl_coef = 0.0;
 };
 
 template <class T>
@@ -254,7 +254,7 @@ void launch_ppo(const Inputs& in, const Outputs& out, const Settings& settings, 
   a.mask = data<bool>(in.mask);
   a.num_tokens = in.mask.numel();
   // In double and rounded once, as the reference does with Python's numbers.
-  a.low = static_cast<float>(1.0 - settings.cliprange), a.high = static_cast<float>(1.0 + settings.cliprange);
+  a.low = static_cast<float>(1.0 - settings.clip_low), a.high = static_cast<float>(1.0 + settings.clip_high);
   a.cliprange_value = static_cast<float>(settings.cliprange_value);
   a.vf_coef = static_cast<float>(settings.vf_coef), a.kl_coef = static_cast<float>(settings.kl_coef);
   a.vf_coef_of_loss = settings.vf_coef, a.kl_coef_of_loss = in.ref_logprobs ? settings.kl_coef : 0.0;
@@ -295,9 +295,9 @@ Outputs run(const Inputs& in, const Settings& settings, int64_t num_losses, int6
 
 std::tuple<Tensor, Tensor, Tensor> clipped_policy_loss(Tensor logprobs, Tensor old_logprobs, Tensor advantages,
                                                        Tensor mask, std::optional<Tensor> num_tokens,
-                                                       double cliprange) {
+                                                       double clip_low, double clip_high) {
   Settings settings;
-  settings.cliprange = cliprange;
+  settings.clip_low = clip_low, settings.clip_high = clip_high;
   const Inputs in = {dense(logprobs), dense(old_logprobs), dense(advantages), {}, {}, {}, {}, dense(mask), num_tokens};
   const Outputs out = run<Part::kPolicy>(in, settings, 2, 5);
   return {out.losses, *out.grad_logprobs, out.metrics};
@@ -315,9 +315,9 @@ std::tuple<Tensor, Tensor, Tensor> clipped_value_loss(Tensor values, Tensor old_
 std::tuple<Tensor, Tensor, Tensor, Tensor> ppo_loss(Tensor logprobs, Tensor old_logprobs, Tensor advantages,
                                                     Tensor values, Tensor old_values, Tensor returns, Tensor mask,
                                                     std::optional<Tensor> ref_logprobs,
-                                                    std::optional<Tensor> num_tokens, double cliprange,
+                                                    std::optional<Tensor> num_tokens, double clip_low, double clip_high,
                                                     double cliprange_value, double vf_coef, double kl_coef) {
-  const Settings settings = {cliprange, cliprange_value, vf_coef, kl_coef};
+  const Settings settings = {clip_low, clip_high, cliprange_value, vf_coef, kl_coef};
   const Inputs in = {dense(logprobs),   dense(old_logprobs), dense(advantages),   dense(values), dense(old_values),
                      dense(returns),    dense(ref_logprobs), dense(mask),         num_tokens};
   const Outputs out = run<Part::kBoth>(in, settings, 4, 8);

@@ -64,3 +64,23 @@ class LossWithGradients(torch.autograd.Function):
             if ctx.needs_input_grad[2 + place]:
                 found[2 + place] = (gradient * scale).to(dtype)
         return tuple(found)
+
+
+class _AttachDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, losses: Tensor, derivative: Tensor) -> Tensor:
+        ctx.dtype = x.dtype
+        ctx.save_for_backward(derivative)
+        return losses.clone()
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        return (grad_outputs[0] * ctx.saved_tensors[0]).to(ctx.dtype), None, None
+
+
+def attach_derivative(x: Tensor, losses: Tensor, derivative: Tensor) -> Tensor:
+    """Losses of elements, `[...]` as x, whose derivative by their own element was computed with them."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return losses
+    return _AttachDerivative.apply(x, losses, derivative)  # pyright: ignore[reportReturnType]

@@ -278,6 +278,17 @@ def _are_ids(tokens: Tensor, num_classes: int) -> bool:
     return smallest.item() >= 0 and largest.item() < num_classes
 
 
+def weights(weights: Tensor, mask: Tensor) -> None:
+    """Floating, as the mask; finite and not negative where the mask is True, read as in `require`."""
+    floating("weights", weights)
+    like("weights", weights, "mask", tuple(mask.shape), mask.device)
+    if not dispatch.checks_values(mask.device.type):
+        return
+    counted = torch.where(mask, weights, 0.0)
+    found, accepted = "one that is negative, infinite or NaN where the mask is True", "finite numbers from 0"
+    values_within("weights", counted, 0.0, math.inf, found, accepted)
+
+
 def sequence_offsets(cu_seqlens: Tensor, num_elements: int, device: torch.device) -> None:
     """[B + 1] int32 or int64 offsets that start at 0, never fall and end at the number of packed elements."""
     is_tensor("cu_seqlens", cu_seqlens)

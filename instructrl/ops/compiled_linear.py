@@ -13,8 +13,10 @@ from torch import Tensor
 
 from instructrl.ops import checks, linear_chunks, private_ops
 from instructrl.ops.autograd import LossWithGradients, first_order, savable
-from instructrl.ops.ppo import PPOLoss
-from instructrl.ops.ppo_terms import PPO_METRICS, Settings
+from instructrl.ops.compiled.calls import named
+from instructrl.ops.ppo_reference import PPOLoss, metric_names
+from instructrl.ops.ppo_settings import PPOSettings, flat, is_plain_ppo
+from instructrl.ops.ppo_terms import GENERAL_METRICS, PPO_METRICS
 
 SCHEMAS = {
     # kept: the workspace with the logits of the last chunk, where the backward asked for it; else [0, 0].
@@ -29,13 +31,14 @@ SCHEMAS = {
     " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
     # losses: the loss and 1 / denominator. Gradients are those of the sum, before the denominator. nothing: [0], where
     # other losses have metrics.
-    "linear_nll_loss": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor mask, Tensor? num_tokens,"
-    " float temperature, float tanh_slope, SymInt workspace, bool[] wanted)"
+    "linear_nll_loss": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor mask, Tensor? weights,"
+    " Tensor? num_tokens, float temperature, float tanh_slope, SymInt workspace, bool[] wanted)"
     " -> (Tensor losses, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, Tensor nothing)",
     # losses: the loss, its two parts, and 1 / denominator. Gradients are those of the sum, before the denominator.
-    "linear_ppo_loss": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor old_logprobs,"
-    " Tensor advantages, Tensor values, Tensor old_values, Tensor returns, Tensor mask, Tensor? ref_logprobs,"
-    " Tensor? num_tokens, float cliprange, float cliprange_value, float vf_coef, float kl_coef, float temperature,"
+    # settings: the numbers of `ppo_settings.Flat`. plain: whether the kernel of the published loss will do.
+    "linear_ppo_loss": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor? old_logprobs,"
+    " Tensor advantages, Tensor? values, Tensor? old_values, Tensor? returns, Tensor mask, Tensor? ref_logprobs,"
+    " Tensor? log_ratios, Tensor? weights, Tensor? num_tokens, float[] settings, bool plain, float temperature,"
     " float tanh_slope, SymInt workspace, bool[] wanted)"
     " -> (Tensor losses, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, Tensor grad_values,"
     " Tensor metrics)",
@@ -82,18 +85,19 @@ def _fake_nll_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others:
 
 
 def _fake_ppo_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
-    dtype = checks.accumulation_dtype(hidden, weight, *others[1:6])
+    dtype = checks.accumulation_dtype(hidden, weight, *(x for x in others[1:6] if x is not None))
+    values, plain = others[3], others[12]
     return (
         hidden.new_empty(4, dtype=dtype),
         *_fake_gradients((hidden, weight, bias), others[-1]),
-        hidden.new_empty(others[3].shape, dtype=dtype),
-        hidden.new_empty(len(PPO_METRICS), dtype=torch.float32),
+        hidden.new_empty((0,) if values is None else values.shape, dtype=dtype),
+        hidden.new_empty(len(PPO_METRICS) + (not plain), dtype=torch.float32),
     )
 
 
 def define(prefix: str) -> None:
     """Register the linear private ops of a backend whose row kernels are registered."""
-    names = ("token_logprobs", "token_logprobs_backward_", "ppo_loss")
+    names = ("token_logprobs", "token_logprobs_backward_", "ppo_loss", "general_ppo_loss")
     row = linear_chunks.RowKernels(*(private_ops.get(prefix, name) for name in names))
     implementations = {
         "linear_token_logprobs": partial(linear_chunks.forward, row),
@@ -194,11 +198,14 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
 
     def linear_ppo_loss(*args: Any) -> PPOLoss:
         *tensors, num_tokens, settings, temperature, workspace = args
-        assert isinstance(settings, Settings)
+        assert isinstance(settings, PPOSettings)
+        policy = settings.policy
+        plain = is_plain_ppo(tensors[4], tensors[6], tensors[10], tensors[12], settings)
+        numbers = flat(policy, settings.value, settings.vf_coef, settings.kl, settings.kl.coef)
         count = private_ops.as_count(num_tokens, tensors[0].device)
         differentiable = [tensors[place] for place in _DIFFERENTIABLE]
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in differentiable]
-        inputs = (*tensors, count, *settings, temperature, 0.0, workspace, wanted[:3])
+        inputs = (*tensors, count, numbers, plain, temperature, 0.0, workspace, wanted[:3])
         if any(wanted):
             loss, losses, metrics = LossWithGradients.apply(op, _DIFFERENTIABLE, *inputs)  # pyright: ignore
         else:
@@ -206,7 +213,9 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
                 losses, *_, metrics = op(*inputs)
             loss = losses[0]
         _, policy_loss, value_loss, _ = losses.unbind()
-        return PPOLoss(loss, policy_loss, value_loss, dict(zip(PPO_METRICS, metrics.unbind(), strict=True)))
+        found = named(metrics, PPO_METRICS if plain else GENERAL_METRICS)
+        names = metric_names(PPO_METRICS, policy)
+        return PPOLoss(loss, policy_loss, value_loss, {name: found[name] for name in names})
 
     return linear_ppo_loss
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from instructrl.ops import checks, dispatch, linear
 from instructrl.ops.linear import HeadGradients, LinearHead, attach_gradients
 from instructrl.ops.logprobs import hide_invalid, readable_tokens, rows_backward, rows_forward
-from instructrl.ops.ppo_terms import denominator
+from instructrl.ops.ppo_terms import denominator, selected, weighted
 
 
 def _reference_linear_nll_loss(
@@ -15,6 +15,7 @@ def _reference_linear_nll_loss(
     bias: Tensor | None,
     tokens: Tensor,
     mask: Tensor,
+    weights: Tensor | None,
     num_tokens: int | Tensor | None,
     workspace: int,
 ) -> Tensor:
@@ -26,12 +27,13 @@ def _reference_linear_nll_loss(
         wanted = (hidden.requires_grad, weight.requires_grad, bias is not None and bias.requires_grad)
         total, loss_sum = HeadGradients(head, rows, wanted), torch.zeros((), dtype=dtype, device=hidden.device)
         safe, in_range = readable_tokens(tokens.reshape(-1), flat_mask, weight.shape[0])
-        by_logprob = -flat_mask.to(dtype)
+        per_row = selected(flat_mask, None if weights is None else weights.reshape(-1), dtype)
+        by_logprob = -flat_mask.to(dtype) if per_row is None else -per_row
         for part in linear.chunks(rows.shape[0], weight.shape[0], dtype, workspace):
             chunk = torch.where(flat_mask[part].unsqueeze(-1), rows[part].to(dtype), 0.0)
             logits = head.logits(chunk)
             logprobs = hide_invalid(rows_forward(logits, safe[part], False)[0], flat_mask[part], in_range[part])
-            loss_sum = loss_sum - logprobs.sum()
+            loss_sum = loss_sum + weighted(logprobs, by_logprob[part]).sum()
             if total.any_wanted:
                 total.add(part, chunk, rows_backward(logits, safe[part], by_logprob[part], None), logits)
     found = zip((hidden, weight, bias), (total.hidden, total.weight, total.bias), strict=True)
@@ -49,16 +51,18 @@ def linear_nll_loss(
     mask: Tensor | None = None,
     *,
     bias: Tensor | None = None,
+    weights: Tensor | None = None,
     num_tokens: int | Tensor | None = None,
     max_workspace_bytes: int | None = None,
 ) -> Tensor:
-    """`-sum(linear_token_logprobs(hidden, weight, tokens) over counted tokens) / num_tokens`, in token chunks.
+    """`-sum(weights * linear_token_logprobs(hidden, weight, tokens)) / num_tokens` over counted tokens, in chunks.
 
     Gradients are made in the forward, so the logits are made once: three matrix products in place of four.
 
     hidden: [..., D] floating. weight: [V, D] floating, the language-model head. bias: [V] or None.
     tokens: [...] int64 or int32. mask: [...] bool, or 0 and 1 of any dtype; True where a token counts, elsewhere
     nothing is read. None: tokens of -100 do not count, all others do.
+    weights: [...] floating, finite and at least 0, constant; None: all 1.
     num_tokens, max_workspace_bytes: as in `ppo.linear_ppo_loss`.
     Returns: 0-dim float32 (float64 for float64 inputs), nats per token, with gradients for hidden, weight and bias.
     Raises: ValueError for other shapes, dtypes, devices or values.
@@ -66,6 +70,8 @@ def linear_nll_loss(
     linear.check_head(hidden, weight, bias)
     tokens, mask = linear.check_tokens("hidden", hidden, tokens, 1.0, mask, weight.shape[0])
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    if weights is not None:
+        checks.weights(weights, mask)
     num_tokens = checks.num_tokens(num_tokens, hidden.device)
     workspace = linear.workspace_bytes(max_workspace_bytes, weight, linear.CPU_LOSS_WORKSPACE_BYTES)
-    return dispatch.run(LINEAR_NLL_LOSS, hidden, weight, bias, tokens, mask, num_tokens, workspace)
+    return dispatch.run(LINEAR_NLL_LOSS, hidden, weight, bias, tokens, mask, weights, num_tokens, workspace)

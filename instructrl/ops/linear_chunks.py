@@ -15,7 +15,8 @@ from torch import Tensor
 
 from instructrl.ops import checks, linear
 from instructrl.ops.large_pages import expect_large_pages
-from instructrl.ops.ppo_terms import PPO_METRICS, Settings
+from instructrl.ops.ppo_settings import Flat
+from instructrl.ops.ppo_terms import PPO_METRICS, weighted
 
 _ROW_ALIGNMENT = 64
 _RATIO_MAX = PPO_METRICS.index("ratio_max")
@@ -27,6 +28,7 @@ class RowKernels(NamedTuple):
     forward: Callable[..., Any]
     backward_inplace: Callable[..., None]
     ppo_loss: Callable[..., Any]
+    general_ppo_loss: Callable[..., Any]
 
 
 class _Head(NamedTuple):
@@ -264,6 +266,7 @@ def nll_loss(
     bias: Tensor | None,
     tokens: Tensor,
     mask: Tensor,
+    weights: Tensor | None,
     num_tokens: Tensor | None,
     temperature: float,
     tanh_slope: float,
@@ -277,15 +280,18 @@ def nll_loss(
         rows = _rows(hidden.reshape(-1, hidden.shape[-1]), flat_mask)
         picked, chunk_tokens = rows.hidden.to(head.weight.dtype), rows.pick(tokens.reshape(-1))
         total, space = _Gradients(head, picked, wanted), _workspace(head, picked.shape[0], workspace)
-        by_logprob = hidden.new_full((space.shape[0],), -1.0, dtype=dtype)
+        by_logprob = hidden.new_full((picked.shape[0],), -1.0, dtype=dtype)
+        if weights is not None:
+            by_logprob = rows.pick(-torch.where(mask, weights, 0.0).reshape(-1).to(dtype))
         loss_sum = hidden.new_zeros((), dtype=torch.float64)
         for part in _chunks(picked.shape[0], head.padded_classes * dtype.itemsize, space.nbytes):
             logits = head.logits(picked[part], space)
             selected = (chunk_tokens[part], *_at(part, rows.mask), None)
             logprobs, _, normalizers = row.forward(logits, *selected, temperature, tanh_slope, False)
-            loss_sum -= logprobs.sum(dtype=torch.float64)
+            losses = -logprobs if weights is None else weighted(logprobs, by_logprob[part])
+            loss_sum += losses.sum(dtype=torch.float64)
             if any(wanted):
-                upstream = (normalizers, None, by_logprob[: len(logprobs)], None)
+                upstream = (normalizers, None, by_logprob[part], None)
                 row.backward_inplace(logits, *selected, *upstream, temperature, tanh_slope)
                 total.add(part, picked[part], logits)
     scale = 1.0 / torch.where(count > 0, count, 1.0)
@@ -299,61 +305,81 @@ def ppo_loss(
     weight: Tensor,
     bias: Tensor | None,
     tokens: Tensor,
-    old_logprobs: Tensor,
+    old_logprobs: Tensor | None,
     advantages: Tensor,
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor,
+    values: Tensor | None,
+    old_values: Tensor | None,
+    returns: Tensor | None,
     mask: Tensor,
     ref_logprobs: Tensor | None,
+    log_ratios: Tensor | None,
+    weights: Tensor | None,
     num_tokens: Tensor | None,
-    cliprange: float,
-    cliprange_value: float,
-    vf_coef: float,
-    kl_coef: float,
+    settings: list[float],
+    plain: bool,
     temperature: float,
     tanh_slope: float,
     workspace: int,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
-    dtype = checks.accumulation_dtype(hidden, weight, old_logprobs, advantages, values, old_values, returns)
-    settings = Settings(cliprange, cliprange_value, vf_coef, kl_coef)
+    model = (hidden, weight, old_logprobs, advantages, values, old_values, returns)
+    dtype = checks.accumulation_dtype(*(x for x in model if x is not None))
     flat_mask = mask.reshape(-1)
     count = flat_mask.sum(dtype=torch.float64) if num_tokens is None else num_tokens
     with linear.full_precision(hidden.device):
         head = _head(hidden, weight, bias, dtype)
         rows = _rows(hidden.reshape(-1, hidden.shape[-1]), flat_mask)
         picked, chunk_tokens = rows.hidden.to(head.weight.dtype), rows.pick(tokens.reshape(-1))
-        inputs = (old_logprobs, advantages, values, old_values, returns, ref_logprobs)
+        inputs = (old_logprobs, log_ratios, advantages, values, old_values, returns, ref_logprobs, weights)
         per_row = [None if x is None else rows.pick(x.reshape(-1)).to(dtype) for x in inputs]
         counts = rows.pick(flat_mask)
         total, space = _Gradients(head, picked, wanted), _workspace(head, picked.shape[0], workspace)
-        by_value = hidden.new_empty(picked.shape[0], dtype=dtype)
-        losses, metrics = [], []
+        by_value, losses, metrics = [], [], []
         # At least one chunk, which may be empty: the loss of nothing has its denominator too.
         parts = [*_chunks(picked.shape[0], head.padded_classes * dtype.itemsize, space.nbytes)] or [slice(0, 0)]
         for part in parts:
             logits = head.logits(picked[part], space)
             selected = (chunk_tokens[part], *_at(part, rows.mask), None)
             logprobs, _, normalizers = row.forward(logits, *selected, temperature, tanh_slope, False)
-            *old, ref = _at(part, *per_row)
-            found = row.ppo_loss(logprobs, *old, counts[part], ref, count, *settings)
+            found = _objective(row, logprobs, _at(part, *per_row), counts[part], count, settings, plain)
             losses.append(found[0])
+            by_value.append(found[2])
             metrics.append(found[3])
-            by_value[part] = found[2]
             if any(wanted[:3]):
                 upstream = (normalizers, None, found[1], None)
                 row.backward_inplace(logits, *selected, *upstream, temperature, tanh_slope)
                 total.add(part, picked[part], logits)
     gradients = total.results(rows, hidden, weight, bias)
-    grad_values = rows.put(by_value, flat_mask.shape[0]).view(values.shape)
+    grad_values = hidden.new_empty(0, dtype=dtype)
+    if values is not None:
+        grad_values = rows.put(torch.cat(by_value), flat_mask.shape[0]).view(values.shape)
     found = torch.stack(losses)
     # The last is 1 / denominator, the same in every chunk.
     return torch.cat([found[:, :3].sum(0), found[0, 3:]]), *gradients, grad_values, _joined(torch.stack(metrics))
 
 
+def _objective(
+    row: RowKernels,
+    logprobs: Tensor,
+    per_row: list[Tensor | None],
+    counts: Tensor,
+    count: Tensor,
+    settings: list[float],
+    plain: bool,
+) -> tuple[Tensor, ...]:
+    """Losses, gradients of log-probabilities and values, and metrics of a chunk."""
+    old, log_ratios, advantages, values, old_values, returns, ref, weights = per_row
+    critic = (values, old_values, returns)
+    if not plain:
+        inputs = (logprobs, old, log_ratios, advantages, *critic, counts, ref, weights)
+        return row.general_ppo_loss(*inputs, count, settings, False)
+    numbers = Flat(*settings)
+    clip = (numbers.clip_low, numbers.clip_high, numbers.cliprange_value)
+    return row.ppo_loss(logprobs, old, advantages, *critic, counts, ref, count, *clip, numbers.vf_coef, numbers.kl_coef)
+
+
 def _joined(metrics: Tensor) -> Tensor:
-    """[chunks, 8] -> [8]: sums, and the largest of the maxima."""
+    """[chunks, M] -> [M]: sums, and the largest of the maxima."""
     total = metrics.sum(0)
     total[_RATIO_MAX] = metrics[:, _RATIO_MAX].amax()
     return total

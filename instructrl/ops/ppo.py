@@ -1,238 +1,166 @@
-"""PPO's clipped policy and value losses, separate, together, and straight from hidden states."""
+"""PPO's policy and value losses and the KL to a reference: alone, together, for each token, from hidden states.
 
-from typing import NamedTuple
+What they compute is a matter of settings (`ppo_settings`); the defaults are those of Schulman et al. 2017.
+"""
 
 import torch
 from torch import Tensor
 
 from instructrl.ops import checks, dispatch, linear
-from instructrl.ops.linear import HeadGradients, LinearHead, attach_gradients
-from instructrl.ops.logprobs import hide_invalid, readable_tokens, rows_backward, rows_forward
-from instructrl.ops.ppo_terms import (
-    POLICY_METRICS,
-    PPO_METRICS,
-    VALUE_METRICS,
-    Objective,
-    Settings,
-    Tokens,
-    denominator,
-    joined,
-    objective,
-    policy_terms,
-    selected,
-    value_terms,
+from instructrl.ops.logprobs import linear_token_logprobs
+from instructrl.ops.ppo_reference import (
+    CLIPPED_POLICY_LOSS,
+    CLIPPED_VALUE_LOSS,
+    KL_TOKEN_LOSSES,
+    LINEAR_PPO_LOSS,
+    POLICY_TOKEN_LOSSES,
+    PPO_LOSS,
+    VALUE_TOKEN_LOSSES,
+    PolicyLoss,
+    PPOLoss,
+    ValueLoss,
 )
+from instructrl.ops.ppo_settings import KLSettings, PolicySettings, PPOSettings, ValueSettings
+
+_POLICY = PolicySettings()
+_VALUE = ValueSettings()
+_KL = KLSettings()
+_PPO = PPOSettings()
 
 
-class PolicyLoss(NamedTuple):
-    """loss: 0-dim float32 (float64 for float64 inputs). metrics: see `POLICY_METRICS`, without gradient."""
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
-
-
-class ValueLoss(NamedTuple):
-    """loss: 0-dim float32 (float64 for float64 inputs). metrics: see `VALUE_METRICS`, without gradient."""
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
-
-
-class PPOLoss(NamedTuple):
-    """loss: 0-dim float32 (float64 for float64 inputs), the only one with a gradient.
-
-    policy_loss, value_loss: its parts before `vf_coef`. metrics: see `PPO_METRICS`.
-    """
-
-    loss: Tensor
-    policy_loss: Tensor
-    value_loss: Tensor
-    metrics: dict[str, Tensor]
-
-
-def _named(metrics: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-    return {name: metrics[name].to(torch.float32) for name in names}
-
-
-def _reference_clipped_policy_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    num_tokens: int | Tensor | None,
-    cliprange: float,
-) -> PolicyLoss:
-    with torch.no_grad():
-        new, old, advantage = selected(mask, logprobs, old_logprobs, advantages)
-        terms = policy_terms(new, old, advantage, mask, cliprange)
-        count = denominator(num_tokens, mask, terms.loss.dtype)
-        loss, gradient = terms.loss.sum() / count, terms.derivative / count
-    return PolicyLoss(attach_gradients(loss, [(logprobs, gradient)]), _named(terms.metrics, POLICY_METRICS))
-
-
-def _reference_clipped_value_loss(
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor,
-    mask: Tensor,
-    num_tokens: int | Tensor | None,
-    cliprange_value: float,
-) -> ValueLoss:
-    with torch.no_grad():
-        value, old, target = selected(mask, values, old_values, returns)
-        terms = value_terms(value, old, target, mask, cliprange_value)
-        count = denominator(num_tokens, mask, terms.loss.dtype)
-        loss, gradient = terms.loss.sum() / count, terms.derivative / count
-    return ValueLoss(attach_gradients(loss, [(values, gradient)]), _named(terms.metrics, VALUE_METRICS))
-
-
-def _finished(parts: Objective, count: Tensor, gradients: list[tuple[Tensor, Tensor]]) -> PPOLoss:
-    loss = attach_gradients(parts.loss_sum / count, gradients)
-    return PPOLoss(loss, parts.policy_sum / count, parts.value_sum / count, _named(parts.metrics, PPO_METRICS))
-
-
-def _reference_ppo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor,
-    mask: Tensor,
-    ref_logprobs: Tensor | None,
-    num_tokens: int | Tensor | None,
-    settings: Settings,
-) -> PPOLoss:
-    with torch.no_grad():
-        new, old, advantage, value, old_value, target = selected(
-            mask, logprobs, old_logprobs, advantages, values, old_values, returns
-        )
-        ref = None if ref_logprobs is None else selected(mask, ref_logprobs, like=new)[0]
-        parts = objective(new, Tokens(old, advantage, value, old_value, target, ref, mask), settings)
-        count = denominator(num_tokens, mask, new.dtype)
-        gradients = [(logprobs, parts.logprob_derivative / count), (values, parts.value_derivative / count)]
-    return _finished(parts, count, gradients)
-
-
-def _reference_linear_ppo_loss(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    tokens: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor,
-    mask: Tensor,
-    ref_logprobs: Tensor | None,
-    num_tokens: int | Tensor | None,
-    settings: Settings,
-    temperature: float,
-    workspace: int,
-) -> PPOLoss:
-    with torch.no_grad(), linear.full_precision(hidden.device):
-        flat_mask = mask.reshape(-1)
-        dtype = checks.accumulation_dtype(hidden, weight, old_logprobs, advantages, values, old_values, returns)
-        count = denominator(num_tokens, flat_mask, dtype)
-        model = torch.empty((), dtype=dtype)
-        per_token = (old_logprobs, advantages, values, old_values, returns)
-        old, advantage, value, old_value, target = selected(flat_mask, *[x.reshape(-1) for x in per_token], like=model)
-        ref = None if ref_logprobs is None else selected(flat_mask, ref_logprobs.reshape(-1), like=model)[0]
-        inputs = Tokens(old, advantage, value, old_value, target, ref, flat_mask)
-        flat_hidden = hidden.detach().reshape(-1, hidden.shape[-1])
-        head = LinearHead(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype), temperature)
-        wanted = (hidden.requires_grad, weight.requires_grad, bias is not None and bias.requires_grad)
-        total = HeadGradients(head, flat_hidden, wanted)
-        parts = joined(_chunk_objectives(flat_hidden, tokens.reshape(-1), inputs, settings, total, count, workspace))
-    gradients = [(values, (parts.value_derivative / count).view(values.shape))]
-    for argument, gradient in ((hidden, total.hidden), (weight, total.weight), (bias, total.bias)):
-        if argument is not None and gradient is not None:
-            gradients.append((argument, gradient.view(argument.shape)))
-    return _finished(parts, count, gradients)
-
-
-def _chunk_objectives(
-    hidden: Tensor,
-    tokens: Tensor,
-    inputs: Tokens,
-    settings: Settings,
-    total: HeadGradients,
-    count: Tensor,
-    workspace: int,
-) -> list[Objective]:
-    """Chunks of logits; the derivative of the objective goes straight into the gradients of hidden and weight."""
-    head = total.head
-    num_classes, dtype = head.weight.shape[0], head.weight.dtype
-    safe, in_range = readable_tokens(tokens, inputs.mask, num_classes)
-    parts = []
-    for rows in linear.chunks(hidden.shape[0], num_classes, dtype, workspace):
-        chunk = inputs.at(rows)
-        chunk_hidden = torch.where(chunk.mask.unsqueeze(-1), hidden[rows].to(dtype), 0.0)
-        logits = head.logits(chunk_hidden)
-        new = hide_invalid(rows_forward(logits, safe[rows], False)[0], chunk.mask, in_range[rows])
-        part = objective(new, chunk, settings)
-        parts.append(part)
-        if total.any_wanted:
-            by_logprob = part.logprob_derivative / (count * head.temperature)
-            total.add(rows, chunk_hidden, rows_backward(logits, safe[rows], by_logprob, None), logits)
-    return parts
-
-
-CLIPPED_POLICY_LOSS = dispatch.declare("ppo.clipped_policy_loss", _reference_clipped_policy_loss)
-CLIPPED_VALUE_LOSS = dispatch.declare("ppo.clipped_value_loss", _reference_clipped_value_loss)
-PPO_LOSS = dispatch.declare("ppo.ppo_loss", _reference_ppo_loss)
-LINEAR_PPO_LOSS = dispatch.declare("ppo.linear_ppo_loss", _reference_linear_ppo_loss)
+_Count = int | Tensor | None
 
 
 def _check_tokens(
-    first: str, model: Tensor, mask: Tensor, num_tokens: int | Tensor | None, **others: Tensor
-) -> tuple[Tensor, int | Tensor | None]:
-    """Returns the mask and the number of tokens as implementations take them."""
+    first: str, model: Tensor, mask: Tensor, weights: Tensor | None, num_tokens: _Count, **others: Tensor | None
+) -> tuple[Tensor, _Count]:
+    """Shapes, dtypes, devices and values; returns the mask and the number of tokens as implementations take them."""
     checks.floating(first, model)
     for name, tensor in others.items():
-        checks.floating_like(name, tensor, first, model)
+        if tensor is not None or name not in ("old_logprobs", "ref_logprobs"):
+            checks.floating_like(name, tensor, first, model)  # pyright: ignore[reportArgumentType]
     mask = checks.mask_like("mask", mask, first, tuple(model.shape), model.device)
+    if weights is not None:
+        checks.weights(weights, mask)
     return mask, checks.num_tokens(num_tokens, model.device)
 
 
-def _settings(cliprange: float, cliprange_value: float, vf_coef: float, kl_coef: float) -> Settings:
-    checks.within("cliprange", cliprange, 0.0, float("inf"))
-    checks.within("cliprange_value", cliprange_value, 0.0, float("inf"))
-    checks.finite("vf_coef", vf_coef)
-    checks.finite("kl_coef", kl_coef)
-    return Settings(cliprange, cliprange_value, vf_coef, kl_coef)
+def _critic(values: Tensor | None, old_values: Tensor | None, returns: Tensor | None) -> dict[str, Tensor | None]:
+    """The critic's tensors as they are to be checked: none of them where there is no critic."""
+    found = {"values": values, "old_values": old_values, "returns": returns}
+    return {} if all(x is None for x in found.values()) else found
+
+
+def _check_rows(name: str, shape: tuple[int, ...], settings: PolicySettings) -> None:
+    if settings.ratio == "sequence" and len(shape) < 2:
+        raise ValueError(f"{name}: found shape {shape} with ratio 'sequence', accepted is [B, T], a row a sequence")
+
+
+def sequence_log_ratios(
+    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, cu_seqlens: Tensor | None = None
+) -> Tensor:
+    """The mean of `logprobs - old_logprobs` over the counted tokens of each sequence, at each of its tokens.
+
+    The log of GSPO's ratio of sequences. Losses with the setting ratio="sequence" make it themselves where sequences
+    are rows. Of packed ones it is made here and given to a loss with ratio="token" in the form
+    `old_logprobs = logprobs.detach() - sequence_log_ratios(...)`, which gives the same ratios and gradients.
+
+    logprobs, old_logprobs: [..., T] floating, a sequence a row, or packed [N]. mask: the same shape, bool.
+    cu_seqlens: [B + 1] int32 or int64, offsets of packed sequences.
+    Returns: as logprobs, float32 (float64 for float64 inputs), no gradient; 0 where no token of the sequence counts.
+    Raises: ValueError for other shapes, dtypes, devices or values.
+    """
+    checks.is_tensor("old_logprobs", old_logprobs)
+    mask, _ = _check_tokens("logprobs", logprobs, mask, None, None, old_logprobs=old_logprobs)
+    if cu_seqlens is not None:
+        checks.dims("logprobs", logprobs, 1, "[N] with cu_seqlens")
+        checks.sequence_offsets(cu_seqlens, logprobs.shape[0], logprobs.device)
+    elif logprobs.dim() == 0:
+        raise ValueError("logprobs: found shape (), accepted is [..., T], or [N] with cu_seqlens")
+    return _sequence_log_ratios(logprobs, old_logprobs, mask, cu_seqlens)
+
+
+@torch.no_grad()
+def _sequence_log_ratios(
+    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, cu_seqlens: Tensor | None = None
+) -> Tensor:
+    dtype = checks.accumulation_dtype(logprobs, old_logprobs)
+    # A mean of many numbers is made in float64, so that its digits are those of its terms.
+    terms = torch.where(mask, logprobs.to(dtype) - old_logprobs.to(dtype), 0.0).to(torch.float64)
+    counts = mask.to(torch.float64)
+    if cu_seqlens is None:
+        means = terms.sum(-1, keepdim=True) / counts.sum(-1, keepdim=True).clamp(min=1.0)
+        return means.to(dtype).expand(logprobs.shape)
+    sums, numbers = (torch.segment_reduce(x, "sum", offsets=cu_seqlens.long(), initial=0) for x in (terms, counts))
+    lengths = cu_seqlens[1:] - cu_seqlens[:-1]
+    means = (sums / numbers.clamp(min=1.0)).to(dtype)
+    return torch.repeat_interleave(means, lengths, output_size=logprobs.shape[0])
+
+
+def _log_ratios(logprobs: Tensor, old_logprobs: Tensor | None, mask: Tensor, settings: PolicySettings) -> Tensor | None:
+    """What stands in for `logprobs - old_logprobs` where ratios are of sequences, the same for all backends."""
+    if settings.ratio == "token" or old_logprobs is None:
+        return None
+    return _sequence_log_ratios(logprobs, old_logprobs, mask)
 
 
 def clipped_policy_loss(
     logprobs: Tensor,
-    old_logprobs: Tensor,
+    old_logprobs: Tensor | None,
     advantages: Tensor,
     mask: Tensor,
     *,
+    weights: Tensor | None = None,
     num_tokens: int | Tensor | None = None,
-    cliprange: float = 0.2,
+    settings: PolicySettings = _POLICY,
 ) -> PolicyLoss:
-    """PPO's clipped surrogate (Schulman et al. 2017, equation 7), as a loss.
+    """PPO's clipped surrogate (Schulman et al. 2017, equation 7), or another that `settings` names, as a loss.
 
-    Sum over counted tokens of `max(-A * r, -A * clip(r, 1 - cliprange, 1 + cliprange))` with
+    Sum over counted tokens of `weights * max(-A * r, -A * clip(r, 1 - clip_low, 1 + clip_high))` with
     `r = exp(logprobs - old_logprobs)`, divided by `num_tokens`.
 
     logprobs: any shape, floating; nats; the only argument with a gradient, at kinks that of `max` and `clamp`.
-    old_logprobs, advantages: the same shape, floating; constants. One advantage a sequence, [B] or [B, 1] for [B, T],
-        counts for all of its tokens.
+    old_logprobs, advantages: the same shape, floating; constants. old_logprobs None: those of the policy as it is, so
+        that r is 1 with its gradient. One advantage a sequence, [B] or [B, 1] for [B, T], counts for all of its tokens.
     mask: the same shape, bool, or 0 and 1 of any dtype; True where a token counts, elsewhere nothing is read.
+    weights: the same shape, floating, finite and at least 0; constant. None: all 1. A weight of 0 leaves a token out of
+        the loss. `aggregation.token_weights` makes those of other means than the one over tokens.
     num_tokens: the denominator: a whole number or a 0-dim tensor, such as the count of the whole optimiser batch.
         None: the mask's own count. Where it is 0 the sum is divided by 1.
-    cliprange: at least 0.
+    settings: the conventions.
     Returns: `PolicyLoss`.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
+    checks.settings("settings", settings, PolicySettings)
     advantages = checks.per_token("advantages", advantages, "logprobs", logprobs)
     others = {"old_logprobs": old_logprobs, "advantages": advantages}
-    mask, num_tokens = _check_tokens("logprobs", logprobs, mask, num_tokens, **others)
-    checks.within("cliprange", cliprange, 0.0, float("inf"))
-    return dispatch.run(CLIPPED_POLICY_LOSS, logprobs, old_logprobs, advantages, mask, num_tokens, cliprange)
+    mask, num_tokens = _check_tokens("logprobs", logprobs, mask, weights, num_tokens, **others)
+    _check_rows("logprobs", tuple(logprobs.shape), settings)
+    log_ratios = _log_ratios(logprobs, old_logprobs, mask, settings)
+    return dispatch.run(
+        CLIPPED_POLICY_LOSS, logprobs, old_logprobs, advantages, mask, log_ratios, weights, num_tokens, settings
+    )
+
+
+def policy_token_losses(
+    logprobs: Tensor,
+    old_logprobs: Tensor | None,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    weights: Tensor | None = None,
+    settings: PolicySettings = _POLICY,
+) -> Tensor:
+    """The terms of `clipped_policy_loss` for those who add them up themselves: [...] as logprobs, 0 where the mask is
+    False; float32 (float64 for float64 inputs), with a gradient for logprobs. Arguments and errors are the same.
+    """
+    checks.settings("settings", settings, PolicySettings)
+    advantages = checks.per_token("advantages", advantages, "logprobs", logprobs)
+    others = {"old_logprobs": old_logprobs, "advantages": advantages}
+    mask, _ = _check_tokens("logprobs", logprobs, mask, weights, None, **others)
+    _check_rows("logprobs", tuple(logprobs.shape), settings)
+    log_ratios = _log_ratios(logprobs, old_logprobs, mask, settings)
+    return dispatch.run(POLICY_TOKEN_LOSSES, logprobs, old_logprobs, advantages, mask, log_ratios, weights, settings)
 
 
 def clipped_value_loss(
@@ -241,55 +169,105 @@ def clipped_value_loss(
     returns: Tensor,
     mask: Tensor,
     *,
+    weights: Tensor | None = None,
     num_tokens: int | Tensor | None = None,
-    cliprange_value: float = 0.2,
+    settings: ValueSettings = _VALUE,
 ) -> ValueLoss:
     """Value loss clipped around the old values, as in OpenAI's PPO and its successors.
 
-    Sum over counted tokens of `0.5 * max((v - R)^2, (clip(v, old - c, old + c) - R)^2)` with `c = cliprange_value`,
-    divided by `num_tokens`.
+    Sum over counted tokens of `weights * 0.5 * max((v - R)^2, (clip(v, old - c, old + c) - R)^2)` with
+    `c = settings.cliprange`, divided by `num_tokens`.
 
     values: any shape, floating; the only argument with a gradient, at kinks that of `max` and `clamp`.
     old_values, returns: the same shape, floating; constants.
-    mask, num_tokens: as in `clipped_policy_loss`. cliprange_value: at least 0; infinity clips nothing.
+    mask, weights, num_tokens: as in `clipped_policy_loss`.
     Returns: `ValueLoss`.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
-    mask, num_tokens = _check_tokens("values", values, mask, num_tokens, old_values=old_values, returns=returns)
-    checks.within("cliprange_value", cliprange_value, 0.0, float("inf"))
-    return dispatch.run(CLIPPED_VALUE_LOSS, values, old_values, returns, mask, num_tokens, cliprange_value)
+    checks.settings("settings", settings, ValueSettings)
+    others = {"old_values": old_values, "returns": returns}
+    mask, num_tokens = _check_tokens("values", values, mask, weights, num_tokens, **others)
+    return dispatch.run(CLIPPED_VALUE_LOSS, values, old_values, returns, mask, weights, num_tokens, settings)
 
 
-def ppo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
+def value_token_losses(
     values: Tensor,
     old_values: Tensor,
     returns: Tensor,
     mask: Tensor,
     *,
-    num_tokens: int | Tensor | None = None,
-    cliprange: float = 0.2,
-    cliprange_value: float = 0.2,
-    vf_coef: float = 0.1,
-    ref_logprobs: Tensor | None = None,
-    kl_coef: float = 0.0,
-) -> PPOLoss:
-    """`clipped_policy_loss + vf_coef * clipped_value_loss`, plus `kl_coef` times the KL to a reference, in one pass.
+    weights: Tensor | None = None,
+    settings: ValueSettings = _VALUE,
+) -> Tensor:
+    """The terms of `clipped_value_loss` for those who add them up themselves: [...] as values, 0 where the mask is
+    False; float32 (float64 for float64 inputs), with a gradient for values. Arguments and errors are the same.
+    """
+    checks.settings("settings", settings, ValueSettings)
+    others = {"old_values": old_values, "returns": returns}
+    mask, _ = _check_tokens("values", values, mask, weights, None, **others)
+    return dispatch.run(VALUE_TOKEN_LOSSES, values, old_values, returns, mask, weights, settings)
 
-    The KL term is the k3 estimate `exp(ref - new) - 1 - (ref - new)`, for those who want the penalty in the loss
-    rather than in the rewards; it needs `ref_logprobs`. Gradients go to logprobs and values.
+
+def kl_token_losses(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    mask: Tensor,
+    *,
+    old_logprobs: Tensor | None = None,
+    weights: Tensor | None = None,
+    settings: KLSettings = _KL,
+) -> Tensor:
+    """The estimate of the KL to a reference of each token, with a gradient for logprobs, before `settings.coef`.
+
+    logprobs: any shape, floating. ref_logprobs: the same shape; constant. old_logprobs: the same shape; constant, read
+    where `settings.importance` needs the ratio; None: the ratio is 1, with its gradient. mask, weights: as in
+    `clipped_policy_loss`.
+    Returns: [...] as logprobs, 0 where the mask is False; float32 (float64 for float64 inputs).
+    Raises: ValueError for other shapes, dtypes, devices or values.
+    """
+    checks.settings("settings", settings, KLSettings)
+    checks.is_tensor("ref_logprobs", ref_logprobs)
+    others = {"ref_logprobs": ref_logprobs, "old_logprobs": old_logprobs}
+    mask, _ = _check_tokens("logprobs", logprobs, mask, weights, None, **others)
+    return dispatch.run(KL_TOKEN_LOSSES, logprobs, ref_logprobs, old_logprobs, mask, weights, settings)
+
+
+def _check_reference(ref_logprobs: Tensor | None, settings: PPOSettings) -> None:
+    if ref_logprobs is None and settings.kl.coef != 0.0:
+        found = f"None with a KL coefficient of {settings.kl.coef}"
+        raise ValueError(f"ref_logprobs: found {found}, accepted is a tensor, or a coefficient of 0")
+
+
+def ppo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor | None,
+    advantages: Tensor,
+    values: Tensor | None,
+    old_values: Tensor | None,
+    returns: Tensor | None,
+    mask: Tensor,
+    *,
+    ref_logprobs: Tensor | None = None,
+    weights: Tensor | None = None,
+    num_tokens: int | Tensor | None = None,
+    settings: PPOSettings = _PPO,
+) -> PPOLoss:
+    """`clipped_policy_loss + vf_coef * clipped_value_loss`, plus `kl.coef` times the KL to a reference, in one pass.
+
+    The KL term is for those who want the penalty in the loss rather than in the rewards; it needs `ref_logprobs`.
+    Gradients go to logprobs and values. Without a critic values, old_values and returns are None, all three.
 
     All tensors: one shape, floating, and the bool mask; the rest as in the two losses.
     Returns: `PPOLoss`.
-    Raises: ValueError for other shapes, dtypes, devices or values, and for a `kl_coef` without `ref_logprobs`.
+    Raises: ValueError for other shapes, dtypes, devices or values, and for a coefficient without `ref_logprobs`.
     """
+    checks.settings("settings", settings, PPOSettings)
     advantages = checks.per_token("advantages", advantages, "logprobs", logprobs)
-    others = {"old_logprobs": old_logprobs, "advantages": advantages, "values": values, "old_values": old_values}
-    mask, num_tokens = _check_tokens("logprobs", logprobs, mask, num_tokens, **others, returns=returns)
-    settings = _settings(cliprange, cliprange_value, vf_coef, kl_coef)
-    _check_reference("logprobs", logprobs, ref_logprobs, kl_coef)
+    others = {"old_logprobs": old_logprobs, "advantages": advantages, **_critic(values, old_values, returns)}
+    others["ref_logprobs"] = ref_logprobs
+    mask, num_tokens = _check_tokens("logprobs", logprobs, mask, weights, num_tokens, **others)
+    _check_reference(ref_logprobs, settings)
+    _check_rows("logprobs", tuple(logprobs.shape), settings.policy)
     return dispatch.run(
         PPO_LOSS,
         logprobs,
@@ -300,75 +278,62 @@ def ppo_loss(
         returns,
         mask,
         ref_logprobs,
+        _log_ratios(logprobs, old_logprobs, mask, settings.policy),
+        weights,
         num_tokens,
         settings,
     )
-
-
-def _check_reference(model_name: str, model: Tensor, ref_logprobs: Tensor | None, kl_coef: float) -> None:
-    if ref_logprobs is not None:
-        checks.floating_like("ref_logprobs", ref_logprobs, model_name, model)
-    elif kl_coef != 0.0:
-        raise ValueError(f"ref_logprobs: found None with kl_coef {kl_coef}, accepted is a tensor, or kl_coef 0")
 
 
 def linear_ppo_loss(
     hidden: Tensor,
     weight: Tensor,
     tokens: Tensor,
-    old_logprobs: Tensor,
+    old_logprobs: Tensor | None,
     advantages: Tensor,
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor,
+    values: Tensor | None,
+    old_values: Tensor | None,
+    returns: Tensor | None,
     mask: Tensor,
     *,
     bias: Tensor | None = None,
+    ref_logprobs: Tensor | None = None,
+    weights: Tensor | None = None,
+    num_tokens: int | Tensor | None = None,
     temperature: float = 1.0,
     max_workspace_bytes: int | None = None,
-    num_tokens: int | Tensor | None = None,
-    cliprange: float = 0.2,
-    cliprange_value: float = 0.2,
-    vf_coef: float = 0.1,
-    ref_logprobs: Tensor | None = None,
-    kl_coef: float = 0.0,
+    settings: PPOSettings = _PPO,
 ) -> PPOLoss:
     """`ppo_loss` of `linear_token_logprobs(hidden, weight, tokens)`, in token chunks.
 
-    Gradients are made in the forward, so the logits are made once: three matrix products in place of four.
+    Gradients are made in the forward, so the logits are made once: three matrix products in place of four. Ratios of
+    sequences are known after a pass over all tokens only, so with them the logits are made twice.
 
     hidden: [..., D] floating. weight: [V, D] floating. bias: [V] or None. tokens: [...] int64 or int32.
-    old_logprobs, advantages, values, old_values, returns, ref_logprobs: [...] floating. mask: [...] bool.
+    old_logprobs, advantages, values, old_values, returns, ref_logprobs, weights: [...] floating, or None as in
+    `ppo_loss`. mask: [...] bool.
     temperature: as in `logprobs.linear_token_logprobs`. max_workspace_bytes: for the logits of a chunk of tokens;
-    None: 128 MiB on the CPU, 1 GiB elsewhere. The other numbers: as in `ppo_loss`.
+    None: 128 MiB on the CPU, 1 GiB elsewhere. num_tokens, settings: as in `ppo_loss`.
     Returns: `PPOLoss`.
-    Raises: ValueError for other shapes, dtypes, devices or values, and for a `kl_coef` without `ref_logprobs`.
+    Raises: ValueError for other shapes, dtypes, devices or values, and for a coefficient without `ref_logprobs`.
     """
+    checks.settings("settings", settings, PPOSettings)
     linear.check_head(hidden, weight, bias)
     tokens, _ = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
     advantages = checks.per_token("advantages", advantages, "tokens", tokens)
-    others = {"advantages": advantages, "values": values, "old_values": old_values, "returns": returns}
-    checks.floating("old_logprobs", old_logprobs)
-    checks.like("old_logprobs", old_logprobs, "tokens", tuple(tokens.shape), tokens.device)
-    mask, num_tokens = _check_tokens("old_logprobs", old_logprobs, mask, num_tokens, **others)
-    settings = _settings(cliprange, cliprange_value, vf_coef, kl_coef)
-    _check_reference("old_logprobs", old_logprobs, ref_logprobs, kl_coef)
+    checks.floating("advantages", advantages)
+    checks.like("advantages", advantages, "tokens", tuple(tokens.shape), tokens.device)
+    per_token = {"old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs, **_critic(values, old_values, returns)}
+    mask, num_tokens = _check_tokens("advantages", advantages, mask, weights, num_tokens, **per_token)
+    _check_reference(ref_logprobs, settings)
+    _check_rows("tokens", tuple(tokens.shape), settings.policy)
+    head = {"bias": bias, "temperature": temperature, "max_workspace_bytes": max_workspace_bytes}
+    log_ratios = None
+    if settings.policy.ratio == "sequence" and old_logprobs is not None:
+        with torch.no_grad():
+            new = linear_token_logprobs(hidden, weight, tokens, mask=mask, **head)
+        log_ratios = _sequence_log_ratios(new, old_logprobs, mask)
     workspace = linear.workspace_bytes(max_workspace_bytes, weight, linear.CPU_LOSS_WORKSPACE_BYTES)
-    return dispatch.run(
-        LINEAR_PPO_LOSS,
-        hidden,
-        weight,
-        bias,
-        tokens,
-        old_logprobs,
-        advantages,
-        values,
-        old_values,
-        returns,
-        mask,
-        ref_logprobs,
-        num_tokens,
-        settings,
-        temperature,
-        workspace,
-    )
+    inputs = (old_logprobs, advantages, values, old_values, returns, mask, ref_logprobs, log_ratios, weights)
+    others = (num_tokens, settings, temperature, workspace)
+    return dispatch.run(LINEAR_PPO_LOSS, hidden, weight, bias, tokens, *inputs, *others)

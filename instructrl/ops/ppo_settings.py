@@ -1,6 +1,7 @@
 """The conventions of PPO's losses: what the papers and the frameworks after them do differently, as settings."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from instructrl.ops import checks
 
@@ -119,17 +120,89 @@ class KLSettings(KLEstimator):
         checks.one_of("importance", self.importance, IMPORTANCES)
 
 
+_POLICY, _VALUE, _KL = PolicySettings(), ValueSettings(), KLSettings()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOSettings:
     """The whole objective: policy loss + `vf_coef` times the value loss + `kl.coef` times the KL to a reference."""
 
-    policy: PolicySettings = PolicySettings()
-    value: ValueSettings = ValueSettings()
+    policy: PolicySettings = _POLICY
+    value: ValueSettings = _VALUE
     vf_coef: float = 0.1
-    kl: KLSettings = KLSettings()
+    kl: KLSettings = _KL
 
     def __post_init__(self) -> None:
         checks.settings("policy", self.policy, PolicySettings)
         checks.settings("value", self.value, ValueSettings)
         checks.finite("vf_coef", self.vf_coef)
         checks.settings("kl", self.kl, KLSettings)
+
+
+def _bound(limit: float | None) -> float:
+    return float("inf") if limit is None else limit
+
+
+class Flat(NamedTuple):
+    """The settings as kernels take them: places in the tables for names, infinity for what is not bounded."""
+
+    surrogate: float
+    clip_low: float
+    clip_high: float
+    dual_clip: float
+    log_ratio_clamp: float
+    positive_temperature: float
+    negative_temperature: float
+    cliprange_value: float
+    vf_coef: float
+    estimator: float
+    kl_coef: float
+    input_clamp: float
+    output_clamp: float
+    straight_through: float
+    importance: float
+
+
+def flat(
+    policy: PolicySettings = _POLICY,
+    value: ValueSettings = _VALUE,
+    vf_coef: float = 1.0,
+    kl: KLSettings = _KL,
+    kl_coef: float = 0.0,
+) -> list[float]:
+    """The numbers of `Flat`."""
+    return [
+        float(SURROGATES.index(policy.surrogate)),
+        policy.clip_low,
+        policy.clip_high,
+        _bound(policy.dual_clip),
+        _bound(policy.log_ratio_clamp),
+        policy.positive_temperature,
+        policy.negative_temperature,
+        value.cliprange,
+        vf_coef,
+        float(KL_ESTIMATORS.index(kl.estimator)),
+        kl_coef,
+        _bound(kl.input_clamp),
+        _bound(kl.output_clamp),
+        float(kl.straight_through),
+        float(IMPORTANCES.index(kl.importance)),
+    ]
+
+
+def is_plain_policy(old_logprobs: object, weights: object, settings: PolicySettings) -> bool:
+    """Whether a call is PPO's clipped loss as it was published, which kernels have a form of their own for."""
+    plain = settings.surrogate == "clip" and settings.ratio == "token"
+    unbounded = settings.dual_clip is None and settings.log_ratio_clamp is None
+    return old_logprobs is not None and weights is None and plain and unbounded
+
+
+def is_plain_ppo(
+    old_logprobs: object, values: object, ref_logprobs: object, weights: object, settings: PPOSettings
+) -> bool:
+    """The same of the whole objective, where the KL is the unclamped k3 estimate with its own gradient."""
+    kl = settings.kl
+    plain_kl = kl.estimator == "k3" and not kl.straight_through and kl.importance == "none"
+    unclamped = kl.input_clamp is None and kl.output_clamp is None
+    plain = values is not None and is_plain_policy(old_logprobs, weights, settings.policy)
+    return plain and (ref_logprobs is None or (plain_kl and unclamped))

@@ -1,6 +1,6 @@
 """The per-token mathematics of PPO's objective: losses with their derivatives, and metrics.
 
-Derivatives at ties and at clip bounds are those of `torch.maximum` and `torch.clamp`.
+Derivatives at ties, at clip bounds and at clamps are those of `torch.maximum`, `torch.minimum` and `torch.clamp`.
 """
 
 from collections.abc import Callable
@@ -9,27 +9,43 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from instructrl.ops import checks
-from instructrl.ops.ppo_settings import KLEstimator
+from instructrl.ops.ppo_settings import KLEstimator, KLSettings, PolicySettings, PPOSettings, ValueSettings
 
 POLICY_METRICS = ("num_tokens", "num_policy_clipped", "approx_kl_sum", "ratio_sum", "ratio_max")
 VALUE_METRICS = ("num_tokens", "num_value_clipped", "squared_value_error_sum")
 PPO_METRICS = (*POLICY_METRICS, *VALUE_METRICS[1:], "ref_kl_sum")
-"""Names of the metrics: 0-dim float32 sums over counted tokens, and maxima (0 when none counts).
+DUAL_CLIP_METRIC = "num_dual_clipped"
+GENERAL_METRICS = (*PPO_METRICS, DUAL_CLIP_METRIC)
+"""Names of the metrics: 0-dim float32 sums over counted tokens, unweighted, and maxima (0 when none counts).
 
-num_tokens: those the mask counts. num_policy_clipped, num_value_clipped: tokens whose loss is the clipped branch's.
-approx_kl_sum: `0.5 * (logprobs - old_logprobs)^2`. ratio_sum, ratio_max: of `exp(logprobs - old_logprobs)`.
-squared_value_error_sum: `(values - returns)^2`. ref_kl_sum: the k3 estimate of the KL to the reference, 0 without one.
+num_tokens: those the mask counts. num_policy_clipped, num_value_clipped: tokens whose loss is the clipped branch's, of
+"cispo" those whose ratio is clipped. num_dual_clipped: those whose loss is the bound of `dual_clip`; only where one is
+set. approx_kl_sum: `0.5 * (logprobs - old_logprobs)^2`. ratio_sum, ratio_max: of the ratio as the loss takes it.
+squared_value_error_sum: `(values - returns)^2`. ref_kl_sum: the estimate of the KL to the reference before `coef`, 0
+without one.
 """
 
 
-class Settings(NamedTuple):
-    """The numbers of `ppo_loss`, as its implementations take them."""
+class Tokens(NamedTuple):
+    """What the objective reads besides the new log-probabilities; one shape, detached, 0 where the mask is False.
 
-    cliprange: float
-    cliprange_value: float
-    vf_coef: float
-    kl_coef: float
+    old_logprobs: None: those of the policy as it is, so every ratio is 1, with its gradient. log_ratios: constant log
+    ratios of sequences in place of `new - old_logprobs`, or None. advantages: None without a policy loss. values,
+    old_values, returns: None without a value loss. weights: of each token's loss; None: all 1.
+    """
+
+    mask: Tensor
+    old_logprobs: Tensor | None = None
+    log_ratios: Tensor | None = None
+    advantages: Tensor | None = None
+    values: Tensor | None = None
+    old_values: Tensor | None = None
+    returns: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    weights: Tensor | None = None
+
+    def at(self, rows: slice) -> "Tokens":
+        return Tokens(*(None if x is None else x[rows] for x in self))  # pyright: ignore[reportArgumentType]
 
 
 class Terms(NamedTuple):
@@ -40,44 +56,129 @@ class Terms(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def selected(mask: Tensor, *tensors: Tensor, like: Tensor | None = None) -> list[Tensor]:
+def selected(mask: Tensor, x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Detached, in the accumulation dtype, 0 where the mask is False: what is not counted enters no arithmetic."""
-    dtype = checks.accumulation_dtype(*tensors) if like is None else like.dtype
-    return [torch.where(mask, tensor.detach().to(dtype), 0.0) for tensor in tensors]
+    return None if x is None else torch.where(mask, x.detach().to(dtype), 0.0)
 
 
-def policy_terms(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, cliprange: float) -> Terms:
-    log_ratio = new - old
+def clamped(x: Tensor, limit: float | None) -> Tensor:
+    return x if limit is None else x.clamp(-limit, limit)
+
+
+def _where_within(x: Tensor, limit: float | None, derivative: Tensor) -> Tensor:
+    """The derivative through `clamped(x, limit)`."""
+    return derivative if limit is None else torch.where(x.abs() > limit, 0.0, derivative)
+
+
+class Ratio(NamedTuple):
+    """value: of the probabilities, policy : old policy. slope: its derivative by the new log-probability."""
+
+    value: Tensor
+    slope: Tensor
+
+
+def ratio_of(log_ratio: Tensor, clamp: float | None) -> Ratio:
     # An infinite ratio would turn advantage 0 into NaN.
-    ratio = log_ratio.exp().clamp(max=torch.finfo(new.dtype).max)
-    low, high = 1.0 - cliprange, 1.0 + cliprange
-    unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(low, high)
+    value = clamped(log_ratio, clamp).exp().clamp(max=torch.finfo(log_ratio.dtype).max)
+    return Ratio(value, _where_within(log_ratio, clamp, value))
+
+
+class Surrogate(NamedTuple):
+    """Per-token loss and derivative by the new log-probability; [..] bool: clipped, and bounded by the dual clip."""
+
+    loss: Tensor
+    derivative: Tensor
+    clipped: Tensor
+    dual_clipped: Tensor
+
+
+def _nowhere(x: Tensor) -> Tensor:
+    return torch.zeros_like(x, dtype=torch.bool)
+
+
+def _clip(new: Tensor, ratio: Ratio, advantages: Tensor, settings: PolicySettings) -> Surrogate:
+    low, high = 1.0 - settings.clip_low, 1.0 + settings.clip_high
+    unclipped, clipped = -advantages * ratio.value, -advantages * ratio.value.clamp(low, high)
     # torch.maximum halves the gradient at ties and clamp passes it at its bounds. Inside the bounds both branches are
     # the same number, so the clipped one wins only where its derivative is 0.
-    tie_outside = (unclipped == clipped) & ((ratio < low) | (ratio > high))
-    derivative = torch.where(clipped > unclipped, 0.0, torch.where(tie_outside, 0.5 * unclipped, unclipped))
-    counted_ratio = torch.where(mask, ratio, 0.0)
+    wins = clipped > unclipped
+    tie_outside = (unclipped == clipped) & ((ratio.value < low) | (ratio.value > high))
+    slope = -advantages * ratio.slope
+    loss, derivative = torch.maximum(unclipped, clipped), torch.where(tie_outside, 0.5 * slope, slope)
+    derivative = torch.where(wins, 0.0, derivative)
+    if settings.dual_clip is None:
+        return Surrogate(loss, derivative, wins, _nowhere(wins))
+    bound, negative = -advantages * settings.dual_clip, advantages < 0
+    bounded, tie = negative & (loss > bound), negative & (loss == bound)
+    derivative = torch.where(bounded, 0.0, torch.where(tie, 0.5 * derivative, derivative))
+    return Surrogate(torch.where(negative, torch.minimum(loss, bound), loss), derivative, wins, bounded)
+
+
+def _cispo(new: Tensor, ratio: Ratio, advantages: Tensor, settings: PolicySettings) -> Surrogate:
+    low, high = 1.0 - settings.clip_low, 1.0 + settings.clip_high
+    derivative = -advantages * ratio.value.clamp(low, high)
+    outside = (ratio.value < low) | (ratio.value > high)
+    return Surrogate(derivative * new, derivative, outside, _nowhere(outside))
+
+
+def _reinforce(new: Tensor, ratio: Ratio, advantages: Tensor, settings: PolicySettings) -> Surrogate:
+    return Surrogate(-advantages * new, -advantages, _nowhere(new), _nowhere(new))
+
+
+def _sapo(new: Tensor, ratio: Ratio, advantages: Tensor, settings: PolicySettings) -> Surrogate:
+    positive, negative = settings.positive_temperature, settings.negative_temperature
+    temperature = torch.where(advantages > 0, torch.full_like(new, positive), negative)
+    gate = temperature * (ratio.value - 1.0)
+    open_share = gate.sigmoid()
+    loss = -advantages * (open_share * (4.0 / temperature))
+    derivative = -advantages * (4.0 * open_share * (-gate).sigmoid() * ratio.slope)
+    return Surrogate(loss, derivative, _nowhere(new), _nowhere(new))
+
+
+SURROGATE_LOSSES: dict[str, Callable[[Tensor, Ratio, Tensor, PolicySettings], Surrogate]] = {
+    "clip": _clip,
+    "cispo": _cispo,
+    "reinforce": _reinforce,
+    "sapo": _sapo,
+}
+"""The formulas of `ppo_settings.SURROGATES`."""
+
+
+def _token_log_ratio(new: Tensor, old: Tensor | None) -> Tensor:
+    return torch.zeros_like(new) if old is None else new - old
+
+
+def policy_terms(new: Tensor, tokens: Tokens, settings: PolicySettings) -> Terms:
+    assert tokens.advantages is not None
+    mask, log_ratio = tokens.mask, _token_log_ratio(new, tokens.old_logprobs)
+    ratio = ratio_of(log_ratio if tokens.log_ratios is None else tokens.log_ratios, settings.log_ratio_clamp)
+    found = SURROGATE_LOSSES[settings.surrogate](new, ratio, tokens.advantages, settings)
+    counted_ratio = torch.where(mask, ratio.value, 0.0)
     metrics = {
         "num_tokens": mask.sum(),
-        "num_policy_clipped": ((clipped > unclipped) & mask).sum(),
+        "num_policy_clipped": (found.clipped & mask).sum(),
         "approx_kl_sum": (0.5 * log_ratio.square()).sum(),
         "ratio_sum": counted_ratio.sum(),
         "ratio_max": counted_ratio.amax() if counted_ratio.numel() > 0 else counted_ratio.sum(),
+        DUAL_CLIP_METRIC: (found.dual_clipped & mask).sum(),
     }
-    return Terms(torch.maximum(unclipped, clipped), derivative, metrics)
+    return Terms(found.loss, found.derivative, metrics)
 
 
-def value_terms(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, cliprange_value: float) -> Terms:
-    low, high = old - cliprange_value, old + cliprange_value
+def value_terms(tokens: Tokens, settings: ValueSettings) -> Terms:
+    values, old, returns = tokens.values, tokens.old_values, tokens.returns
+    assert values is not None
+    assert old is not None
+    assert returns is not None
+    low, high = old - settings.cliprange, old + settings.cliprange
     error = values - returns
     squared = error.square()
     clipped_squared = (torch.maximum(torch.minimum(values, high), low) - returns).square()
     tie_outside = (squared == clipped_squared) & ((values < low) | (values > high))
     derivative = torch.where(clipped_squared > squared, 0.0, torch.where(tie_outside, 0.5 * error, error))
     metrics = {
-        "num_tokens": mask.sum(),
-        "num_value_clipped": ((clipped_squared > squared) & mask).sum(),
+        "num_tokens": tokens.mask.sum(),
+        "num_value_clipped": ((clipped_squared > squared) & tokens.mask).sum(),
         "squared_value_error_sum": squared.sum(),
     }
     return Terms(0.5 * torch.maximum(squared, clipped_squared), derivative, metrics)
@@ -110,16 +211,22 @@ def kl_term(log_ratio: Tensor, settings: KLEstimator) -> Tensor:
     return clamped(value, settings.output_clamp)
 
 
-def clamped(x: Tensor, limit: float | None) -> Tensor:
-    return x if limit is None else x.clamp(-limit, limit)
-
-
-def reference_kl_terms(new: Tensor, ref: Tensor) -> Terms:
-    """The k3 estimator `exp(ref - new) - 1 - (ref - new)` and its derivative."""
-    difference = ref - new
-    growth = torch.expm1(difference)
-    loss = growth - difference
-    return Terms(loss, -growth, {"ref_kl_sum": loss.sum()})
+def kl_terms(new: Tensor, tokens: Tokens, settings: KLSettings, log_ratio_clamp: float | None) -> Terms:
+    """The KL to the reference before its coefficient. log_ratio_clamp: of the ratio that `importance` brings in."""
+    assert tokens.ref_logprobs is not None
+    d = new - tokens.ref_logprobs
+    value, own = KL_ESTIMATES[settings.estimator](clamped(d, settings.input_clamp))
+    derivative = d if settings.straight_through else _where_within(d, settings.input_clamp, own)
+    if settings.importance != "none":
+        ratio = ratio_of(_token_log_ratio(new, tokens.old_logprobs), log_ratio_clamp)
+        derivative = ratio.value * derivative
+        if settings.importance == "full":
+            derivative = derivative + ratio.slope * (0.5 * d.square() if settings.straight_through else value)
+        value = ratio.value * value
+    if not settings.straight_through:
+        derivative = _where_within(value, settings.output_clamp, derivative)
+    value = clamped(value, settings.output_clamp)
+    return Terms(value, torch.where(tokens.mask, derivative, 0.0), {"ref_kl_sum": value.sum()})
 
 
 def denominator(num_tokens: int | Tensor | None, mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -129,25 +236,19 @@ def denominator(num_tokens: int | Tensor | None, mask: Tensor, dtype: torch.dtyp
     return torch.where(count > 0, count, torch.ones_like(count))
 
 
-class Tokens(NamedTuple):
-    """What the objective reads besides the new log-probabilities; [N] each, detached, 0 where the mask is False."""
+def weighted(x: Tensor, weights: Tensor | None) -> Tensor:
+    """A weight of 0 leaves a token out, whatever its loss is."""
+    return x if weights is None else torch.where(weights == 0, 0.0, weights * x)
 
-    old_logprobs: Tensor
-    advantages: Tensor
-    values: Tensor
-    old_values: Tensor
-    returns: Tensor
-    ref_logprobs: Tensor | None
-    mask: Tensor
 
-    def at(self, rows: slice) -> "Tokens":
-        return Tokens(*(None if x is None else x[rows] for x in self))  # pyright: ignore[reportArgumentType]
+def weighted_terms(terms: Terms, weights: Tensor | None) -> Terms:
+    return Terms(weighted(terms.loss, weights), weighted(terms.derivative, weights), terms.metrics)
 
 
 class Objective(NamedTuple):
-    """Sums over tokens before the denominator, and the derivatives of `loss_sum` per token."""
+    """Weighted per-token losses and sums before the denominator, and the derivatives of the loss by each token."""
 
-    loss_sum: Tensor
+    losses: Tensor
     policy_sum: Tensor
     value_sum: Tensor
     logprob_derivative: Tensor
@@ -155,30 +256,31 @@ class Objective(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def objective(new: Tensor, tokens: Tokens, settings: Settings) -> Objective:
-    policy = policy_terms(new, tokens.old_logprobs, tokens.advantages, tokens.mask, settings.cliprange)
-    value = value_terms(tokens.values, tokens.old_values, tokens.returns, tokens.mask, settings.cliprange_value)
-    policy_sum, value_sum = policy.loss.sum(), value.loss.sum()
-    loss_sum = policy_sum + settings.vf_coef * value_sum
-    derivative = policy.derivative
-    metrics = {**policy.metrics, **value.metrics, "ref_kl_sum": torch.zeros_like(policy_sum)}
+def objective(new: Tensor, tokens: Tokens, settings: PPOSettings) -> Objective:
+    """new: the log-probabilities, as `selected` makes them."""
+    nothing = torch.zeros_like(new)
+    metrics = dict.fromkeys(GENERAL_METRICS, nothing.sum())
+    policy = weighted_terms(policy_terms(new, tokens, settings.policy), tokens.weights)
+    value, kl = Terms(nothing, nothing, {}), Terms(nothing, nothing, {})
+    if tokens.values is not None:
+        value = weighted_terms(value_terms(tokens, settings.value), tokens.weights)
+    losses, by_logprob = policy.loss + settings.vf_coef * value.loss, policy.derivative
     if tokens.ref_logprobs is not None:
-        kl = reference_kl_terms(new, tokens.ref_logprobs)
-        metrics.update(kl.metrics)
+        kl = weighted_terms(kl_terms(new, tokens, settings.kl, settings.policy.log_ratio_clamp), tokens.weights)
         # A coefficient of 0 measures the KL and leaves the objective alone, whatever the KL is.
-        if settings.kl_coef != 0.0:
-            loss_sum = loss_sum + settings.kl_coef * kl.loss.sum()
-            derivative = derivative + settings.kl_coef * kl.derivative
-    return Objective(loss_sum, policy_sum, value_sum, derivative, settings.vf_coef * value.derivative, metrics)
+        if settings.kl.coef != 0.0:
+            losses, by_logprob = losses + settings.kl.coef * kl.loss, by_logprob + settings.kl.coef * kl.derivative
+    metrics |= policy.metrics | value.metrics | kl.metrics
+    by_value = settings.vf_coef * value.derivative
+    return Objective(losses, policy.loss.sum(), value.loss.sum(), by_logprob, by_value, metrics)
 
 
 def joined(parts: list[Objective]) -> Objective:
     """The objective of all chunks."""
-    loss_sum, policy_sum, value_sum = (torch.stack(x).sum() for x in list(zip(*parts, strict=True))[:3])
+    losses, policy_sums, value_sums, by_logprob, by_value, _ = zip(*parts, strict=True)
     metrics = {}
-    for name in PPO_METRICS:
+    for name in parts[0].metrics:
         over_chunks = torch.stack([part.metrics[name] for part in parts])
         metrics[name] = over_chunks.amax() if name == "ratio_max" else over_chunks.sum()
-    by_logprob = torch.cat([part.logprob_derivative for part in parts])
-    by_value = torch.cat([part.value_derivative for part in parts])
-    return Objective(loss_sum, policy_sum, value_sum, by_logprob, by_value, metrics)
+    sums = torch.stack(policy_sums).sum(), torch.stack(value_sums).sum()
+    return Objective(torch.cat(losses), *sums, torch.cat(by_logprob), torch.cat(by_value), metrics)

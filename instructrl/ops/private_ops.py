@@ -46,13 +46,23 @@ SCHEMAS: dict[str, str] = {
     # num_tokens: 0-dim float64, None for the mask's own count. losses: the loss, its parts where it has parts, and
     # 1 / denominator. Gradients are those of the sum, before the denominator. metrics: float32, one a name.
     "clipped_policy_loss": "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor mask,"
-    " Tensor? num_tokens, float cliprange) -> (Tensor losses, Tensor gradient, Tensor metrics)",
+    " Tensor? num_tokens, float clip_low, float clip_high) -> (Tensor losses, Tensor gradient, Tensor metrics)",
     "clipped_value_loss": "(Tensor values, Tensor old_values, Tensor returns, Tensor mask, Tensor? num_tokens,"
     " float cliprange_value) -> (Tensor losses, Tensor gradient, Tensor metrics)",
     "ppo_loss": "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor values, Tensor old_values,"
-    " Tensor returns, Tensor mask, Tensor? ref_logprobs, Tensor? num_tokens, float cliprange, float cliprange_value,"
-    " float vf_coef, float kl_coef)"
+    " Tensor returns, Tensor mask, Tensor? ref_logprobs, Tensor? num_tokens, float clip_low, float clip_high,"
+    " float cliprange_value, float vf_coef, float kl_coef)"
     " -> (Tensor losses, Tensor grad_logprobs, Tensor grad_values, Tensor metrics)",
+    # The three losses before under any settings, which are the numbers of `ppo_settings.Flat`. Without advantages,
+    # values or ref_logprobs there is no such part, and what it alone reads is None; logprobs is None for values alone.
+    # old_logprobs None: ratios of 1. log_ratios: constants in place of `logprobs - old_logprobs` in the ratio of the
+    # policy loss. log_ratios and weights are in the accumulation dtype. losses: the loss, its parts, and
+    # 1 / denominator. Gradients are those of the sum, before the denominator, [0] where there is nothing to
+    # differentiate. metrics: those of `ppo_terms.GENERAL_METRICS`. token_losses: [0] unless unreduced.
+    "general_ppo_loss": "(Tensor? logprobs, Tensor? old_logprobs, Tensor? log_ratios, Tensor? advantages,"
+    " Tensor? values, Tensor? old_values, Tensor? returns, Tensor mask, Tensor? ref_logprobs, Tensor? weights,"
+    " Tensor? num_tokens, float[] settings, bool unreduced) -> (Tensor losses, Tensor grad_logprobs,"
+    " Tensor grad_values, Tensor metrics, Tensor token_losses)",
     # allowed: [V] or [B, V].
     "sample_tokens": "(Tensor logits, Tensor uniforms, Tensor? allowed, float temperature, float tanh_slope) -> Tensor",
 }
@@ -95,6 +105,21 @@ def _fake_loss(num_losses: int, num_gradients: int, num_metrics: int) -> Callabl
     return fake
 
 
+def _fake_general_ppo_loss(
+    logprobs: Tensor | None,
+    old_logprobs: Tensor | None,
+    log_ratios: Tensor | None,
+    advantages: Tensor | None,
+    values: Tensor | None,
+    *others: Any,
+) -> tuple[Tensor, ...]:
+    model, unreduced = values if logprobs is None else logprobs, others[-1]
+    assert model is not None
+    gradients = [_like(model, *(model.shape if x is not None else (0,))) for x in (logprobs, values)]
+    losses = _like(model, *(model.shape if unreduced else (0,)))
+    return _like(model, 4), *gradients, _like(model, 9, dtype=torch.float32), losses
+
+
 FAKES: dict[str, Callable[..., Any]] = {
     "pairwise_ranking_loss": _fake_ranking(2),
     "paired_comparison_loss": _fake_ranking(3),
@@ -108,6 +133,7 @@ FAKES: dict[str, Callable[..., Any]] = {
     "clipped_policy_loss": _fake_loss(2, 1, 5),
     "clipped_value_loss": _fake_loss(2, 1, 3),
     "ppo_loss": _fake_loss(4, 2, 8),
+    "general_ppo_loss": _fake_general_ppo_loss,
     "sample_tokens": lambda logits, *_: _like(logits, logits.shape[0], dtype=torch.int64),
 }
 
@@ -123,12 +149,14 @@ def define(
 ) -> None:
     """Register private ops that are written in Python.
 
-    prefix: of the backend, such as "_triton_". implementations: by name in `schemas`. dispatch_keys: such as "CUDA".
+    prefix: of the backend, such as "_triton_". implementations: by name in `schemas`; an op without one has no kernel.
+    dispatch_keys: such as "CUDA".
     """
     library = torch.library.Library(NAMESPACE, "FRAGMENT")
     _libraries.append(library)
+    for name, schema in schemas.items():
+        library.define(f"{prefix}{name}{schema}")
     for name, function in implementations.items():
-        library.define(f"{prefix}{name}{schemas[name]}")
         for key in dispatch_keys:
             library.impl(f"{prefix}{name}", function, key)
 
@@ -142,6 +170,12 @@ def define_fakes(prefix: str, fakes: Mapping[str, Callable[..., Any]]) -> None:
 def get(prefix: str, name: str) -> Callable[..., Any]:
     """A private op, called without the search for an overload."""
     return getattr(getattr(torch.ops, NAMESPACE), f"{prefix}{name}").default
+
+
+def has(prefix: str, name: str, device_type: str) -> bool:
+    """Whether a backend has the kernel of a private op for a device type."""
+    op = f"{NAMESPACE}::{prefix}{name}"
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op, device_type.upper())
 
 
 def as_count(num_tokens: int | Tensor | None, device: torch.device) -> Tensor | None:

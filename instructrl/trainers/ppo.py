@@ -15,6 +15,7 @@ from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.models.spread import spread, synchronised, unsharded
 from instructrl.objectives.kl_control import adaptive_kl_coef
 from instructrl.ops.ppo import linear_ppo_loss
+from instructrl.ops.ppo_settings import PolicySettings, PPOSettings, ValueSettings
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.experience import Estimation, RolloutStatistics, make_experience
 from instructrl.rollout.generate import Sampling, response_texts, sample_rollout
@@ -177,9 +178,7 @@ class PPOTrainer(Trainer):
             bias=bias,
             temperature=config.temperature,
             num_tokens=num_tokens,
-            cliprange=config.cliprange,
-            cliprange_value=config.cliprange_value,
-            vf_coef=config.vf_coef,
+            settings=loss_settings(config),
         )
         result.loss.backward()
         return {
@@ -223,6 +222,13 @@ class PPOTrainer(Trainer):
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         self.kl_coef = state["kl_coef"]
+
+
+def loss_settings(config: PPOConfig) -> PPOSettings:
+    """The conventions of the loss that a configuration asks for."""
+    # A ratio is not negative: a clip range above 1 bounds it from above only.
+    policy = PolicySettings(clip_low=min(config.cliprange, 1.0), clip_high=config.cliprange)
+    return PPOSettings(policy=policy, value=ValueSettings(cliprange=config.cliprange_value), vf_coef=config.vf_coef)
 
 
 # What an iteration's metrics can say, and what helps.

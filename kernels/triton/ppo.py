@@ -229,10 +229,10 @@ def _run(
     mask: Tensor,
     ref_logprobs: Tensor | None,
     num_tokens: Tensor | None,
-    settings: tuple[float, float, float, float],
+    settings: tuple[float, float, float, float, float],
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    """Losses, the gradients of log-probabilities and of values, metrics. settings: those of `ppo_terms.Settings`."""
-    cliprange, cliprange_value, vf_coef, kl_coef = settings
+    """Losses, the gradients of log-probabilities and of values, metrics. settings: those of `ppo_loss`."""
+    clip_low, clip_high, cliprange_value, vf_coef, kl_coef = settings
     with_policy, with_value = policy[0] is not None, value[0] is not None
     num_losses = 4 if with_policy and with_value else 2
     num_metrics = (5 if with_policy else 1) + (2 if with_value else 0) + (1 if num_losses == 4 else 0)
@@ -256,8 +256,8 @@ def _run(
         partials,
         num_elements,
         tiles_each,
-        1.0 - cliprange,
-        1.0 + cliprange,
+        1.0 - clip_low,
+        1.0 + clip_high,
         cliprange_value,
         vf_coef,
         kl_coef,
@@ -292,10 +292,12 @@ def clipped_policy_loss(
     advantages: Tensor,
     mask: Tensor,
     num_tokens: Tensor | None,
-    cliprange: float,
+    clip_low: float,
+    clip_high: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     policy = (logprobs, old_logprobs, advantages)
-    losses, gradient, _, metrics = _run(policy, _ABSENT, mask, None, num_tokens, (cliprange, 0.0, 1.0, 0.0))
+    settings = (clip_low, clip_high, 0.0, 1.0, 0.0)
+    losses, gradient, _, metrics = _run(policy, _ABSENT, mask, None, num_tokens, settings)
     assert gradient is not None
     return losses, gradient, metrics
 
@@ -309,7 +311,8 @@ def clipped_value_loss(
     cliprange_value: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     value = (values, old_values, returns)
-    losses, _, gradient, metrics = _run(_ABSENT, value, mask, None, num_tokens, (0.0, cliprange_value, 1.0, 0.0))
+    settings = (0.0, 0.0, cliprange_value, 1.0, 0.0)
+    losses, _, gradient, metrics = _run(_ABSENT, value, mask, None, num_tokens, settings)
     assert gradient is not None
     return losses, gradient, metrics
 
@@ -324,13 +327,14 @@ def ppo_loss(
     mask: Tensor,
     ref_logprobs: Tensor | None,
     num_tokens: Tensor | None,
-    cliprange: float,
+    clip_low: float,
+    clip_high: float,
     cliprange_value: float,
     vf_coef: float,
     kl_coef: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     policy, value = (logprobs, old_logprobs, advantages), (values, old_values, returns)
-    settings = (cliprange, cliprange_value, vf_coef, kl_coef)
+    settings = (clip_low, clip_high, cliprange_value, vf_coef, kl_coef)
     losses, grad_logprobs, grad_values, metrics = _run(policy, value, mask, ref_logprobs, num_tokens, settings)
     assert grad_logprobs is not None
     assert grad_values is not None

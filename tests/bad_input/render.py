@@ -47,7 +47,7 @@ def page() -> str:
         parts += [f"## {title}\n", _table(["what is wrong", "command", "message"], _shown(rows))]
     parts += [
         "## Arguments of the ops\n",
-        "`X` is [2, 3], `LOGITS` [2, 3, 7], `HIDDEN` [2, 3, 5], `WEIGHT` [7, 5]; `rows_ops.py` has all names.\n",
+        "`X` is [2, 3], `LOGITS` [2, 3, 7], `HIDDEN` [2, 3, 5], `WEIGHT` [7, 5]; `op_row.py` has all names.\n",
         _table(
             ["what is wrong", "call", "message"],
             ([r.what, _code(r.call), _code(r.message)] for r in [*rows_ops.ROWS, *rows_ops_ranking.ROWS]),

@@ -1,53 +1,7 @@
 """Arguments of the ops. `instructrl.ops` raises ValueError or TypeError, in the caller's process."""
 
-from dataclasses import dataclass
-
-import torch
-
-from instructrl.ops import advantages, likelihood, logprobs, ppo, ranking, sampling
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpRow:
-    """A wrong call. what: is wrong, in words. call: in terms of the names below. message: as in `table.Row`."""
-
-    what: str
-    call: str
-    message: str
-
-    def run(self) -> object:
-        return eval(self.call, NAMES)
-
-
-INF, NAN = float("inf"), float("nan")
-B, T, D, V = 2, 3, 5, 7
-NAMES = {
-    "torch": torch,
-    "advantages": advantages,
-    "likelihood": likelihood,
-    "logprobs": logprobs,
-    "ppo": ppo,
-    "ranking": ranking,
-    "sampling": sampling,
-    "INF": INF,
-    "NAN": NAN,
-    "B": B,
-    "T": T,
-    "V": V,
-    # [B, T]
-    "X": torch.zeros(B, T),
-    "META": torch.zeros(B, T, device="meta"),
-    "MASK": torch.ones(B, T, dtype=torch.bool),
-    "TOKENS": torch.zeros(B, T, dtype=torch.int64),
-    # tokens as other frameworks mark them: padding is -100, which shows a mask that is upside down
-    "PADDED": torch.tensor([[1, 2, -100], [3, -100, -100]]),
-    "COUNTS": torch.tensor([[True, True, False], [True, False, False]]),
-    # [B, T, V], [B, T, D], [V, D], [B, T, T]
-    "LOGITS": torch.zeros(B, T, V),
-    "HIDDEN": torch.zeros(B, T, D),
-    "WEIGHT": torch.zeros(V, D),
-    "PREFERRED": torch.zeros(B, T, T, dtype=torch.bool),
-}
+import rows_ops_ppo
+from op_row import OpRow
 
 ROWS = [
     OpRow(
@@ -274,56 +228,6 @@ ROWS = [
         message="mask: found shape (3,), accepted is (2, 3), as x has it",
     ),
     OpRow(
-        what="negative clip range",
-        call="ppo.clipped_policy_loss(X, X, X, MASK, cliprange=-0.1)",
-        message="cliprange: found -0.1, accepted is a number from 0 to inf",
-    ),
-    OpRow(
-        what="mask of other whole numbers",
-        call="ppo.clipped_policy_loss(X, X, X, TOKENS + 2)",
-        message="mask: found a number other than 0 and 1, accepted are bool (True where an element counts), 0 and 1",
-    ),
-    OpRow(
-        what="advantages for each position",
-        call="ppo.clipped_policy_loss(X, X, X[0], MASK)",
-        message="advantages: found shape (3,), accepted is (2, 3), as logprobs has it, or (2,) or (2, 1) …",
-    ),
-    OpRow(
-        what="fraction of a token",
-        call="ppo.clipped_value_loss(X, X, X, MASK, num_tokens=6.5)",
-        message="num_tokens: found 6.5 of type float; accepted is a whole number >= 0, …",
-    ),
-    OpRow(
-        what="fewer tokens than none",
-        call="ppo.clipped_value_loss(X, X, X, MASK, num_tokens=-1)",
-        message="num_tokens: found -1; accepted is a whole number >= 0, …",
-    ),
-    OpRow(
-        what="count for each sequence",
-        call="ppo.clipped_value_loss(X, X, X, MASK, num_tokens=MASK.sum(1))",
-        message="num_tokens: found a tensor of shape (2,), dtype torch.int64, device cpu; accepted is a whole number …",
-    ),
-    OpRow(
-        what="clip range that is NaN",
-        call="ppo.clipped_value_loss(X, X, X, MASK, cliprange_value=NAN)",
-        message="cliprange_value: found nan, accepted is a number from 0 to inf",
-    ),
-    OpRow(
-        what="KL without a reference",
-        call="ppo.ppo_loss(X, X, X, X, X, X, MASK, kl_coef=0.1)",
-        message="ref_logprobs: found None with kl_coef 0.1, accepted is a tensor, or kl_coef 0",
-    ),
-    OpRow(
-        what="no returns",
-        call="ppo.ppo_loss(X, X, X, X, X, None, MASK)",
-        message="returns: found NoneType, accepted is a tensor",
-    ),
-    OpRow(
-        what="old log-probabilities of another shape",
-        call="ppo.linear_ppo_loss(HIDDEN, WEIGHT, TOKENS, X[0], X, X, X, X, MASK)",
-        message="old_logprobs: found shape (3,), accepted is (2, 3), as tokens has it",
-    ),
-    OpRow(
         what="whole numbers for uniforms",
         call="sampling.sample_tokens(X, TOKENS[:, 0])",
         message="uniforms: found dtype torch.int64, accepted are float32, float64",
@@ -343,4 +247,5 @@ ROWS = [
         call="sampling.sample_tokens(X[:, :0], X[:, 0])",
         message="logits: found a vocabulary of 0 tokens, accepted is at least 1",
     ),
+    *rows_ops_ppo.ROWS,
 ]

@@ -1,7 +1,7 @@
 """Arguments of the ranking losses with margins, weights, ties and choices; as in `rows_ops.py`."""
 
 import torch
-from rows_ops import NAMES, B, OpRow, T
+from op_row import NAMES, B, OpRow, T
 
 from instructrl.ops.ranking_settings import RankingSettings, TieSettings
 

@@ -28,6 +28,10 @@ OPS = {
         ppo.clipped_policy_loss,
         ppo.clipped_value_loss,
         ppo.ppo_loss,
+        ppo.policy_token_losses,
+        ppo.value_token_losses,
+        ppo.kl_token_losses,
+        ppo.sequence_log_ratios,
         ppo.linear_ppo_loss,
         sampling.sample_tokens,
     )

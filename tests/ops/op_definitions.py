@@ -7,6 +7,15 @@ import math
 
 import torch
 import torch.nn.functional as F
+from ppo_definitions import (  # noqa: F401
+    clipped_policy_loss,
+    clipped_value_loss,
+    divisor,
+    kl_token_losses,
+    policy_token_losses,
+    ppo_loss,
+    value_token_losses,
+)
 
 
 def pairwise_ranking_loss(scores, preferred, margins=None, weights=None, settings=None):
@@ -190,78 +199,16 @@ def masked_whiten(x, mask):
     return result
 
 
-def _policy(logprobs, old_logprobs, advantages, cliprange):
-    ratio = (logprobs - old_logprobs).exp()
-    unclipped, clipped = -advantages * ratio, -advantages * torch.clamp(ratio, 1 - cliprange, 1 + cliprange)
-    maximum = ratio.max() if ratio.numel() else ratio.sum()
-    metrics = {
-        "num_tokens": torch.tensor(float(ratio.numel())),
-        "num_policy_clipped": (clipped > unclipped).sum(),
-        "approx_kl_sum": (0.5 * (logprobs - old_logprobs) ** 2).sum(),
-        "ratio_sum": ratio.sum(),
-        "ratio_max": maximum,
-    }
-    return torch.maximum(unclipped, clipped).sum(), metrics
-
-
-def _value(values, old_values, returns, cliprange_value):
-    clipped = torch.clamp(values, old_values - cliprange_value, old_values + cliprange_value)
-    squared, clipped_squared = (values - returns) ** 2, (clipped - returns) ** 2
-    metrics = {
-        "num_tokens": torch.tensor(float(values.numel())),
-        "num_value_clipped": (clipped_squared > squared).sum(),
-        "squared_value_error_sum": squared.sum(),
-    }
-    return 0.5 * torch.maximum(squared, clipped_squared).sum(), metrics
-
-
-def _divisor(mask, num_tokens):
-    return max(int(mask.sum()), 1) if num_tokens is None else num_tokens
-
-
-def clipped_policy_loss(logprobs, old_logprobs, advantages, mask, num_tokens=None, cliprange=0.2):
-    loss, metrics = _policy(logprobs[mask], old_logprobs[mask], advantages[mask], cliprange)
-    return loss / _divisor(mask, num_tokens), metrics
-
-
-def clipped_value_loss(values, old_values, returns, mask, num_tokens=None, cliprange_value=0.2):
-    loss, metrics = _value(values[mask], old_values[mask], returns[mask], cliprange_value)
-    return loss / _divisor(mask, num_tokens), metrics
-
-
-def ppo_loss(
-    logprobs,
-    old_logprobs,
-    advantages,
-    values,
-    old_values,
-    returns,
-    mask,
-    num_tokens=None,
-    cliprange=0.2,
-    cliprange_value=0.2,
-    vf_coef=0.1,
-    ref_logprobs=None,
-    kl_coef=0.0,
-):
-    divisor = _divisor(mask, num_tokens)
-    policy, policy_metrics = _policy(logprobs[mask], old_logprobs[mask], advantages[mask], cliprange)
-    value, value_metrics = _value(values[mask], old_values[mask], returns[mask], cliprange_value)
-    kl = torch.zeros_like(policy)
-    if ref_logprobs is not None:
-        difference = ref_logprobs[mask] - logprobs[mask]
-        kl = (torch.expm1(difference) - difference).sum()
-    metrics = {**policy_metrics, **value_metrics, "ref_kl_sum": kl}
-    loss = (policy + vf_coef * value + kl_coef * kl) / divisor
-    return loss, policy / divisor, value / divisor, metrics
-
-
-def linear_nll_loss(hidden, weight, tokens, mask, bias=None, num_tokens=None, max_workspace_bytes=None):
-    return -linear_token_logprobs(hidden, weight, tokens, bias, mask).sum() / _divisor(mask, num_tokens)
+def linear_nll_loss(hidden, weight, tokens, mask, bias=None, weights=None, num_tokens=None, max_workspace_bytes=None):
+    logprobs = linear_token_logprobs(hidden, weight, tokens, bias, mask)
+    if weights is not None:
+        logprobs = logprobs[mask] * weights[mask]
+    return -logprobs.sum() / divisor(mask, num_tokens)
 
 
 def linear_ppo_loss(
     hidden, weight, tokens, *args, mask=None, bias=None, temperature=1.0, max_workspace_bytes=None, **rest
 ):
-    logprobs = linear_token_logprobs(hidden, weight, tokens, bias, mask, temperature=temperature)
-    return ppo_loss(logprobs, *args, mask=mask, **rest)
+    rows = [x.reshape(-1, *x.shape[tokens.dim() :]) for x in (hidden, tokens, mask)]
+    logprobs = linear_token_logprobs(rows[0], weight, rows[1], bias, rows[2], temperature=temperature)
+    return ppo_loss(logprobs.view(tokens.shape), *args, mask=mask, **rest)

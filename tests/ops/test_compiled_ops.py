@@ -8,15 +8,16 @@ import op_definitions as definitions
 import pytest
 import torch
 from op_accuracy import assert_no_less_accurate
-from op_backends import COMPILED, on, place_id
+from op_backends import COMPILED, PREFIXES, on, place_id, skip_without_a_kernel
 from test_ops_cases import evaluate, public
 
 from instructrl import kernels, ops
 from instructrl.ops import advantages, compiled_linear, linear_chunks, logprobs, ppo, private_ops
 from instructrl.ops.cases import CASES
+from instructrl.ops.ppo_settings import KLSettings, PolicySettings, ValueSettings, flat
 
+SETTINGS = flat(PolicySettings(dual_clip=3.0), ValueSettings(), 0.1, KLSettings(estimator="k2", input_clamp=1.0), 0.3)
 ROOT = Path(__file__).parent.parent.parent
-PREFIXES = {"native": "_native_", "triton": "_triton_", "cuda_on_host": "_cuda_on_host_"}
 SMALL = [case for case in CASES if not case.large]
 pytestmark = pytest.mark.skipif(not COMPILED, reason="no compiled backend is here")
 
@@ -83,9 +84,10 @@ def private_arguments(name, device):
         "generalized_advantages": (x[0], x[1].t().contiguous().t(), mask, 0.9, 0.8, None),
         "ppo_advantages": (*x[:3], x[3][:, 0], mask, 0.02, 0.9, 0.8, None),
         "masked_whiten": (x[0], mask, None),
-        "clipped_policy_loss": (*x[:3], mask, None, 0.2),
+        "clipped_policy_loss": (*x[:3], mask, None, 0.2, 0.3),
         "clipped_value_loss": (*x[:3], mask, count, 0.2),
-        "ppo_loss": (*x[:6], mask, x[6], count, 0.2, 0.2, 0.1, 0.3),
+        "ppo_loss": (*x[:6], mask, x[6], count, 0.2, 0.3, 0.2, 0.1, 0.3),
+        "general_ppo_loss": (x[0], None, x[1], x[2], *x[3:6], mask, x[6], x[0].abs(), count, SETTINGS, True),
         "sample_tokens": (logits[:, 0], torch.rand(4, generator=g).to(device), allowed, 0.7, 0.1),
         # Nothing kept: kept logits have rows and columns that are never written.
         "linear_token_logprobs": (*linear, 0.7, 0.1, 8192, True, False),
@@ -101,17 +103,17 @@ def private_arguments(name, device):
             2**20,
             [True, True, False],
         ),
-        "linear_nll_loss": (*linear, count, 0.7, 0.1, 2**20, [True, True, False]),
+        "linear_nll_loss": (*linear, x[0].abs(), count, 0.7, 0.1, 2**20, [True, True, False]),
         "linear_ppo_loss": (
             *linear[:4],
             *x[:5],
             mask,
             x[5],
+            None,
+            None,
             count,
-            0.2,
-            0.2,
-            0.1,
-            0.3,
+            flat(),
+            True,
             0.7,
             0.1,
             2**20,
@@ -123,11 +125,14 @@ def private_arguments(name, device):
 @pytest.mark.parametrize("name", sorted({**private_ops.SCHEMAS, **compiled_linear.SCHEMAS}))
 def test_opcheck(place, name):
     backend, device = place
+    if name == "general_ppo_loss" and not private_ops.has(PREFIXES[backend], name, device):
+        pytest.skip(f"{backend} has no kernel of it on {device}")
     torch.library.opcheck(private_ops.get(PREFIXES[backend], name), private_arguments(name, device))
 
 
 @pytest.mark.parametrize("found", SMALL, ids=lambda x: f"{x.op}-{x.name}")
 def test_the_same_bits_for_any_number_of_threads(place, found):
+    skip_without_a_kernel(*place, found)
     threads, results = torch.get_num_threads(), []
     # Matrix products are the library's; what is ours in a linear op is tested by the others.
     counts = (1,) if "linear" in found.op else (1, 2, 3)
@@ -285,7 +290,7 @@ def test_advantages_do_not_depend_on_how_rows_are_packed(place):
 @pytest.mark.parametrize("num_chunks", [1, 3])
 def test_linear_ops_hold_no_more_logits_than_the_workspace(place, num_chunks):
     backend, device = place
-    names = ("token_logprobs", "token_logprobs_backward_", "ppo_loss")
+    names = ("token_logprobs", "token_logprobs_backward_", "ppo_loss", "general_ppo_loss")
     row = linear_chunks.RowKernels(*(private_ops.get(PREFIXES[backend], name) for name in names))
     num_rows, num_classes = 60, 5000
     workspace = 4 * linear_chunks._padded(num_classes) * num_rows // num_chunks
@@ -320,12 +325,9 @@ def test_linear_ops_hold_no_more_logits_than_the_workspace(place, num_chunks):
             tokens,
             *[vector] * 5,
             mask,
-            None,
-            None,
-            0.2,
-            0.2,
-            0.1,
-            0.0,
+            *[None] * 4,
+            flat(vf_coef=0.1),
+            True,
             1.0,
             0.0,
             workspace,

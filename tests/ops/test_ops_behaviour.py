@@ -5,11 +5,13 @@ import math
 
 import pytest
 import torch
+from op_backends import skip_without_a_kernel
 
 from instructrl import ops
 from instructrl.ops import advantages, dispatch, likelihood, logprobs, ppo, ranking
 from instructrl.ops.cases import CASES
 from instructrl.ops.logit_settings import PLAIN
+from instructrl.ops.ppo_settings import PolicySettings, ValueSettings
 
 D = torch.float64
 GENERATOR = torch.Generator().manual_seed(0)
@@ -82,6 +84,9 @@ def compiled_case(op):
         "advantages.masked_whiten": "(4, 5)",
         "ranking.tied_ranking_loss": "davidson, weights",
         "ranking.plackett_luce_loss": "7x4",
+        "ppo.kl_token_losses": "k3",
+        "ppo.policy_token_losses": "sequences",
+        "ppo.value_token_losses": "weights",
     }
     return case(op, names.get(op, COMPILED[op.split(".")[0]]))
 
@@ -100,6 +105,7 @@ def run_with_gradients(function, arguments, gradients):
 @pytest.mark.parametrize("op", OPS)
 def test_compiles_without_a_graph_break(op):
     found = compiled_case(op)
+    skip_without_a_kernel(ops.dispatch.forced(), "cpu", found)
     arguments = found.make(torch.float32)
     compiled = torch.compile(public(op), fullgraph=True, backend="aot_eager")
     expected = run_with_gradients(public(op), arguments, found.gradients)
@@ -164,7 +170,8 @@ def test_autocast_leaves_the_linear_op_in_float32():
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
-LOSS_OPS = [op for op in OPS if op.startswith("ppo.")]
+LOSS_OPS = [op for op in OPS if op.startswith("ppo.") and not op.endswith("token_losses")]
+TOKEN_LOSS_OPS = [op for op in OPS if op.endswith("token_losses")]
 
 
 @pytest.mark.parametrize("op", LOSS_OPS)
@@ -176,6 +183,14 @@ def test_no_counted_token_gives_zero_loss_and_zero_gradient(op):
     for gradient in gradients:
         assert torch.equal(gradient, torch.zeros_like(gradient))
     assert all(float(x) == 0 for x in public(op)(**arguments).metrics.values())
+
+
+@pytest.mark.parametrize("op", TOKEN_LOSS_OPS)
+def test_tokens_that_do_not_count_have_no_loss_and_no_gradient(op):
+    found = case(op, "all masked")
+    skip_without_a_kernel(ops.dispatch.forced(), "cpu", found)
+    for x in run_with_gradients(public(op), found.make(torch.float32), found.gradients):
+        assert torch.equal(x, torch.zeros_like(x))
 
 
 def test_the_likelihood_of_nothing_is_zero_with_zero_gradient():
@@ -235,6 +250,9 @@ def test_inplace_backward_writes_the_gradient_over_the_logits(name, with_entropy
         total.backward()
 
 
+QUARTER = PolicySettings(clip_low=0.25, clip_high=0.25)
+
+
 def eager_policy_loss(new, old, advantage):
     ratio = (new - old).exp()
     return torch.maximum(-advantage * ratio, -advantage * torch.clamp(ratio, 0.75, 1.25)).mean()
@@ -246,7 +264,7 @@ def test_policy_gradient_at_the_clip_bounds_is_that_of_eager_pytorch():
     gradients = []
     for function in (
         eager_policy_loss,
-        lambda n, o, a: ppo.clipped_policy_loss(n, o, a, torch.ones(9, dtype=torch.bool), cliprange=0.25).loss,
+        lambda n, o, a: ppo.clipped_policy_loss(n, o, a, torch.ones(9, dtype=torch.bool), settings=QUARTER).loss,
     ):
         leaf = new.clone().requires_grad_()
         function(leaf, torch.zeros(9, dtype=D), advantage).backward()
@@ -263,7 +281,7 @@ def test_policy_gradient_is_that_of_eager_pytorch_where_rounding_ties_the_branch
     eager, ours = new.clone().requires_grad_(), new.clone().requires_grad_()
     eager_policy_loss(eager, torch.zeros(1024), advantage).backward()
     mask = torch.ones(1024, dtype=torch.bool)
-    ppo.clipped_policy_loss(ours, torch.zeros(1024), advantage, mask, cliprange=0.25).loss.backward()
+    ppo.clipped_policy_loss(ours, torch.zeros(1024), advantage, mask, settings=QUARTER).loss.backward()
     assert torch.equal(ours.grad, eager.grad)
     half = (eager.grad * 1024 / (advantage * new.exp())).abs()
     assert int(((half > 0.4) & (half < 0.6)).sum()) > 0
@@ -282,7 +300,7 @@ def test_value_gradient_at_the_clip_bounds_and_ties_is_that_of_eager_pytorch():
             (0.5 * torch.maximum((leaf - returns) ** 2, (clipped - returns) ** 2)).mean().backward()
         else:
             mask = torch.ones(8, dtype=torch.bool)
-            ppo.clipped_value_loss(leaf, old, returns, mask, cliprange_value=0.25).loss.backward()
+            ppo.clipped_value_loss(leaf, old, returns, mask, settings=ValueSettings(cliprange=0.25)).loss.backward()
     torch.testing.assert_close(leaves[1].grad, leaves[0].grad, rtol=0, atol=0)
     assert float(leaves[0].grad[5]) == 0.5 * 0.25 / 8
 

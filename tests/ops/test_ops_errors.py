@@ -5,6 +5,7 @@ import torch
 
 from instructrl.ops import advantages, logprobs, ppo, ranking, sampling
 from instructrl.ops.cases import CASES
+from instructrl.ops.ppo_settings import KLSettings, PolicySettings, PPOSettings
 
 MASK = torch.ones(2, 3, dtype=torch.bool)
 X = torch.zeros(2, 3)
@@ -51,15 +52,20 @@ WRONG = {
     r"stats: found shape \(2,\)": lambda: advantages.masked_whiten(X, MASK, stats=X[:, 0]),
     r"mask: found a number other than 0 and 1": lambda: ppo.clipped_policy_loss(*VALUES, TOKENS - 1),
     r"mask: found dtype torch.complex64": lambda: ppo.clipped_policy_loss(*VALUES, X.to(torch.complex64)),
-    r"cliprange: found -0.1": lambda: ppo.clipped_policy_loss(*VALUES, MASK, cliprange=-0.1),
-    r"cliprange_value: found nan": lambda: ppo.clipped_value_loss(*VALUES, MASK, cliprange_value=float("nan")),
     r"num_tokens: found 6.5 of type float": lambda: ppo.clipped_value_loss(*VALUES, MASK, num_tokens=6.5),
+    r"weights: found shape \(2,\)": lambda: ppo.clipped_policy_loss(*VALUES, MASK, weights=X[:, 0]),
+    r"weights: found one that is negative": lambda: ppo.clipped_value_loss(*VALUES, MASK, weights=X - 1),
     r"num_tokens: found -1": lambda: ppo.clipped_value_loss(*VALUES, MASK, num_tokens=-1),
     r"num_tokens: found a tensor of shape \(1,\)": lambda: ppo.clipped_value_loss(
         *VALUES, MASK, num_tokens=torch.ones(1)
     ),
     r"returns: found shape \(2, 2\)": lambda: ppo.ppo_loss(*VALUES, X, X, X[:, :2], MASK),
-    r"ref_logprobs: found None with kl_coef 0.1": lambda: ppo.ppo_loss(*VALUES, *VALUES, MASK, kl_coef=0.1),
+    r"ref_logprobs: found None with a KL coefficient of 0.1": lambda: ppo.ppo_loss(
+        *VALUES, *VALUES, MASK, settings=PPOSettings(kl=KLSettings(coef=0.1))
+    ),
+    r"logprobs: found shape \(3,\) with ratio 'sequence'": lambda: ppo.clipped_policy_loss(
+        X[0], X[0], X[0], MASK[0], settings=PolicySettings(ratio="sequence")
+    ),
     r"old_logprobs: found shape \(3,\)": lambda: ppo.linear_ppo_loss(LOGITS, WEIGHT, TOKENS, X[0], *VALUES, X, MASK),
     r"uniforms: found dtype torch.int64": lambda: sampling.sample_tokens(X, TOKENS[:, 0]),
     r"uniforms: found a number outside": lambda: sampling.sample_tokens(X, torch.ones(2)),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from instructrl.ops import advantages, ppo, ranking
+from instructrl.ops.ppo_settings import PPOSettings
 
 MASK = torch.arange(5) < torch.tensor([[3], [5]])
 VALUES = torch.tensor([[0.10, 0.20, -0.10, 0.30, 0.40], [0.00, -0.20, 0.50, 0.10, 0.25]], dtype=torch.float64)
@@ -52,7 +53,7 @@ def test_losses_of_the_fixture():
     found = estimate()
     whitened = advantages.masked_whiten(found.advantages, MASK)
     loss = ppo.ppo_loss(
-        NEW, OLD, whitened, NEW_VALUES, VALUES, found.returns, MASK, vf_coef=0.5, ref_logprobs=REF, kl_coef=0.0
+        NEW, OLD, whitened, NEW_VALUES, VALUES, found.returns, MASK, ref_logprobs=REF, settings=PPOSettings(vf_coef=0.5)
     )
     assert_to_six_decimals(loss.policy_loss, -0.022474)
     assert_to_six_decimals(loss.value_loss, 0.341015)

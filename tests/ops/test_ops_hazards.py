@@ -7,6 +7,9 @@ import torch
 
 from instructrl import ops
 from instructrl.ops import advantages, logprobs, ppo, ranking, sampling
+from instructrl.ops.ppo_settings import KLSettings, PolicySettings, PPOSettings, ValueSettings
+
+WITH_KL = PPOSettings(kl=KLSettings(coef=0.1))
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -100,7 +103,7 @@ def test_parts_of_a_loss_may_be_changed_in_place():
 def test_a_reference_in_float64_does_not_choose_the_dtype():
     new, vector = leaf(8), torch.zeros(8)
     arguments = (new, vector, vector + 1, new, vector, vector, vector == 0)
-    assert ppo.ppo_loss(*arguments, ref_logprobs=vector.double() - 0.5, kl_coef=0.1).loss.dtype == torch.float32
+    assert ppo.ppo_loss(*arguments, ref_logprobs=vector.double() - 0.5, settings=WITH_KL).loss.dtype == torch.float32
 
 
 def test_a_more_precise_reference_is_not_rounded():
@@ -108,9 +111,9 @@ def test_a_more_precise_reference_is_not_rounded():
     arguments = (new, vector, vector + 1, new, vector, vector, vector == 0)
     half = [x.to(torch.bfloat16) if x.is_floating_point() else x for x in arguments]
     precise = vector - 0.12345
-    found = ppo.ppo_loss(*half, ref_logprobs=precise, kl_coef=0.1).metrics["ref_kl_sum"]
+    found = ppo.ppo_loss(*half, ref_logprobs=precise, settings=WITH_KL).metrics["ref_kl_sum"]
     wide = [x.float() if x.is_floating_point() else x for x in half]
-    assert torch.equal(found, ppo.ppo_loss(*wide, ref_logprobs=precise, kl_coef=0.1).metrics["ref_kl_sum"])
+    assert torch.equal(found, ppo.ppo_loss(*wide, ref_logprobs=precise, settings=WITH_KL).metrics["ref_kl_sum"])
 
 
 def test_infinity_stays_in_its_sequence():
@@ -127,7 +130,8 @@ def test_settings_may_be_symbols(loss):
     arguments = (*first, *(leaf(6, seed=seed).detach() for seed in range(5)), torch.ones(6, dtype=torch.bool))
 
     def step(vf_coef):
-        return loss(*arguments, vf_coef=vf_coef).loss
+        settings = PPOSettings(policy=PolicySettings(), value=ValueSettings(), vf_coef=vf_coef, kl=KLSettings())
+        return loss(*arguments, settings=settings).loss
 
     compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
     for vf_coef in (0.1, 0.3):

@@ -5,8 +5,10 @@ from functools import partial
 
 import torch
 
+from instructrl.ops.cases import ppo_settings
 from instructrl.ops.cases.case import Arguments, Case, poisoned, random_mask, seeded
 from instructrl.ops.cases.logprobs import linear_cases
+from instructrl.ops.ppo_settings import KLSettings, PPOSettings
 
 _CLIP = 0.2
 
@@ -49,7 +51,8 @@ def _ppo(dtype: torch.dtype, names: tuple[str, ...], shape: tuple[int, ...], kin
     arguments = {name: poisoned(arguments[name], mask) for name in names} | {"mask": mask}
     if kind == "reference" and "returns" in names and "logprobs" in names:
         ref = (old + 0.5 * draw()).to(dtype)
-        arguments |= {"ref_logprobs": poisoned(ref, mask), "kl_coef": 0.3, "vf_coef": 0.5}
+        settings = PPOSettings(vf_coef=0.5, kl=KLSettings(coef=0.3))
+        arguments |= {"ref_logprobs": poisoned(ref, mask), "settings": settings}
     if kind == "denominator":
         arguments["num_tokens"] = torch.tensor(29.5)
     return arguments
@@ -80,7 +83,7 @@ def _linear_ppo(dtype: torch.dtype, make: Callable[[torch.dtype], Arguments], wi
     for name in (*_VALUE, "advantages"):
         arguments[name] = torch.where(arguments[name].isfinite(), arguments[name], 0.25)
     if with_reference:
-        arguments |= {"ref_logprobs": (new + 0.3).to(dtype), "kl_coef": 0.3}
+        arguments |= {"ref_logprobs": (new + 0.3).to(dtype), "settings": PPOSettings(kl=KLSettings(coef=0.3))}
     return arguments
 
 
@@ -99,4 +102,5 @@ def cases() -> list[Case]:
         *_ppo_cases("ppo.clipped_value_loss", _VALUE, ("values",)),
         *_ppo_cases("ppo.ppo_loss", (*_POLICY, *_VALUE), ("logprobs", "values")),
         *_linear_ppo_cases(),
+        *ppo_settings.cases(),
     ]

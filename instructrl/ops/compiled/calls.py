@@ -22,8 +22,8 @@ def of_one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tensors
 
 
-def wants_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def run_loss(op: PrivateOp, differentiable: tuple[int, ...], *args: Any) -> tuple[Any, ...]:
