@@ -12,8 +12,8 @@ from benchmarks.core.workloads import COMPILE, EAGER, FORWARD, Draw, Inputs, Pro
 from instructrl.ops import linear
 
 V = 50257
-OURS, BARE = "ours", "bare"
-"""Names among the times of a row."""
+OURS, BARE, WITHOUT = "ours", "bare", "without"
+"""Names among the times of a row; the last one computes something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,9 @@ import torch
 from benchmarks.core import checks, limits
 from benchmarks.core.memory import extra_bytes, in_process
 from benchmarks.core.tables import command, markdown, median_ratio, spread, write_json
-from benchmarks.core.timing import CpuMeter, contender, forced, take_turns
-from benchmarks.ops.floor_rows import BARE, OURS, ROWS, Rates, Row, V
+from benchmarks.core.timing import CpuMeter, Step, contender, forced, take_turns
+from benchmarks.core.workloads import EAGER, Inputs, Provider
+from benchmarks.ops.floor_rows import BARE, OURS, ROWS, WITHOUT, Rates, Row, V
 from instructrl import kernels
 
 
@@ -36,21 +37,34 @@ def rates(rounds: int) -> Rates:
     )
 
 
-def measure(row: Row, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each provider in each round, by provider."""
-    inputs, meter, providers = row.inputs(), CpuMeter(), row.providers()
-    results, contenders = {}, {}
-    for name, x in providers.items():
+def measured(
+    name: str,
+    providers: dict[str, Provider],
+    inputs: Inputs,
+    rounds: int,
+    compared: bool,
+    bare: Step | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each provider in each round, once all of them were found to compute the same as eager, or ours."""
+    meter, results, contenders = CpuMeter(), {}, {}
+    for key, x in providers.items():
         with forced(x.backend):
-            results[name] = x.run(inputs)
-    if row.compared:
-        checks.require_agreement(row.name, results, results.get("eager", results[OURS]))
+            results[key] = x.run(inputs)
+    if compared:
+        others = {key: x for key, x in results.items() if key != WITHOUT}
+        checks.require_agreement(name, others, results.get(EAGER, results[OURS]))
     results.clear()
-    for name, x in providers.items():
-        contenders[name] = contender(lambda run=x.run: run(inputs), meter, x.backend)
-    if row.bare is not None:
-        contenders[BARE] = contender(row.bare(inputs), meter)
-    return {name: [wall for wall, _ in x] for name, x in take_turns(contenders, meter, rounds).items()}
+    for key, x in providers.items():
+        contenders[key] = contender(lambda run=x.run: run(inputs), meter, x.backend)
+    if bare is not None:
+        contenders[BARE] = contender(bare, meter)
+    return {key: [wall for wall, _ in x] for key, x in take_turns(contenders, meter, rounds).items()}
+
+
+def measure(row: Row, rounds: int) -> dict[str, list[float]]:
+    inputs = row.inputs()
+    bare = None if row.bare is None else row.bare(inputs)
+    return measured(row.name, row.providers(), inputs, rounds, row.compared, bare)
 
 
 def extra(name: str, provider: str) -> int:
