@@ -109,3 +109,52 @@ def test_the_summary_takes_the_best_backend_and_the_fastest_peer():
     assert bench.summary(rows).splitlines()[2:] == [
         "| op 1x2 | native | 4.00 | 2.50 | 2.00 (torchrl) | 50% | 2 MB / 2 MB |"
     ]
+
+
+def test_each_option_computes_its_formula_on_every_backend(monkeypatch):
+    from benchmarks.core import checks, timing
+    from benchmarks.ops import options
+    from instructrl import kernels
+
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    backends = ["reference", *(["native"] if not kernels.why_missing("native") else [])]
+    for row in options.ROWS:
+        inputs, found, results = row.inputs(tiny=True), row.providers(), {}
+        for backend in backends:
+            with timing.forced(backend):
+                results[backend] = found["ours"].run(inputs)
+        expected = found["eager"].run(inputs)
+        assert all(len(x) == len(expected) for x in results.values()), row.name
+        if row.compared:
+            checks.require_agreement(row.name, results, expected)
+        else:
+            assert all(torch.equal(x[0], expected[0]) for x in results.values()), row.name
+        with timing.forced(backends[-1]):
+            # Without the option it is the op that is given the same inputs, and computes something else.
+            assert "without" not in found or len(found["without"].run(inputs)) > 0, row.name
+    assert len({row.name for row in options.ROWS}) == len(options.ROWS)
+
+
+def test_checkouts_take_turns_and_are_compared_within_each_round():
+    from benchmarks.ops import against
+
+    asked = []
+
+    class Worker:
+        def __init__(self, name, seconds):
+            self.name, self.seconds = name, seconds
+
+        def turn(self, row):
+            asked.append(self.name)
+            # The machine becomes slower from round to round.
+            return self.seconds * (1 + (len(asked) - 1) // 3)
+
+    speeds = {"other": 2.0, "this": 1.0, "other again": 2.0}
+    workers = {name: Worker(name, seconds) for name, seconds in speeds.items()}
+    row = against.compared("a row", workers, 3)
+    assert {len(seconds) for seconds in row["seconds"].values()} == {3}
+    # One round is not counted, and nobody is always the first.
+    assert len(asked) == 12
+    assert len({tuple(asked[i : i + 3]) for i in range(0, 12, 3)}) == 3
+    name, _, _, ratio, noise = against.cells(row)
+    assert (name, ratio, noise) == ("a row", "2.000 [2.000, 2.000]", "1.000 [1.000, 1.000]")

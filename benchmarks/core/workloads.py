@@ -16,13 +16,10 @@ from torch import Tensor
 from benchmarks.core.peers import Peer, padded_with_zeros
 from instructrl import kernels
 from instructrl.ops import advantages, likelihood, logprobs, ppo, ranking, sampling
-from instructrl.ops.ranking_settings import RankingSettings, TieSettings
 
 Inputs = dict[str, Any]
 Run = Callable[[Inputs], list[Tensor]]
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward + backward"
-SMOOTHED = RankingSettings(label_smoothing=0.1)
-DAVIDSON = TieSettings(model="davidson", parameter=1.0)
 BESIDE = ("upstream", "sequence_advantages")
 """Names among the inputs that are no argument of the op."""
 EAGER, COMPILE = "eager", "compile"
@@ -85,30 +82,6 @@ def _ranking(draw: Draw, prompts: int, responses: int) -> Inputs:
     ranks = draw.ids(responses, 1 if draw.repeated else prompts, responses)
     preferred = ranking.preferred_from_ranks(ranks).expand(prompts, responses, responses).contiguous()
     return {"scores": draw.normal(prompts, responses), "preferred": preferred}
-
-
-def _ranking_options(draw: Draw, prompts: int, responses: int) -> Inputs:
-    matrix = (prompts, responses, responses)
-    numbers = {name: draw.normal(*matrix).abs() for name in ("margins", "weights")}
-    return _ranking(draw, prompts, responses) | numbers
-
-
-def _plain_options(**x: Tensor) -> Tensor:
-    return ranking.PAIRWISE_RANKING_LOSS.reference(**x, label_smoothing=SMOOTHED.label_smoothing).loss_sum
-
-
-def _tied_ranking(draw: Draw, prompts: int, responses: int) -> Inputs:
-    ranks = draw.ids(responses, prompts, responses)
-    preferred, tied = ranking.preferred_from_ranks(ranks), ranking.tied_from_ranks(ranks)
-    return {"scores": draw.normal(prompts, responses), "preferred": preferred, "tied": tied}
-
-
-def _plain_ties(scores: Tensor, preferred: Tensor, tied: Tensor) -> Tensor:
-    return ranking.TIED_RANKING_LOSS.reference(scores, preferred, tied, None, None, DAVIDSON.terms).loss_sum
-
-
-def _choices(draw: Draw, prompts: int, responses: int) -> Inputs:
-    return {"scores": draw.normal(prompts, responses), "ranks": draw.ids(responses, prompts, responses)}
 
 
 def _logits(draw: Draw, *shape: int) -> Inputs:
@@ -187,6 +160,11 @@ def plain_linear_ppo(hidden: Tensor, weight: Tensor, tokens: Tensor, **others: T
     return ppo.ppo_loss(plain_linear(hidden, weight, tokens), **others).loss
 
 
+def plain_ranking(scores: Tensor, preferred: Tensor) -> Tensor:
+    """The reference without the checks around it, which small inputs would feel."""
+    return ranking.PAIRWISE_RANKING_LOSS.reference(scores, preferred, None, None, 0.0).loss_sum
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """An op. make: from a `Draw` and a shape to its arguments. call: what is compared and differentiated. leaves: by
@@ -218,16 +196,7 @@ def _loss(function: Callable[..., Any], field: str = "loss") -> Callable[..., Te
 
 RANKING = Workload(op="ranking.pairwise_ranking_loss", make=_ranking, leaves=("scores",),
                    call=_loss(ranking.pairwise_ranking_loss, "loss_sum"),
-                   plain=_loss(ranking.PAIRWISE_RANKING_LOSS.reference, "loss_sum"))  # fmt: skip
-RANKING_OPTIONS = Workload(op="ranking.pairwise_ranking_loss", make=_ranking_options, leaves=("scores",),
-                           call=lambda **x: ranking.pairwise_ranking_loss(**x, settings=SMOOTHED).loss_sum,
-                           plain=_plain_options)  # fmt: skip
-TIED_RANKING = Workload(op="ranking.tied_ranking_loss", make=_tied_ranking, leaves=("scores",),
-                        call=lambda **x: ranking.tied_ranking_loss(**x, settings=DAVIDSON).loss_sum,
-                        plain=_plain_ties)  # fmt: skip
-PLACKETT_LUCE = Workload(op="ranking.plackett_luce_loss", make=_choices, leaves=("scores",),
-                         call=_loss(ranking.plackett_luce_loss, "loss_sum"),
-                         plain=_loss(ranking.PLACKETT_LUCE_LOSS.reference, "loss_sum"))  # fmt: skip
+                   plain=plain_ranking)  # fmt: skip
 TOKEN_LOGPROBS = Workload(op="logprobs.token_logprobs", make=_logits, leaves=("logits",),
                           call=logprobs.token_logprobs, plain=plain_logprobs)  # fmt: skip
 LINEAR_LOGPROBS = Workload(op="logprobs.linear_token_logprobs", make=_head, leaves=("hidden", "weight"),

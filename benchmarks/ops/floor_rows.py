@@ -162,12 +162,6 @@ ROWS = (
         floors={EAGER: 1.7, COMPILE: 2.5}),
     Row(name="pairwise ranking 4096x9, fwd+bwd", work=workloads.RANKING, shape=(4096, 9),
         floors={EAGER: 5.0, COMPILE: 5.0}),
-    Row(name="pairwise ranking with margins, weights, smoothing 4096x9, fwd+bwd", work=workloads.RANKING_OPTIONS,
-        shape=(4096, 9), floors={EAGER: 2.5, COMPILE: 2.0}),
-    Row(name="tied ranking, Davidson 4096x9, fwd+bwd", work=workloads.TIED_RANKING, shape=(4096, 9),
-        floors={EAGER: 5.0, COMPILE: 2.0}),
-    Row(name="Plackett-Luce 4096x9, fwd+bwd", work=workloads.PLACKETT_LUCE, shape=(4096, 9),
-        floors={EAGER: 5.0, COMPILE: 2.0}),
     # Three tensors and a mask in, three tensors out.
     Row(name="ppo_advantages 512x1024", work=ADVANTAGES, shape=(512, 1024),
         counts=workloads.prefixes(0.5), num_bytes=25 * TOKENS,

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from instructrl.ops.ranking_settings import RankingSettings, TieSettings
 from torch import Tensor
 
 from benchmarks.core import workloads
@@ -15,6 +14,7 @@ from benchmarks.ops import option_formulas as plain
 from benchmarks.ops.floor_rows import OURS, WITHOUT, V
 from instructrl.ops import logprobs, ranking, sampling
 from instructrl.ops.logit_settings import LogitSettings
+from instructrl.ops.ranking_settings import RankingSettings, TieSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
