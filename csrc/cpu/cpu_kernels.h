@@ -190,6 +190,8 @@ struct PpoSums {
   double num_value_clipped;
   double squared_error;
   double ratio_max;
+  double kl_loss;  // Under general settings alone, as is the next: the KL as the loss takes it, `kl` is as it is.
+  double num_dual_clipped;
 };
 
 struct PpoArgs {
@@ -210,6 +212,11 @@ struct PpoArgs {
   void* grad_logprobs;
   void* grad_values;
   PpoSums* blocks;
+  // Under general settings alone. Then every array but the mask may be nullptr.
+  const double* settings;  // The numbers of `ppo_settings.Flat`.
+  const void* log_ratios;  // In the dtype of the outputs, as are the weights.
+  const void* weights;
+  void* token_losses;
 };
 
 struct CpuKernels {
@@ -227,6 +234,7 @@ struct CpuKernels {
   KernelByDtype<PpoArgs> clipped_policy_loss;
   KernelByDtype<PpoArgs> clipped_value_loss;
   KernelByDtype<PpoArgs> ppo_loss;
+  KernelByDtype<PpoArgs> general_ppo_loss;
 };
 
 // What each file of an instruction set exports; nullptr where this compiler or machine cannot have it.

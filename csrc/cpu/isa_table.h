@@ -39,6 +39,7 @@ struct Largest<D> {
 #include "cpu/kernels/advantages.h"
 #include "cpu/kernels/whitening.h"
 #include "cpu/kernels/ppo.h"
+#include "cpu/kernels/general_ppo.h"
 
 // One instantiation for each input dtype, in the order of Dtype.
 #define INSTRUCTRL_BY_DTYPE(kernel) {&kernel<float>, &kernel<BFloat16>, &kernel<Half>, &kernel<double>}
@@ -58,6 +59,7 @@ static const CpuKernels kTable = {
     INSTRUCTRL_BY_DTYPE(clipped_policy_loss),
     INSTRUCTRL_BY_DTYPE(clipped_value_loss),
     INSTRUCTRL_BY_DTYPE(ppo_loss),
+    INSTRUCTRL_BY_DTYPE(general_ppo_loss),
 };
 
 }  // namespace INSTRUCTRL_ISA

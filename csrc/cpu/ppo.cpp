@@ -30,6 +30,8 @@ PpoSums sums_of(Kernel<PpoArgs> kernel, PpoArgs args) {
     total.num_value_clipped += block.num_value_clipped;
     total.squared_error += block.squared_error;
     total.ratio_max = larger_ratio(total.ratio_max, block.ratio_max);
+    total.kl_loss += block.kl_loss;
+    total.num_dual_clipped += block.num_dual_clipped;
   }
   return total;
 }
@@ -146,12 +148,56 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ppo_loss(const Tensor& logprobs, cons
   return {losses, grad_logprobs, grad_values, metrics};
 }
 
+const void* data_of(const std::optional<Tensor>& tensor) { return tensor ? tensor->data_ptr() : nullptr; }
+
+// A new tensor of the shape of `shape` where it is wanted, else [0].
+Tensor output(const Tensor& like, const std::optional<Tensor>& shape, ScalarType dtype) {
+  return shape ? empty_shaped(*shape, dtype) : empty(like, {0}, dtype);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> general_ppo_loss(
+    std::optional<Tensor> logprobs, std::optional<Tensor> old_logprobs, std::optional<Tensor> log_ratios,
+    std::optional<Tensor> advantages, std::optional<Tensor> values, std::optional<Tensor> old_values,
+    std::optional<Tensor> returns, const Tensor& mask, std::optional<Tensor> ref_logprobs, std::optional<Tensor> weights,
+    std::optional<Tensor> num_tokens, std::vector<double> settings, bool unreduced) {
+  STD_TORCH_CHECK(settings.size() == 15, "settings: expected the numbers of ppo_settings.Flat");
+  const Tensor& model = logprobs ? *logprobs : values.value();
+  const ScalarType dtype = accumulation_dtype(model);
+  const auto new_logprobs = dense(logprobs), old = dense(old_logprobs), ratios = dense(log_ratios);
+  const auto of_policy = dense(advantages), ref = dense(ref_logprobs), factors = dense(weights);
+  const auto new_values = dense(values), before = dense(old_values), targets = dense(returns);
+  const Tensor dense_mask = dense(mask);
+  const Tensor grad_logprobs = output(mask, logprobs, dtype), grad_values = output(mask, values, dtype);
+  const Tensor token_losses = output(mask, unreduced ? std::optional<Tensor>(mask) : std::nullopt, dtype);
+  PpoArgs args{};
+  args.logprobs = data_of(new_logprobs), args.old_logprobs = data_of(old), args.log_ratios = data_of(ratios);
+  args.advantages = data_of(of_policy), args.ref_logprobs = data_of(ref), args.weights = data_of(factors);
+  args.values = data_of(new_values), args.old_values = data_of(before), args.returns = data_of(targets);
+  args.mask = data<bool>(dense_mask);
+  args.num_tokens = mask.numel();
+  args.settings = settings.data();
+  args.range = settings[7], args.vf_coef = settings[8], args.kl_coef = settings[10];
+  args.grad_logprobs = logprobs ? grad_logprobs.data_ptr() : nullptr;
+  args.grad_values = values ? grad_values.data_ptr() : nullptr;
+  args.token_losses = unreduced ? token_losses.data_ptr() : nullptr;
+  const PpoSums sums = sums_of(cpu_kernels().general_ppo_loss[dtype_of(model)], args);
+  const double scale = scale_of(num_tokens, sums);
+  double loss = sums.policy_loss + args.vf_coef * sums.value_loss;
+  if (args.kl_coef != 0.0) loss += args.kl_coef * sums.kl_loss;
+  Tensor losses = numbers(mask, dtype, {loss * scale, sums.policy_loss * scale, sums.value_loss * scale, scale});
+  Tensor metrics = numbers(mask, ScalarType::Float,
+                           {sums.num_tokens, sums.num_policy_clipped, sums.approx_kl, sums.ratio, sums.ratio_max,
+                            sums.num_value_clipped, sums.squared_error, sums.kl, sums.num_dual_clipped});
+  return {losses, grad_logprobs, grad_values, metrics, token_losses};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(instructrl, CPU, m) {
   m.impl(INSTRUCTRL_PREFIX "clipped_policy_loss", TORCH_BOX(&clipped_policy_loss));
   m.impl(INSTRUCTRL_PREFIX "clipped_value_loss", TORCH_BOX(&clipped_value_loss));
   m.impl(INSTRUCTRL_PREFIX "ppo_loss", TORCH_BOX(&ppo_loss));
+  m.impl(INSTRUCTRL_PREFIX "general_ppo_loss", TORCH_BOX(&general_ppo_loss));
 }
 
 }  // namespace instructrl

@@ -28,6 +28,21 @@ INSTRUCTRL_LANE void flush(const PpoTotals<L>& from, PpoTotals<DoubleSum<L>>& to
 }
 
 template <class L>
+INSTRUCTRL_LANE void store_totals(const PpoTotals<DoubleSum<L>>& totals, L ratio_max, PpoSums& sums) {
+  sums.policy_loss = totals.policy_loss.total();
+  sums.value_loss = totals.value_loss.total();
+  sums.kl = totals.kl.total();
+  sums.num_tokens = totals.num_tokens.total();
+  sums.num_policy_clipped = totals.num_policy_clipped.total();
+  sums.approx_kl = totals.approx_kl.total();
+  sums.ratio = totals.ratio.total();
+  sums.num_value_clipped = totals.num_value_clipped.total();
+  sums.squared_error = totals.squared_error.total();
+  // The largest lane ignores NaN, which the sum has seen: ratios are finite or NaN.
+  sums.ratio_max = sums.ratio != sums.ratio ? sums.ratio : reduce_max(ratio_max);
+}
+
+template <class L>
 struct PpoSettings {
   L low, high, range, vf_coef, kl_coef;
   bool kl_in_loss;
@@ -96,18 +111,7 @@ static void ppo_blocks(const PpoArgs& args, int64_t begin, int64_t end) {
       if (token < stop) ppo_lanes<T, kPolicy, kValue, kReference>(args, settings, token, stop - token, sums, ratio_max);
       flush(sums, totals);
     }
-    PpoSums& sums = args.blocks[block];
-    sums.policy_loss = totals.policy_loss.total();
-    sums.value_loss = totals.value_loss.total();
-    sums.kl = totals.kl.total();
-    sums.num_tokens = totals.num_tokens.total();
-    sums.num_policy_clipped = totals.num_policy_clipped.total();
-    sums.approx_kl = totals.approx_kl.total();
-    sums.ratio = totals.ratio.total();
-    sums.num_value_clipped = totals.num_value_clipped.total();
-    sums.squared_error = totals.squared_error.total();
-    // The largest lane ignores NaN, which the sum has seen: ratios are finite or NaN.
-    sums.ratio_max = sums.ratio != sums.ratio ? sums.ratio : reduce_max(ratio_max);
+    store_totals(totals, ratio_max, args.blocks[block]);
   }
 }
 

@@ -138,6 +138,8 @@ def _linear(dtype: torch.dtype, name: str, kind: _Kind) -> Arguments:
     for key in ("old_logprobs", "ref_logprobs"):
         if arguments[key] is not None:
             arguments[key] = (new - (arguments["logprobs"].double() - arguments[key].double())).to(dtype)
+    # A sum that is a small difference of log-probabilities would be compared with less than their last digit.
+    arguments["advantages"] = arguments["advantages"].abs()
     del arguments["logprobs"]
     return {"hidden": poisoned(hidden, arguments["mask"]), "weight": weight, "tokens": tokens} | arguments
 
