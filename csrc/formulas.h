@@ -12,6 +12,7 @@
 
 #include <cfloat>
 #include <cmath>
+#include <cstdint>
 
 #ifdef __CUDACC__
 #define INSTRUCTRL_HD __host__ __device__ __forceinline__
@@ -356,21 +357,75 @@ INSTRUCTRL_HD F residual(F reward, F value, F next_value, F gamma) {
   return reward + gamma * next_value - value;
 }
 
-// (x - mean) * scale has zero mean and unit sample variance.
+// What a reward is taken for: `ppo_terms.kl_term`. A clamp that is none is infinite.
+struct KlRule {
+  KlEstimator estimator;
+  double input_clamp;
+  double output_clamp;
+};
+
+template <class F>
+INSTRUCTRL_HD F kl_of(F log_ratio, const KlRule& rule) {
+  const F estimate = kl_estimate(clamped(log_ratio, F(rule.input_clamp)), rule.estimator).loss;
+  return clamped(estimate, F(rule.output_clamp));
+}
+
+// Whether the mean is taken away for good, what a count is reduced by, and where a small number keeps the scale finite:
+// added to the variance, its lower bound, or added to the deviation.
+struct WhiteningRule {
+  bool center;
+  int64_t ddof;
+  double epsilon;
+  int64_t epsilon_at;
+};
+
+INSTRUCTRL_HD double variance_of(double sum_of_squared_deviations, double count, int64_t ddof) {
+  const double divisor = count - static_cast<double>(ddof);
+  return divisor > 0 ? sum_of_squared_deviations / divisor : 0.0;
+}
+
+// (x - mean) * scale is x whitened.
 struct Whitening {
   double mean;
   double scale;
 };
 
-INSTRUCTRL_HD Whitening whitening(double mean, double sum_of_squared_deviations, double count) {
-  const double variance = count > 1 ? sum_of_squared_deviations / (count - 1) : 0.0;
-  return {mean, 1.0 / std::sqrt(variance + 1e-8)};
+INSTRUCTRL_HD Whitening whitening(double mean, double sum_of_squared_deviations, double count,
+                                  const WhiteningRule& rule) {
+  const double variance = variance_of(sum_of_squared_deviations, count, rule.ddof);
+  double deviation = std::sqrt(variance) + rule.epsilon;
+  if (rule.epsilon_at == 0) deviation = std::sqrt(variance + rule.epsilon);
+  if (rule.epsilon_at == 1) deviation = std::sqrt(maximum(variance, rule.epsilon));
+  // The mean put back is another mean taken away: (x - mean) / d + mean = (x - (mean - mean d)) / d.
+  return {rule.center ? mean : mean - mean * deviation, 1.0 / deviation};
 }
 
 // From sums that were added up elsewhere; rounding may leave a negative sum of squared deviations.
-INSTRUCTRL_HD Whitening whitening_from_sums(double sum, double sum_of_squares, double count) {
+INSTRUCTRL_HD Whitening whitening_from_sums(double sum, double sum_of_squares, double count,
+                                            const WhiteningRule& rule) {
   const double mean = sum / (count > 1 ? count : 1);
-  return whitening(mean, maximum(sum_of_squares - sum * mean, 0.0), count);
+  return whitening(mean, maximum(sum_of_squares - sum * mean, 0.0), count, rule);
+}
+
+// What is taken from a score, and whether the rest is divided by the deviation of its group. Baselines are in the order
+// of `BASELINES` in `instructrl/ops/advantage_settings.py`.
+enum class Baseline { kMean, kLeaveOneOut, kNone };
+
+struct GroupRule {
+  Baseline baseline;
+  bool scaled;
+  int64_t ddof;
+  double epsilon;
+};
+
+INSTRUCTRL_HD double group_advantage(double score, double mean, double sum_of_squared_deviations, double count,
+                                     const GroupRule& rule) {
+  double advantage = score;
+  if (rule.baseline == Baseline::kMean) advantage = score - mean;
+  // The mean of the others is count / (count - 1) times as far away as the mean of all.
+  if (rule.baseline == Baseline::kLeaveOneOut) advantage = count > 1 ? (score - mean) * (count / (count - 1)) : 0.0;
+  if (!rule.scaled) return advantage;
+  return advantage / (std::sqrt(variance_of(sum_of_squared_deviations, count, rule.ddof)) + rule.epsilon);
 }
 
 // The count to divide by: 1 in place of 0. It may be a fraction.

@@ -31,7 +31,19 @@ inline constexpr std::pair<const char*, const char*> kSchemas[] = {
     {"ppo_advantages",
      "(Tensor logprobs, Tensor ref_logprobs, Tensor values, Tensor scores, Tensor mask, float kl_coef, float gamma,"
      " float lam, Tensor? cu_seqlens) -> (Tensor advantages, Tensor returns, Tensor rewards, Tensor stats)"},
-    {"masked_whiten", "(Tensor x, Tensor mask, Tensor? stats) -> Tensor"},
+    {"general_advantages",
+     "(Tensor values, Tensor mask, Tensor? rewards, Tensor? logprobs, Tensor? ref_logprobs, Tensor? scores,"
+     " Tensor? dones, Tensor? next_values, Tensor? bootstrap, Tensor? rates, Tensor? cu_seqlens, float kl_coef,"
+     " int kl_estimator, float kl_input_clamp, float kl_output_clamp, float gamma, float lam, float value_lam,"
+     " bool count_gaps, bool score_behind)"
+     " -> (Tensor advantages, Tensor returns, Tensor rewards, Tensor stats)"},
+    {"masked_whiten",
+     "(Tensor x, Tensor mask, Tensor? stats, bool center, int ddof, float epsilon, int epsilon_at) -> Tensor"},
+    {"group_whiten",
+     "(Tensor x, Tensor mask, Tensor groups, int num_groups, bool center, int ddof, float epsilon, int epsilon_at)"
+     " -> Tensor"},
+    {"group_advantages",
+     "(Tensor scores, Tensor groups, int num_groups, int baseline, bool scaled, int ddof, float epsilon) -> Tensor"},
     {"clipped_policy_loss",
      "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor mask, Tensor? num_tokens, float clip_low,"
      " float clip_high)"

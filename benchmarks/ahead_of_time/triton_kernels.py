@@ -11,6 +11,7 @@ is what they launch: the same constants, warps and alignment of pointers.
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import tempfile
@@ -22,7 +23,17 @@ from unittest import mock
 
 import torch
 import triton
-from instructrl.kernels.triton import advantages, logprobs, ppo, ranking, ranking_models, sampling, whitening
+from instructrl.kernels.triton import (
+    advantages,
+    general_advantages,
+    groups,
+    logprobs,
+    ppo,
+    ranking,
+    ranking_models,
+    sampling,
+    whitening,
+)
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -139,8 +150,26 @@ def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
         "ppo_advantages packed",
         lambda: advantages.ppo_advantages(flat, flat, flat, torch.zeros(1), flat_mask, 0.02, 1.0, 0.95, offsets),
     )
-    yield "masked_whiten", lambda: whitening.masked_whiten(flat, flat_mask, None)
-    yield "masked_whiten by stats", lambda: whitening.masked_whiten(flat, flat_mask, torch.zeros(4).double())
+    yield from _general_examples(dtype)
+    yield "masked_whiten", lambda: whitening.masked_whiten(flat, flat_mask, None, True, 1, 1e-8, 0)
+    stats, rule = torch.zeros(4).double(), (False, 0, 1e-5, 2)
+    yield "masked_whiten by stats", lambda: whitening.masked_whiten(flat, flat_mask, stats, *rule)
+    rows, row_mask, group = tokens(4, 1024), counted(4, 1024), torch.zeros(4, dtype=torch.int64)
+    yield "group_whiten", lambda: whitening.group_whiten(rows, row_mask, group, 2, *rule)
+    ids = torch.zeros(4096, dtype=torch.int64)
+    yield "group_advantages", lambda: groups.group_advantages(flat, ids, 512, 0, True, 1, 1e-4)
+
+
+def _general_examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Advantages under settings: of given rewards, and all that can be together."""
+    rows, flat = torch.zeros(2, 1024, dtype=dtype), torch.zeros(2048, dtype=dtype)
+    number, rates, offsets = torch.zeros(2), torch.zeros(2, 3, dtype=torch.float64), torch.tensor([0, 1024, 2048])
+    given = (rows, rows == 0, rows, None, None, None, rows == 0, rows, None, None, None)
+    arguments = (*given, 0.0, 0, math.inf, math.inf, 1.0, 0.95, 0.95, False, False)
+    yield "generalized_advantages with ends", lambda: general_advantages.general_advantages(*arguments)
+    made = (flat, flat == 0, None, flat, flat, number, flat == 0, None, number, rates, offsets)
+    everything = (*made, 0.1, 2, 20.0, 10.0, 1.0, 0.95, 1.0, True, True)
+    yield "ppo_advantages, every setting", lambda: general_advantages.general_advantages(*everything)
 
 
 def launches(dtype: torch.dtype) -> list[Launch]:

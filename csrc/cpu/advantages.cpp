@@ -1,10 +1,9 @@
-// Generalised advantages and whitening on the CPU; the kernels are in kernels/advantages.h and kernels/whitening.h.
+// Generalised advantages on the CPU; the kernels are in kernels/advantages.h and kernels/general_advantages.h.
 #include <optional>
 #include <tuple>
 #include <vector>
 
 #include "cpu/run.h"
-#include "formulas.h"
 #include "schemas.h"
 
 namespace instructrl {
@@ -42,10 +41,25 @@ AdvantagesArgs arguments(const Sequences& sequences, const Tensor& values, const
   return args;
 }
 
-void run_sequences(Kernel<AdvantagesArgs> kernel, const AdvantagesArgs& args, const Sequences& sequences) {
-  const bool packed = args.offsets != nullptr;
+template <class Args>
+void run_sequences(Kernel<Args> kernel, const Args& args, const AdvantagesArgs& plain, const Sequences& sequences) {
+  const bool packed = plain.offsets != nullptr;
   const int64_t length = packed ? sequences.length / std::max<int64_t>(sequences.count, 1) : sequences.length;
   run_items(kernel, args, sequences.count, grain(length));
+}
+
+// [4] float64: the sums of all sequences, in their order.
+Tensor added_up(const Tensor& like, const std::vector<AdvantageSums>& sums) {
+  Tensor stats = empty(like, {4}, ScalarType::Double);
+  double* total = mutable_data<double>(stats);
+  std::fill_n(total, 4, 0.0);
+  for (const AdvantageSums& sequence : sums) {
+    total[0] += sequence.sum;
+    total[1] += sequence.sum_of_squares;
+    total[2] += sequence.count;
+    total[3] += sequence.kl;
+  }
+  return stats;
 }
 
 std::tuple<Tensor, Tensor> generalized_advantages(const Tensor& rewards, const Tensor& values, const Tensor& mask,
@@ -58,7 +72,7 @@ std::tuple<Tensor, Tensor> generalized_advantages(const Tensor& rewards, const T
   args.rewards = dense_rewards.data_ptr();
   args.advantages = advantages.data_ptr();
   args.returns = returns.data_ptr();
-  run_sequences(cpu_kernels().generalized_advantages[dtype_of(rewards)], args, sequences);
+  run_sequences(cpu_kernels().generalized_advantages[dtype_of(rewards)], args, args, sequences);
   return {advantages, returns};
 }
 
@@ -72,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ppo_advantages(const Tensor& logprobs
   const Tensor dense_scores = dense(scores.scalar_type() == dtype ? scores : torch::stable::to(scores, dtype));
   const Sequences sequences = sequences_of(logprobs, cu_seqlens);
   Tensor advantages = empty_shaped(logprobs, dtype), returns = empty_shaped(logprobs, dtype);
-  Tensor rewards = empty_shaped(logprobs, dtype), stats = empty(logprobs, {4}, ScalarType::Double);
+  Tensor rewards = empty_shaped(logprobs, dtype);
   std::vector<AdvantageSums> sums(sequences.count);
   AdvantagesArgs args = arguments(sequences, dense_values, dense_mask, gamma, lam);
   args.logprobs = dense_logprobs.data_ptr();
@@ -83,52 +97,47 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ppo_advantages(const Tensor& logprobs
   args.returns = returns.data_ptr();
   args.shaped_rewards = rewards.data_ptr();
   args.sums = sums.data();
-  run_sequences(cpu_kernels().ppo_advantages[dtype_of(logprobs)], args, sequences);
-  double* total = mutable_data<double>(stats);
-  std::fill_n(total, 4, 0.0);
-  for (const AdvantageSums& sequence : sums) {
-    total[0] += sequence.sum;
-    total[1] += sequence.sum_of_squares;
-    total[2] += sequence.count;
-    total[3] += sequence.kl;
-  }
-  return {advantages, returns, rewards, stats};
+  run_sequences(cpu_kernels().ppo_advantages[dtype_of(logprobs)], args, args, sequences);
+  return {advantages, returns, rewards, added_up(logprobs, sums)};
 }
 
-// The moments of two sets of numbers together.
-Moments joined(const Moments& a, const Moments& b) {
-  const double count = a.count + b.count, distance = b.mean - a.mean;
-  if (b.count == 0 || a.count == 0) return a.count == 0 ? b : a;
-  const double share = b.count / count;
-  return {count, a.mean + distance * share, a.squared_deviations + b.squared_deviations + distance * distance * a.count * share};
-}
-
-Whitening own_whitening(WhitenArgs args, Kernel<WhitenArgs> kernel) {
-  std::vector<Moments> blocks(num_blocks(args.num_elements, kWhitenBlock));
-  args.moments = blocks.data();
-  run_items(kernel, args, static_cast<int64_t>(blocks.size()), grain(kWhitenBlock));
-  Moments total{0, 0, 0};
-  for (const Moments& block : blocks) total = joined(total, block);
-  return whitening(total.mean, total.squared_deviations, total.count);
-}
-
-Whitening given_whitening(const Tensor& stats) {
-  const bool in_double = stats.scalar_type() == ScalarType::Double;
-  const Tensor sums = dense(in_double ? stats : torch::stable::to(stats, ScalarType::Double));
-  const double* values = data<double>(sums);
-  return whitening_from_sums(values[0], values[1], values[2]);
-}
-
-Tensor masked_whiten(const Tensor& x, const Tensor& mask, std::optional<Tensor> stats) {
-  const Tensor dense_x = dense(x), dense_mask = dense(mask);
-  const Dtype dtype = dtype_of(x);
-  Tensor whitened = empty_shaped(x, accumulation_dtype(x));
-  WhitenArgs args{dense_x.data_ptr(), data<bool>(dense_mask), x.numel(), nullptr, 0.0, 0.0, whitened.data_ptr()};
-  const Whitening whitening = stats ? given_whitening(*stats) : own_whitening(args, cpu_kernels().masked_moments[dtype]);
-  args.mean = whitening.mean;
-  args.scale = whitening.scale;
-  run_items(cpu_kernels().masked_whiten[dtype], args, num_blocks(x.numel(), kWhitenBlock), grain(kWhitenBlock));
-  return whitened;
+std::tuple<Tensor, Tensor, Tensor, Tensor> general_advantages(
+    const Tensor& values, const Tensor& mask, std::optional<Tensor> rewards, std::optional<Tensor> logprobs,
+    std::optional<Tensor> ref_logprobs, std::optional<Tensor> scores, std::optional<Tensor> dones,
+    std::optional<Tensor> next_values, std::optional<Tensor> bootstrap, std::optional<Tensor> rates,
+    std::optional<Tensor> cu_seqlens, double kl_coef, int64_t kl_estimator, double kl_input_clamp,
+    double kl_output_clamp, double gamma, double lam, double value_lam, bool count_gaps, bool score_behind) {
+  const ScalarType dtype = accumulation_dtype(values);
+  const Tensor dense_values = dense(values), dense_mask = dense(mask);
+  rewards = dense(rewards), logprobs = dense(logprobs), ref_logprobs = dense(ref_logprobs), scores = dense(scores);
+  dones = dense(dones), next_values = dense(next_values), bootstrap = dense(bootstrap), rates = dense(rates);
+  const Sequences sequences = sequences_of(values, cu_seqlens);
+  Tensor advantages = empty_shaped(values, dtype), returns = empty_shaped(values, dtype);
+  Tensor made = rewards ? empty(values, {0}, dtype) : empty_shaped(values, dtype);
+  std::vector<AdvantageSums> sums(sequences.count);
+  GeneralAdvantagesArgs args{};
+  args.plain = arguments(sequences, dense_values, dense_mask, gamma, lam);
+  args.plain.rewards = data<char>(rewards);
+  args.plain.logprobs = data<char>(logprobs);
+  args.plain.ref_logprobs = data<char>(ref_logprobs);
+  args.plain.scores = data<char>(scores);
+  args.plain.minus_kl_coef = -kl_coef;
+  args.plain.advantages = advantages.data_ptr();
+  args.plain.returns = returns.data_ptr();
+  args.plain.shaped_rewards = made.data_ptr();
+  args.plain.sums = sums.data();
+  args.dones = data<bool>(dones);
+  args.next_values = data<char>(next_values);
+  args.bootstrap = data<char>(bootstrap);
+  args.rates = data<double>(rates);
+  args.value_lam = value_lam;
+  args.kl_estimator = kl_estimator;
+  args.kl_input_clamp = kl_input_clamp;
+  args.kl_output_clamp = kl_output_clamp;
+  args.count_gaps = count_gaps;
+  args.score_behind = score_behind;
+  run_sequences(cpu_kernels().general_advantages[dtype_of(values)], args, args.plain, sequences);
+  return {advantages, returns, made, added_up(values, sums)};
 }
 
 }  // namespace
@@ -136,7 +145,7 @@ Tensor masked_whiten(const Tensor& x, const Tensor& mask, std::optional<Tensor> 
 STABLE_TORCH_LIBRARY_IMPL(instructrl, CPU, m) {
   m.impl(INSTRUCTRL_PREFIX "generalized_advantages", TORCH_BOX(&generalized_advantages));
   m.impl(INSTRUCTRL_PREFIX "ppo_advantages", TORCH_BOX(&ppo_advantages));
-  m.impl(INSTRUCTRL_PREFIX "masked_whiten", TORCH_BOX(&masked_whiten));
+  m.impl(INSTRUCTRL_PREFIX "general_advantages", TORCH_BOX(&general_advantages));
 }
 
 }  // namespace instructrl

@@ -156,6 +156,21 @@ struct AdvantagesArgs {
   AdvantageSums* sums;  // One a sequence.
 };
 
+// With any settings; `plain` as above.
+struct GeneralAdvantagesArgs {
+  AdvantagesArgs plain;
+  const bool* dones;        // nullptr: none.
+  const void* next_values;  // nullptr: the next counted token's.
+  const void* bootstrap;    // One a sequence, in the dtype of the outputs; nullptr: 0.
+  const double* rates;      // gamma, lam and value_lam of each sequence; nullptr: the numbers.
+  double value_lam;
+  int64_t kl_estimator;
+  double kl_input_clamp;
+  double kl_output_clamp;
+  bool count_gaps;
+  bool score_behind;
+};
+
 // Elements of one item.
 constexpr int64_t kWhitenBlock = 4096;
 
@@ -229,6 +244,7 @@ struct CpuKernels {
   KernelByDtype<PlackettLuceArgs> plackett_luce_loss;
   KernelByDtype<AdvantagesArgs> generalized_advantages;
   KernelByDtype<AdvantagesArgs> ppo_advantages;
+  KernelByDtype<GeneralAdvantagesArgs> general_advantages;
   KernelByDtype<WhitenArgs> masked_moments;
   KernelByDtype<WhitenArgs> masked_whiten;
   KernelByDtype<PpoArgs> clipped_policy_loss;

@@ -37,6 +37,7 @@ struct Largest<D> {
 #include "cpu/kernels/ranking.h"
 #include "cpu/kernels/ranking_models.h"
 #include "cpu/kernels/advantages.h"
+#include "cpu/kernels/general_advantages.h"
 #include "cpu/kernels/whitening.h"
 #include "cpu/kernels/ppo.h"
 #include "cpu/kernels/general_ppo.h"
@@ -54,6 +55,7 @@ static const CpuKernels kTable = {
     INSTRUCTRL_BY_DTYPE(plackett_luce_loss),
     INSTRUCTRL_BY_DTYPE(generalized_advantages),
     INSTRUCTRL_BY_DTYPE(ppo_advantages),
+    INSTRUCTRL_BY_DTYPE(general_advantages),
     INSTRUCTRL_BY_DTYPE(masked_moments),
     INSTRUCTRL_BY_DTYPE(masked_whiten),
     INSTRUCTRL_BY_DTYPE(clipped_policy_loss),

@@ -6,10 +6,17 @@
 // Moments are double. A thread adds up differences from the first element it counts, so that a large mean costs no
 // digits: the element is one of the data, hence the error is at most that of as many additions of the variance itself.
 // Threads, warps and blocks are merged by Chan's formula, blocks in the order of their index by the one that ends last.
+//
+// By group: moments of rows, merged by group in the order of rows, applied to rows; three launches.
+#include <algorithm>
+
+#include "cuda/group_ids.h"
 #include "cuda/tokens.h"
 
 namespace instructrl {
 namespace {
+
+constexpr int64_t kMaxRowBlocks = 65536;  // Beyond that blocks take several rows.
 
 struct Moments {
   double count = 0.0;
@@ -59,6 +66,29 @@ struct Arguments {
   const bool* mask;
   int64_t num_elements;
   bool aligned;
+  WhiteningRule rule;
+};
+
+// Numbers of one thread, added up as differences from the first.
+struct Pivoted {
+  double pivot = 0.0, sum = 0.0, squares = 0.0;
+  int64_t count = 0;
+
+  __device__ __forceinline__ void add(double x) {
+    if (count == 0) pivot = x;
+    count += 1;
+    sum += x - pivot;
+    squares += (x - pivot) * (x - pivot);
+  }
+
+  __device__ __forceinline__ Moments moments() const {
+    Moments found;
+    if (count == 0) return found;
+    found.count = static_cast<double>(count);
+    found.mean = pivot + sum / found.count;
+    found.deviations = maximum(squares - sum * (sum / found.count), 0.0);
+    return found;
+  }
 };
 
 // `partials`: [number of blocks, 3]. `result`: mean and scale.
@@ -66,8 +96,7 @@ template <class T>
 __global__ void __launch_bounds__(kTokenThreads)
     moments_kernel(const Arguments<T> a, double* partials, unsigned* ticket, double* result) {
   constexpr int kGroup = Vector<T>::kSize;
-  double pivot = 0.0, sum = 0.0, squares = 0.0;
-  int64_t count = 0;
+  Pivoted mine;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kTokenThreads * kGroup;
   int64_t first = (static_cast<int64_t>(blockIdx.x) * kTokenThreads + threadIdx.x) * kGroup;
   for (; first < a.num_elements; first += step) {
@@ -78,20 +107,10 @@ __global__ void __launch_bounds__(kTokenThreads)
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) {
       if (!(counted >> k & 1)) continue;
-      const double x = static_cast<double>(static_cast<float>(group.lane[k]));
-      if (count == 0) pivot = x;
-      count += 1;
-      sum += x - pivot;
-      squares += (x - pivot) * (x - pivot);
+      mine.add(static_cast<double>(static_cast<float>(group.lane[k])));
     }
   }
-  Moments moments;
-  if (count > 0) {
-    moments.count = static_cast<double>(count);
-    moments.mean = pivot + sum / moments.count;
-    moments.deviations = maximum(squares - sum * (sum / moments.count), 0.0);
-  }
-  moments = block_moments(moments);
+  const Moments moments = block_moments(mine.moments());
   if (threadIdx.x == 0) {
     double* const row = partials + 3 * static_cast<int64_t>(blockIdx.x);
     row[0] = moments.count, row[1] = moments.mean, row[2] = moments.deviations;
@@ -109,7 +128,7 @@ __global__ void __launch_bounds__(kTokenThreads)
   }
   total = block_moments(total);
   if (threadIdx.x == 0) {
-    const Whitening found = whitening(total.mean, total.deviations, total.count);
+    const Whitening found = whitening(total.mean, total.deviations, total.count, a.rule);
     result[0] = found.mean;
     result[1] = found.scale;
   }
@@ -119,16 +138,16 @@ enum class Source { kMoments, kFloatSums, kDoubleSums };
 
 // What to whiten by: mean and scale of the launch before, or sums given by the caller.
 template <Source kSource>
-__device__ __forceinline__ Whitening whitening_of(const void* source) {
+__device__ __forceinline__ Whitening whitening_of(const void* source, const WhiteningRule& rule) {
   if constexpr (kSource == Source::kMoments) {
     const double* const moments = static_cast<const double*>(source);
     return {moments[0], moments[1]};
   } else if constexpr (kSource == Source::kDoubleSums) {
     const double* const sums = static_cast<const double*>(source);
-    return whitening_from_sums(sums[0], sums[1], sums[2]);
+    return whitening_from_sums(sums[0], sums[1], sums[2], rule);
   } else {
     const float* const sums = static_cast<const float*>(source);
-    return whitening_from_sums(sums[0], sums[1], sums[2]);
+    return whitening_from_sums(sums[0], sums[1], sums[2], rule);
   }
 }
 
@@ -137,7 +156,7 @@ __global__ void __launch_bounds__(kTokenThreads) apply_kernel(const Arguments<T>
   constexpr int kGroup = Vector<T>::kSize;
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kTokenThreads + threadIdx.x) * kGroup;
   if (first >= a.num_elements) return;
-  const Whitening by = whitening_of<kSource>(source);
+  const Whitening by = whitening_of<kSource>(source, a.rule);
   const bool whole = a.aligned && first + kGroup <= a.num_elements;
   const unsigned counted = load_mask<kGroup>(a.mask, first, a.num_elements, whole);
   float whitened[kGroup] = {};
@@ -157,7 +176,8 @@ Tensor moments_of(const Tensor& x, int64_t num_blocks) {
   return empty(x, {3 * num_blocks + 3}, ScalarType::Double);
 }
 
-Tensor masked_whiten(Tensor x, Tensor mask, std::optional<Tensor> stats) {
+Tensor masked_whiten(Tensor x, Tensor mask, std::optional<Tensor> stats, bool center, int64_t ddof, double epsilon,
+                     int64_t epsilon_at) {
   const OnDevice on(x);
   Tensor result = empty_shaped(x, ScalarType::Float);
   const int64_t num_elements = x.numel();
@@ -168,7 +188,8 @@ Tensor masked_whiten(Tensor x, Tensor mask, std::optional<Tensor> stats) {
     using T = typename decltype(tag)::type;
     const bool aligned =
         is_aligned(dense_x.data_ptr(), 16) && Tokens<T>::mask_is_aligned(data<bool>(dense_mask));
-    const Arguments<T> a = {data<T>(dense_x), data<bool>(dense_mask), num_elements, aligned};
+    const Arguments<T> a = {data<T>(dense_x), data<bool>(dense_mask), num_elements, aligned,
+                            {center, ddof, epsilon, epsilon_at}};
     const int64_t apply_blocks = ceil_div(num_elements, Tokens<T>::kPerBlock);
     float* const target = mutable_data<float>(result);
     if (sums && sums->scalar_type() == ScalarType::Double) {
@@ -195,9 +216,101 @@ Tensor masked_whiten(Tensor x, Tensor mask, std::optional<Tensor> stats) {
   return result;
 }
 
+// Rows of x, and the groups that they are of.
+template <class T>
+struct GroupArguments {
+  const T* x;
+  const bool* mask;
+  int64_t num_rows;
+  int64_t length;
+  GroupIds groups;
+  WhiteningRule rule;
+};
+
+// A block a row. `rows`: [num_rows, 3].
+template <class T>
+__global__ void __launch_bounds__(kTokenThreads) row_moments_kernel(const GroupArguments<T> a, double* rows) {
+  for (int64_t row = blockIdx.x; row < a.num_rows; row += gridDim.x) {
+    Pivoted mine;
+    for (int64_t i = threadIdx.x; i < a.length; i += kTokenThreads) {
+      const int64_t place = row * a.length + i;
+      if (a.mask[place]) mine.add(static_cast<double>(static_cast<float>(a.x[place])));
+    }
+    const Moments moments = block_moments(mine.moments());
+    if (threadIdx.x == 0) {
+      double* const found = rows + 3 * row;
+      found[0] = moments.count, found[1] = moments.mean, found[2] = moments.deviations;
+    }
+  }
+}
+
+// A block a group, which looks at every row: neighbouring rows by one thread, so that merges are in the order of rows.
+// `by`: [num_groups, 2], mean and scale.
+template <class T>
+__global__ void __launch_bounds__(kTokenThreads)
+    group_moments_kernel(const GroupArguments<T> a, const double* rows, double* by) {
+  const int64_t per_thread = (a.num_rows + kTokenThreads - 1) / kTokenThreads;
+  for (int64_t group = blockIdx.x; group < a.groups.num_groups; group += gridDim.x) {
+    Moments total;
+    for (int64_t row = threadIdx.x * per_thread; row < (threadIdx.x + 1) * per_thread && row < a.num_rows; ++row) {
+      if (a.groups[row] != group) continue;
+      Moments other;
+      other.count = rows[3 * row], other.mean = rows[3 * row + 1], other.deviations = rows[3 * row + 2];
+      total.merge(other);
+    }
+    total = block_moments(total);
+    if (threadIdx.x == 0) {
+      const Whitening found = whitening(total.mean, total.deviations, total.count, a.rule);
+      by[2 * group] = found.mean, by[2 * group + 1] = found.scale;
+    }
+  }
+}
+
+// A block a row; NaN in rows without a group.
+template <class T>
+__global__ void __launch_bounds__(kTokenThreads)
+    apply_by_group_kernel(const GroupArguments<T> a, const double* by, float* result) {
+  for (int64_t row = blockIdx.x; row < a.num_rows; row += gridDim.x) {
+    const int64_t group = a.groups[row];
+    const bool known = group >= 0 && group < a.groups.num_groups;
+    const double mean = known ? by[2 * group] : double{NAN}, scale = known ? by[2 * group + 1] : double{NAN};
+    for (int64_t i = threadIdx.x; i < a.length; i += kTokenThreads) {
+      const int64_t place = row * a.length + i;
+      float whitened = 0.0f;
+      if (a.mask[place]) {
+        whitened = static_cast<float>((static_cast<double>(static_cast<float>(a.x[place])) - mean) * scale);
+      }
+      result[place] = whitened;
+    }
+  }
+}
+
+Tensor group_whiten(const Tensor& x, const Tensor& mask, const Tensor& groups, int64_t num_groups, bool center,
+                    int64_t ddof, double epsilon, int64_t epsilon_at) {
+  const OnDevice on(x);
+  Tensor result = empty_shaped(x, ScalarType::Float);
+  if (x.numel() == 0) return result;
+  const Tensor dense_x = dense(x), dense_mask = dense(mask), dense_groups = dense(groups);
+  const int64_t num_rows = x.size(0), row_blocks = std::min(num_rows, kMaxRowBlocks);
+  const Tensor rows = empty(x, {num_rows, 3}, ScalarType::Double), by = empty(x, {num_groups, 2}, ScalarType::Double);
+  dispatch_floating(x.scalar_type(), "x", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const GroupArguments<T> a = {data<T>(dense_x),      data<bool>(dense_mask),
+                                 num_rows,              x.numel() / num_rows,
+                                 group_ids(dense_groups, num_groups), {center, ddof, epsilon, epsilon_at}};
+    INSTRUCTRL_LAUNCH(row_moments_kernel<T>, row_blocks, kTokenThreads, 0, on.stream(), a, mutable_data<double>(rows));
+    INSTRUCTRL_LAUNCH(group_moments_kernel<T>, std::min(num_groups, kMaxRowBlocks), kTokenThreads, 0, on.stream(), a,
+                      data<double>(rows), mutable_data<double>(by));
+    INSTRUCTRL_LAUNCH(apply_by_group_kernel<T>, row_blocks, kTokenThreads, 0, on.stream(), a, data<double>(by),
+                      mutable_data<float>(result));
+  });
+  return result;
+}
+
 }  // namespace
 }  // namespace instructrl
 
 STABLE_TORCH_LIBRARY_IMPL(instructrl, INSTRUCTRL_KEY, m) {
   INSTRUCTRL_REGISTER(m, "masked_whiten", instructrl::masked_whiten);
+  INSTRUCTRL_REGISTER(m, "group_whiten", instructrl::group_whiten);
 }

@@ -7,11 +7,22 @@ here.
 """
 
 from instructrl import kernels
-from instructrl.ops import advantages, dispatch, likelihood, logprobs, ppo, ranking, sampling
+from instructrl.ops import advantages, dispatch, groups, likelihood, logprobs, ppo, ranking, sampling
 from instructrl.ops.dispatch import usability, use_backend, validate
 
 # Last, because backends import the families that they implement.
 kernels.load()
 dispatch.check_forced()
 
-__all__ = ["advantages", "likelihood", "logprobs", "ppo", "ranking", "sampling", "usability", "use_backend", "validate"]
+__all__ = [
+    "advantages",
+    "groups",
+    "likelihood",
+    "logprobs",
+    "ppo",
+    "ranking",
+    "sampling",
+    "usability",
+    "use_backend",
+    "validate",
+]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,18 +153,27 @@ def within(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name}: found {value}, accepted is a number from {low:g} to {high:g}")
 
 
-def fraction(name: str, value: float | Tensor) -> float:
-    """A number from 0 to 1. A 0-dim tensor on the CPU is read; one elsewhere would have to be waited for."""
-    found: Any = value
-    if isinstance(value, Tensor) and value.dim() == 0 and value.device.type == "cpu" and not value.dtype.is_complex:
-        if torch.compiler.is_compiling():
-            raise TypeError(f"{name}: found a tensor under torch.compile, accepted is a number from 0 to 1")
-        found = value.item()
-    elif isinstance(value, Tensor):
-        what = f"a tensor of shape {tuple(value.shape)}, dtype {value.dtype}, device {value.device}"
-        raise TypeError(f"{name}: found {what}, accepted is a number from 0 to 1, or a 0-dim tensor of it on the CPU")
-    within(name, found, 0.0, 1.0)
-    return float(found)
+def fraction(
+    name: str, value: float | Tensor, device: torch.device, num_sequences: int | None = None
+) -> float | Tensor:
+    """A number from 0 to 1, as a float; or a tensor that is not waited for: 0-dim or, with num_sequences, one each.
+
+    A 0-dim tensor on the CPU is read. Values of the others are checked where `require` does.
+    """
+    if not isinstance(value, Tensor):
+        within(name, value, 0.0, 1.0)
+        return float(value)
+    on_cpu = value.dim() == 0 and value.device.type == "cpu" and not value.dtype.is_complex
+    if on_cpu and not torch.compiler.is_compiling():
+        within(name, value.item(), 0.0, 1.0)
+        return float(value.item())
+    shapes = [(), *([] if num_sequences is None else [(num_sequences,)])]
+    if value.device != device or value.dtype not in FLOATING or tuple(value.shape) not in shapes:
+        found = f"a tensor of shape {tuple(value.shape)}, dtype {value.dtype}, device {value.device}"
+        many = "" if num_sequences is None else f", or one of shape ({num_sequences},)"
+        raise TypeError(f"{name}: found {found}, accepted is a number from 0 to 1, a 0-dim tensor of it{many}")
+    require(name, (value >= 0.0) & (value <= 1.0), "a number outside", "numbers from 0 to 1")
+    return value.detach()
 
 
 def finite(name: str, value: float) -> None:
@@ -301,3 +309,16 @@ def sequence_offsets(cu_seqlens: Tensor, num_elements: int, device: torch.device
         return
     valid = (cu_seqlens[1:] >= cu_seqlens[:-1]).all() & (cu_seqlens[0] == 0) & (cu_seqlens[-1] == num_elements)
     require("cu_seqlens", valid, "other offsets", f"offsets that rise from 0 to {num_elements}, the packed length")
+
+
+def group_ids(groups: Tensor, num_groups: object, num_rows: int, device: torch.device, model_name: str) -> int:
+    """[B] integer ids of the groups of rows, from 0 to below `num_groups` wherever values are read; their number."""
+    is_tensor("groups", groups)
+    if groups.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"groups: found dtype {groups.dtype}, accepted are int64, int32")
+    like("groups", groups, f"{model_name} (first dimension)", (num_rows,), device)
+    number = count("num_groups", num_groups)
+    if not 0 < number < 2**31:
+        raise ValueError(f"num_groups: found {number}, accepted are whole numbers from 1 to below 2**31")
+    values_within("groups", groups, 0, number, "an id out of range", f"ids from 0 to {number - 1}")
+    return number

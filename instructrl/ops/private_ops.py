@@ -42,7 +42,22 @@ SCHEMAS: dict[str, str] = {
     "ppo_advantages": "(Tensor logprobs, Tensor ref_logprobs, Tensor values, Tensor scores, Tensor mask,"
     " float kl_coef, float gamma, float lam, Tensor? cu_seqlens)"
     " -> (Tensor advantages, Tensor returns, Tensor rewards, Tensor stats)",
-    "masked_whiten": "(Tensor x, Tensor mask, Tensor? stats) -> Tensor",
+    # Either of the two above under any settings. rewards: None where they are made of the log-probabilities and the
+    # scores, and returned. scores, bootstrap: in the accumulation dtype. rates: [B, 3] float64, in place of gamma, lam
+    # and value_lam. kl_estimator: a place in KL_ESTIMATORS; infinite clamps are none. stats: with a KL of 0 where
+    # rewards are given.
+    "general_advantages": "(Tensor values, Tensor mask, Tensor? rewards, Tensor? logprobs, Tensor? ref_logprobs,"
+    " Tensor? scores, Tensor? dones, Tensor? next_values, Tensor? bootstrap, Tensor? rates, Tensor? cu_seqlens,"
+    " float kl_coef, int kl_estimator, float kl_input_clamp, float kl_output_clamp, float gamma, float lam,"
+    " float value_lam, bool count_gaps, bool score_behind)"
+    " -> (Tensor advantages, Tensor returns, Tensor rewards, Tensor stats)",
+    # epsilon_at: a place in EPSILON_PLACES. baseline: a place in BASELINES.
+    "masked_whiten": "(Tensor x, Tensor mask, Tensor? stats, bool center, int ddof, float epsilon, int epsilon_at)"
+    " -> Tensor",
+    "group_whiten": "(Tensor x, Tensor mask, Tensor groups, int num_groups, bool center, int ddof, float epsilon,"
+    " int epsilon_at) -> Tensor",
+    "group_advantages": "(Tensor scores, Tensor groups, int num_groups, int baseline, bool scaled, int ddof,"
+    " float epsilon) -> Tensor",
     # num_tokens: 0-dim float64, None for the mask's own count. losses: the loss, its parts where it has parts, and
     # 1 / denominator. Gradients are those of the sum, before the denominator. metrics: float32, one a name.
     "clipped_policy_loss": "(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor mask,"
@@ -97,6 +112,11 @@ def _fake_ppo_advantages(logprobs: Tensor, *_: object) -> tuple[Tensor, ...]:
     return *(_like(logprobs, *logprobs.shape) for _ in range(3)), _like(logprobs, 4, dtype=torch.float64)
 
 
+def _fake_general_advantages(values: Tensor, mask: Tensor, rewards: Tensor | None, *_: object) -> tuple[Tensor, ...]:
+    made = _like(values, *values.shape) if rewards is None else _like(values, 0)
+    return *_fake_advantages(values), made, _like(values, 4, dtype=torch.float64)
+
+
 def _fake_loss(num_losses: int, num_gradients: int, num_metrics: int) -> Callable[..., tuple[Tensor, ...]]:
     def fake(first: Tensor, *_: object) -> tuple[Tensor, ...]:
         gradients = [_like(first, *first.shape) for _ in range(num_gradients)]
@@ -129,7 +149,10 @@ FAKES: dict[str, Callable[..., Any]] = {
     "token_logprobs_backward_": lambda *_: None,
     "generalized_advantages": _fake_advantages,
     "ppo_advantages": _fake_ppo_advantages,
+    "general_advantages": _fake_general_advantages,
     "masked_whiten": lambda x, *_: _like(x, *x.shape),
+    "group_whiten": lambda x, *_: _like(x, *x.shape),
+    "group_advantages": lambda scores, *_: _like(scores, *scores.shape),
     "clipped_policy_loss": _fake_loss(2, 1, 5),
     "clipped_value_loss": _fake_loss(2, 1, 3),
     "ppo_loss": _fake_loss(4, 2, 8),

@@ -4,7 +4,8 @@ Program -> a run of tiles of 1,024 of the flat elements, as many tiles for each 
 count asks for. By its own statistics: a first launch makes count, mean and sum of squared deviations of each run, in
 float64 and about the run's own mean so that nothing cancels; in a second every program combines all of them in one
 order and writes its run. By given sums: the second launch alone. Bytes moved: the elements once or twice, the mask with
-them, and 4 out an element.
+them, and 4 out an element. By group: a program a row makes its moments, one a group combines them in the order of rows,
+and one a row writes it.
 """
 
 # ruff: noqa: N803  (constants of a kernel are written in capitals, as everywhere in Triton)
@@ -95,7 +96,30 @@ def _whitened(x, counted, mean_high, mean_low, scale):
     return tl.where(counted, ((x - mean_high) - mean_low) * scale, 0.0)
 
 
-@triton.jit(do_not_specialize=["num_elements", "tiles_each"])
+@triton.jit
+def _rule(count, mean, squares, ddof, epsilon, CENTER: tl.constexpr, EPSILON_AT: tl.constexpr):
+    """What is taken from each element, and what the rest is multiplied by; EPSILON_AT is a place in EPSILON_PLACES."""
+    variance = tl.where(count > ddof, squares / tl.maximum(count - ddof, 1.0), 0.0)
+    if EPSILON_AT == 0:
+        deviation = tl.sqrt(variance + epsilon)
+    elif EPSILON_AT == 1:
+        deviation = tl.sqrt(tl.maximum(variance, epsilon, propagate_nan=tl.PropagateNan.ALL))
+    else:
+        deviation = tl.sqrt(variance) + epsilon
+    if not CENTER:
+        # The mean put back is another mean taken away.
+        mean = mean - mean * deviation
+    return mean, 1.0 / deviation
+
+
+@triton.jit
+def _split(mean):
+    """float64 as two float32."""
+    high = mean.to(tl.float32)
+    return high, (mean - high.to(tl.float64)).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["num_elements", "tiles_each", "ddof", "epsilon"])
 def _whiten(
     x,
     mask,
@@ -104,7 +128,11 @@ def _whiten(
     out,
     num_elements: tl.int64,
     tiles_each: tl.int32,
+    ddof: tl.int32,
+    epsilon: tl.float64,
     PROGRAMS: tl.constexpr,
+    CENTER: tl.constexpr,
+    EPSILON_AT: tl.constexpr,
     VECTORS: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
@@ -117,10 +145,9 @@ def _whiten(
     else:
         count, total, squares = _combined(partials, PROGRAMS)
     mean = total / tl.maximum(count, 1.0)
-    variance = tl.where(count > 1.0, squares / tl.maximum(count - 1.0, 1.0), 0.0)
-    scale = (1.0 / tl.sqrt(variance + 1e-8)).to(tl.float32)
-    mean_high = mean.to(tl.float32)
-    mean_low = (mean - mean_high.to(tl.float64)).to(tl.float32)
+    mean, scale = _rule(count, mean, squares, ddof, epsilon, CENTER, EPSILON_AT)
+    scale = scale.to(tl.float32)
+    mean_high, mean_low = _split(mean)
     vector = tl.arange(0, VECTORS)[:, None]
     lane = vector * VECTOR + tl.arange(0, VECTOR)[None, :]
     num_vectors = num_elements // VECTOR
@@ -137,7 +164,9 @@ def _whiten(
         tl.store(out + start + lane, _whitened(values, counted, mean_high, mean_low, scale), mask=inside)
 
 
-def masked_whiten(x: Tensor, mask: Tensor, stats: Tensor | None) -> Tensor:
+def masked_whiten(
+    x: Tensor, mask: Tensor, stats: Tensor | None, center: bool, ddof: int, epsilon: float, epsilon_at: int
+) -> Tensor:
     out = x.new_empty(x.shape, dtype=torch.float32)
     num_elements = x.numel()
     if num_elements == 0:
@@ -154,5 +183,107 @@ def masked_whiten(x: Tensor, mask: Tensor, stats: Tensor | None) -> Tensor:
         _moments[(num_programs,)](x, mask, partials, num_elements, tiles_each, **shape)
     else:
         stats = stats.contiguous()
-    _whiten[(num_programs,)](x, mask, partials, stats, out, num_elements, tiles_each, PROGRAMS=_MAX_PROGRAMS, **shape)
+    data = (x, mask, partials, stats, out, num_elements, tiles_each, ddof, epsilon)
+    _whiten[(num_programs,)](*data, PROGRAMS=_MAX_PROGRAMS, CENTER=center, EPSILON_AT=epsilon_at, **shape)
+    return out
+
+
+@triton.jit(do_not_specialize=["length"])
+def _row_moments(x, mask, rows, length: tl.int64, TILE: tl.constexpr):
+    """[3] of a row, behind one another by the number of programs: count, sum, squares about the mean."""
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, TILE)[None, :]
+    count = tl.zeros([], tl.float64)
+    total = tl.zeros([], tl.float64)
+    squares = tl.zeros([], tl.float64)
+    for first in range(0, length, TILE):
+        values, counted = _load(x, mask, row * length + first, lane, lane < length - first)
+        part = _tile_moments(values, counted)
+        count, total, squares = _merge(count, total, squares, part[0], part[1], part[2])
+    num_rows = tl.num_programs(0).to(tl.int64)
+    tl.store(rows + row, count)
+    tl.store(rows + num_rows + row, total)
+    tl.store(rows + 2 * num_rows + row, squares)
+
+
+@triton.jit
+def _rows_of_group(rows, groups, first, num_rows, group, TILE: tl.constexpr):
+    """Count, sum and squares of a tile of rows, 0 where a row is of another group."""
+    row = first + tl.arange(0, TILE)
+    inside = row < num_rows
+    member = inside & (tl.load(groups + row, mask=inside, other=-1) == group)
+    count = tl.load(rows + row, mask=member, other=0.0)
+    total = tl.load(rows + num_rows + row, mask=member, other=0.0)
+    return count, total, tl.load(rows + 2 * num_rows + row, mask=member, other=0.0)
+
+
+@triton.jit(do_not_specialize=["num_rows", "ddof", "epsilon"])
+def _group_rules(
+    rows,
+    groups,
+    rules,
+    num_rows: tl.int64,
+    ddof: tl.int32,
+    epsilon: tl.float64,
+    CENTER: tl.constexpr,
+    EPSILON_AT: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """A program a group, which looks at every row: mean and scale."""
+    group = tl.program_id(0).to(tl.int64)
+    count = tl.zeros([], tl.float64)
+    total = tl.zeros([], tl.float64)
+    squares = tl.zeros([], tl.float64)
+    for first in range(0, num_rows, TILE):
+        part = _rows_of_group(rows, groups, first, num_rows, group, TILE)
+        count += tl.sum(part[0], 0)
+        total += tl.sum(part[1], 0)
+    mean = total / tl.maximum(count, 1.0)
+    for first in range(0, num_rows, TILE):
+        part = _rows_of_group(rows, groups, first, num_rows, group, TILE)
+        distance = tl.where(part[0] > 0.0, part[1] / tl.maximum(part[0], 1.0) - mean, 0.0)
+        squares += tl.sum(part[2] + part[0] * distance * distance, 0)
+    mean, scale = _rule(count, mean, squares, ddof, epsilon, CENTER, EPSILON_AT)
+    tl.store(rules + 2 * group, mean)
+    tl.store(rules + 2 * group + 1, scale)
+
+
+@triton.jit(do_not_specialize=["length", "num_groups"])
+def _whiten_by_group(x, mask, groups, rules, out, length: tl.int64, num_groups: tl.int64, TILE: tl.constexpr):
+    """A program a row; NaN in rows without a group."""
+    row = tl.program_id(0).to(tl.int64)
+    group = tl.load(groups + row).to(tl.int64)
+    known = (group >= 0) & (group < num_groups)
+    mean = tl.load(rules + 2 * group, mask=known, other=float("nan"))
+    scale = tl.load(rules + 2 * group + 1, mask=known, other=float("nan")).to(tl.float32)
+    mean_high, mean_low = _split(mean)
+    lane = tl.arange(0, TILE)
+    for first in range(0, length, TILE):
+        inside = lane < length - first
+        values, counted = _load(x, mask, row * length + first, lane, inside)
+        place = row * length + first + lane
+        tl.store(out + place, _whitened(values, counted, mean_high, mean_low, scale), mask=inside)
+
+
+def group_whiten(
+    x: Tensor,
+    mask: Tensor,
+    groups: Tensor,
+    num_groups: int,
+    center: bool,
+    ddof: int,
+    epsilon: float,
+    epsilon_at: int,
+) -> Tensor:
+    out = x.new_empty(x.shape, dtype=torch.float32)
+    if x.numel() == 0:
+        return out
+    x, mask, groups = x.contiguous(), mask.contiguous(), groups.contiguous()
+    num_rows, length = x.shape[0], x.numel() // x.shape[0]
+    rows = x.new_empty((3, num_rows), dtype=torch.float64)
+    rules = x.new_empty((num_groups, 2), dtype=torch.float64)
+    _row_moments[(num_rows,)](x, mask, rows, length, TILE=_TILE, num_warps=4)
+    how = {"CENTER": center, "EPSILON_AT": epsilon_at, "TILE": _TILE, "num_warps": 4}
+    _group_rules[(num_groups,)](rows, groups, rules, num_rows, ddof, epsilon, **how)
+    _whiten_by_group[(num_rows,)](x, mask, groups, rules, out, length, num_groups, TILE=_TILE, num_warps=4)
     return out

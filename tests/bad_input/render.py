@@ -14,6 +14,7 @@ import rows_data_in_steps  # noqa: E402
 import rows_model_names  # noqa: E402
 import rows_models  # noqa: E402
 import rows_ops  # noqa: E402
+import rows_ops_advantages  # noqa: E402
 import rows_ops_ranking  # noqa: E402
 import rows_options  # noqa: E402
 import rows_other_models  # noqa: E402
@@ -29,6 +30,8 @@ FAMILIES = [
     ("Models", rows_models.ROWS),
     ("Tokenizers and reward models", rows_other_models.ROWS),
 ]
+
+_OP_ROWS = [*rows_ops.ROWS, *rows_ops_advantages.ROWS, *rows_ops_ranking.ROWS]
 
 _INTRODUCTION = """# Bad input, and what is said about it
 
@@ -50,7 +53,7 @@ def page() -> str:
         "`X` is [2, 3], `LOGITS` [2, 3, 7], `HIDDEN` [2, 3, 5], `WEIGHT` [7, 5]; `op_row.py` has all names.\n",
         _table(
             ["what is wrong", "call", "message"],
-            ([r.what, _code(r.call), _code(r.message)] for r in [*rows_ops.ROWS, *rows_ops_ranking.ROWS]),
+            ([r.what, _code(r.call), _code(r.message)] for r in _OP_ROWS),
         ),
         "## What is accepted\n",
         "Input that looks wrong and is not, and what comes of it.\n",

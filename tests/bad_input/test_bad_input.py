@@ -11,6 +11,7 @@ import accepted
 import pytest
 import render
 import rows_ops
+import rows_ops_advantages
 import rows_ops_ranking
 from table import STEPS, contents, make_world, matches
 
@@ -20,7 +21,7 @@ from instructrl.runs.named import RUNS
 
 PREFIX, SUFFIX = "instructrl: error: ", " (--debug shows where)"
 ROWS = [row for _, rows in render.FAMILIES for row in rows]
-OP_ROWS = [*rows_ops.ROWS, *rows_ops_ranking.ROWS]
+OP_ROWS = [*rows_ops.ROWS, *rows_ops_advantages.ROWS, *rows_ops_ranking.ROWS]
 SUBPROCESSES = ("word for a number", "truncated gzip", "unknown architecture")
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instructrl.ops import advantages, likelihood, logprobs, ppo, ranking, sampling
+from instructrl.ops import advantages, groups, likelihood, logprobs, ppo, ranking, sampling
 
 OPS = {
     function.__name__: function
@@ -25,6 +25,7 @@ OPS = {
         advantages.generalized_advantages,
         advantages.ppo_advantages,
         advantages.masked_whiten,
+        groups.group_advantages,
         ppo.clipped_policy_loss,
         ppo.clipped_value_loss,
         ppo.ppo_loss,
@@ -64,6 +65,8 @@ def right(op: str, name: str) -> object:
         "preferred": torch.zeros(B, T, T, dtype=torch.bool),
         "tied": torch.zeros(B, T, T, dtype=torch.bool),
         "ranks": torch.zeros(B, T),
+        "groups": torch.zeros(B, dtype=torch.int64),
+        "num_groups": 1,
         "kl_coef": 0.0,
     }[name]
 

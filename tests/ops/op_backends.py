@@ -61,7 +61,14 @@ def place_id(value):
 
 def on(device, arguments):
     """Tensors of a dict on a device, with their strides and as far from a 16-byte boundary as they were."""
-    return {name: _moved(x, device) if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+    return {name: on_tensors(lambda tensor: _moved(tensor, device), x) for name, x in arguments.items()}
+
+
+def on_tensors(function, x):
+    """The function of a tensor, or of each tensor in a record."""
+    if isinstance(x, tuple):
+        return type(x)(*(on_tensors(function, part) for part in x))
+    return function(x) if isinstance(x, torch.Tensor) else x
 
 
 def _moved(x, device):

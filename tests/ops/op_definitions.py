@@ -17,6 +17,8 @@ from ppo_definitions import (  # noqa: F401
     value_token_losses,
 )
 
+from instructrl.ops.advantage_settings import GAESettings, GroupSettings, RewardSettings, WhitenSettings
+
 
 def pairwise_ranking_loss(scores, preferred, margins=None, weights=None, settings=None):
     """Pair by pair; settings: with a label_smoothing."""
@@ -151,51 +153,151 @@ def linear_token_logprobs(*args, **kwargs):
     return linear_token_logprobs_and_entropy(*args, **kwargs)[0]
 
 
+def _spans(mask, cu_seqlens):
+    """First position and end of each sequence in the flat tensors."""
+    if cu_seqlens is not None:
+        return list(zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True))
+    length = mask.shape[1]
+    return [(row * length, (row + 1) * length) for row in range(mask.shape[0])]
+
+
 def _sequences(mask, cu_seqlens):
     """Lists of the flat positions that count, one list a sequence."""
-    if cu_seqlens is None:
-        length = mask.shape[1]
-        spans = [(row * length, (row + 1) * length) for row in range(mask.shape[0])]
-    else:
-        spans = list(zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True))
     flat = mask.flatten().tolist()
-    return [[position for position in range(*span) if flat[position]] for span in spans]
+    return [[position for position in range(*span) if flat[position]] for span in _spans(mask, cu_seqlens)]
 
 
-def generalized_advantages(rewards, values, mask, gamma=1.0, lam=0.95, cu_seqlens=None):
-    # Over numbers of numpy, which a loop goes through faster than through tensors of one element.
-    reward, value = rewards.detach().flatten().numpy(), values.detach().flatten().numpy()
+def _flat(x):
+    """Numbers of numpy, which a loop goes through faster than through tensors of one element."""
+    return None if x is None else x.detach().flatten().numpy()
+
+
+def _backwards(steps, rewards, values, gamma, decay, bootstrap, dones, next_values):
+    """A of each step, from the last to the first: the recurrence as it is written. Steps that do not count have reward
+    and value 0."""
+    zero = values.dtype.type(0)
+    running, following, found = zero, zero if bootstrap is None else bootstrap, {}
+    for position, counts in reversed(steps):
+        reward, value = (rewards[position], values[position]) if counts else (zero, zero)
+        done = counts and dones is not None and dones[position]
+        if next_values is not None:
+            following = next_values[position]
+        elif done:
+            following = zero
+        running = reward + gamma * following - value + (zero if done else decay * running)
+        found[position], following = running, value
+    return found
+
+
+def _advantages(rewards, values, counted, gamma, lam, ends, gae, valued=None):
+    """counted: positions of each sequence with an advantage. valued: those with a value, if they are others."""
+    reward, value = _flat(rewards), _flat(values)
+    dones, next_values, bootstrap = (_flat(x) for x in (ends or (None, None, None)))
     advantages, returns = torch.zeros_like(values), torch.zeros_like(values)
     advantage_of, return_of = advantages.view(-1).numpy(), returns.view(-1).numpy()
-    gamma, decay = reward.dtype.type(gamma), reward.dtype.type(gamma * lam)
-    for positions in _sequences(mask, cu_seqlens):
-        following = running = reward.dtype.type(0)
-        for position in reversed(positions):
-            running = reward[position] + gamma * following - value[position] + decay * running
-            following = value[position]
-            advantage_of[position], return_of[position] = running, running + value[position]
+    kind = reward.dtype.type
+    for sequence, positions in enumerate(counted):
+        own = positions if valued is None else valued[sequence]
+        steps = [(position, True) for position in own]
+        if gae.gaps == "count" and own:
+            members = set(own)
+            steps = [(position, position in members) for position in range(own[0], own[-1] + 1)]
+        own_lam = float(lam[sequence]) if isinstance(lam, torch.Tensor) and lam.dim() == 1 else float(lam)
+        start = None if bootstrap is None else bootstrap[sequence]
+        decays = [float(gamma) * x for x in (own_lam, own_lam if gae.value_lam is None else gae.value_lam)]
+        arguments = (start, dones, next_values)
+        found, for_returns = (_backwards(steps, reward, value, kind(gamma), kind(x), *arguments) for x in decays)
+        for position in own:
+            return_of[position] = for_returns[position] + value[position]
+        for position in positions:
+            advantage_of[position] = found[position]
     return advantages, returns
 
 
-def ppo_advantages(logprobs, ref_logprobs, values, scores, mask, kl_coef, gamma=1.0, lam=0.95, cu_seqlens=None):
+def generalized_advantages(
+    rewards, values, mask, gamma=1.0, lam=0.95, cu_seqlens=None, ends=None, settings=GAESettings()
+):
+    return _advantages(rewards, values, _sequences(mask, cu_seqlens), gamma, lam, ends, settings)
+
+
+def _kl(log_ratio, by):
+    if by.input_clamp is not None:
+        log_ratio = torch.clamp(log_ratio, -by.input_clamp, by.input_clamp)
+    estimate = {
+        "k1": lambda d: d,
+        "k2": lambda d: d**2 / 2,
+        "k3": lambda d: torch.expm1(-d) + d,
+        "abs": torch.abs,
+    }[by.estimator](log_ratio)
+    return estimate if by.output_clamp is None else torch.clamp(estimate, -by.output_clamp, by.output_clamp)
+
+
+def ppo_advantages(
+    logprobs,
+    ref_logprobs,
+    values,
+    scores,
+    mask,
+    kl_coef,
+    gamma=1.0,
+    lam=0.95,
+    cu_seqlens=None,
+    ends=None,
+    settings=RewardSettings(),
+):
+    if settings.score_clip is not None:
+        scores = torch.clamp(scores, -settings.score_clip, settings.score_clip)
     rewards = torch.zeros_like(values).flatten()
     log_ratio = torch.where(mask, logprobs - ref_logprobs, 0.0).flatten()
-    for sequence, positions in enumerate(_sequences(mask, cu_seqlens)):
-        rewards[positions] = -kl_coef * log_ratio[positions]
+    counted, valued = _sequences(mask, cu_seqlens), []
+    for sequence, (positions, (_, end)) in enumerate(zip(counted, _spans(mask, cu_seqlens), strict=True)):
+        rewards[positions] = -kl_coef * _kl(log_ratio[positions], settings.kl)
+        behind = settings.score_at == "behind" and positions and positions[-1] + 1 < end
+        valued.append([*positions, positions[-1] + 1] if behind else positions)
         if positions:
-            rewards[positions[-1]] += scores[sequence]
+            rewards[valued[-1][-1]] += scores[sequence]
     rewards = rewards.view_as(values)
-    advantages, returns = generalized_advantages(rewards, values, mask, gamma, lam, cu_seqlens)
+    advantages, returns = _advantages(rewards, values, counted, gamma, lam, ends, settings.gae, valued)
     count = torch.tensor(float(mask.sum()), dtype=values.dtype)
     stats = torch.stack([advantages.sum(), advantages.square().sum(), count, log_ratio.sum()])
     return advantages, returns, rewards, stats
 
 
-def masked_whiten(x, mask):
-    counted = x[mask]
-    variance = counted.var() if counted.numel() > 1 else counted.new_zeros(())
+def masked_whiten(x, mask, stats=None, groups=None, num_groups=None, settings=WhitenSettings()):
     result = torch.zeros_like(x)
-    result[mask] = (counted - counted.mean()) * torch.rsqrt(variance + 1e-8)
+    parts = [mask]
+    if groups is not None:
+        own = groups.view(-1, *[1] * (x.dim() - 1))
+        parts = [mask & (own == group) for group in range(num_groups)]
+    for part in parts:
+        counted = x[part]
+        if counted.numel() == 0:
+            continue
+        # Sums of squares in pairs: the running variance of PyTorch is a few units of float64 less exact.
+        squares = ((counted - counted.mean()) ** 2).sum()
+        variance = squares / max(counted.numel() - settings.ddof, 1)
+        deviation = {
+            "variance": torch.sqrt(variance + settings.epsilon),
+            "clamp": torch.sqrt(torch.clamp(variance, min=settings.epsilon)),
+            "deviation": torch.sqrt(variance) + settings.epsilon,
+        }[settings.epsilon_at]
+        result[part] = (counted - counted.mean()) / deviation + (0.0 if settings.center else counted.mean())
+    return result
+
+
+def group_advantages(scores, groups, num_groups, settings=GroupSettings()):
+    result = torch.full_like(scores, math.nan)
+    for place, group in enumerate(groups.tolist()):
+        members = groups == group
+        own, others = scores[members], scores[members & (torch.arange(len(scores)) != place)]
+        baseline = {"mean": own.mean(), "leave_one_out": others.mean(), "none": 0.0}[settings.baseline]
+        if settings.baseline == "leave_one_out" and others.numel() == 0:
+            baseline = scores[place]
+        scale = 1.0
+        if settings.scale == "deviation":
+            deviation = own.std(correction=settings.ddof) if own.numel() > settings.ddof else 0.0
+            scale = deviation + settings.epsilon
+        result[place] = (scores[place] - baseline) / scale
     return result
 
 

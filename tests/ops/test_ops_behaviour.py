@@ -70,6 +70,7 @@ def test_gradcheck(op, name):
 OPS = sorted(dispatch.OPS)
 COMPILED = {
     "advantages": "gaps",
+    "groups": "9 of 2",
     "likelihood": "masked",
     "logprobs": "masked",
     "ppo": "reference",

@@ -6,7 +6,7 @@ import op_definitions as definitions
 import pytest
 import torch
 from op_accuracy import assert_no_less_accurate
-from op_backends import PLACES, on, place_id, skip_without_a_kernel
+from op_backends import PLACES, on, on_tensors, place_id, skip_without_a_kernel
 
 from instructrl import ops
 from instructrl.ops.cases import CASES
@@ -53,9 +53,13 @@ def evaluate(function, arguments, gradients):
 
 def converted(arguments, dtype):
     return {
-        name: x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+        name: on_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, x)
         for name, x in arguments.items()
     }
+
+
+def _moved(x, generator):
+    return x * (1 + 2**-12 * torch.rand(x.shape, generator=generator)).to(x.dtype) if x.is_floating_point() else x
 
 
 def neighbours(definition, arguments, gradients, name):
@@ -63,9 +67,7 @@ def neighbours(definition, arguments, gradients, name):
     generator = torch.Generator().manual_seed(0)
     for _ in range(8):
         moved = {
-            key: x * (1 + 2**-12 * torch.rand(x.shape, generator=generator)).to(x.dtype)
-            if isinstance(x, torch.Tensor) and x.is_floating_point()
-            else x
+            key: on_tensors(lambda tensor: _moved(tensor, generator), x)
             for key, x in converted(arguments, torch.float32).items()
         }
         truth = evaluate(definition, converted(moved, torch.float64), gradients)[name]

@@ -4,7 +4,7 @@ A case makes the keyword arguments of the public function. Its numbers come from
 for, and stay away from the kinks of clipped losses, so that rounding never decides which branch is taken.
 """
 
-from instructrl.ops.cases import advantages, likelihood, logprobs, ppo, ranking, sampling
+from instructrl.ops.cases import advantages, groups, likelihood, logprobs, ppo, ranking, sampling
 from instructrl.ops.cases.case import Arguments, Case
 
 CASES: tuple[Case, ...] = (
@@ -12,6 +12,7 @@ CASES: tuple[Case, ...] = (
     *logprobs.cases(),
     *likelihood.cases(),
     *advantages.cases(),
+    *groups.cases(),
     *ppo.cases(),
     *sampling.cases(),
 )
