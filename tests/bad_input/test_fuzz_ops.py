@@ -54,7 +54,7 @@ FLOATS = {
 def right(op: str, name: str) -> object:
     """An argument that the op takes."""
     if name == "scores":
-        return torch.zeros((B,) if op == "ppo_advantages" else (B, T))
+        return torch.zeros((B,) if op in ("ppo_advantages", "group_advantages") else (B, T))
     if name == "logits" and op == "sample_tokens":
         return torch.zeros(B, V)
     if name in FLOATS:
