@@ -12,7 +12,7 @@ from benchmarks.core import workloads
 from benchmarks.core.workloads import BOTH, COMPILE, EAGER, FORWARD, Draw, Inputs, Provider, Workload, running
 from benchmarks.ops import option_formulas as plain
 from benchmarks.ops.floor_rows import OURS, WITHOUT, V
-from instructrl.ops import logprobs, ranking, sampling
+from instructrl.ops import likelihood, logprobs, ranking, sampling
 from instructrl.ops.logit_settings import LogitSettings
 from instructrl.ops.ranking_settings import RankingSettings, TieSettings
 
@@ -97,6 +97,8 @@ LOGIT_ROWS = (
            tiny=(3, 67), call=partial(sampling.sample_tokens, logit_settings=CAP)),
     Option(option="allowed ids", work=workloads.SAMPLING, plain=plain.allowed_sampled, compared=False, add=allowed,
            shape=(64, V), tiny=(3, 67), call=sampling.sample_tokens),
+    Option(option="weights", work=workloads.LINEAR_NLL, plain=plain.weighted_nll, add=noise("weights", "mask"), **HEAD,
+           call=likelihood.linear_nll_loss),
 )  # fmt: skip
 
 PAIRS = {"shape": (4096, 9), "tiny": (6, 5)}
