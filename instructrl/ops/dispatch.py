@@ -10,18 +10,24 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import torch
+from torch.autograd import forward_ad
+
 from instructrl import kernels
+from instructrl.ops import transforms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
     """An operation: its name ("family.function") and the reference that defines it.
 
-    The reference takes positional arguments, the first of them a tensor, already checked.
+    The reference takes positional arguments, the first of them a tensor, already checked. composed: whether it is made
+    of PyTorch's own differentiable operations alone, so that every derivative and function transform goes through it.
     """
 
     name: str
     reference: Callable[..., Any]
+    composed: bool = False
 
 
 class Usability(NamedTuple):
@@ -36,13 +42,20 @@ class Usability(NamedTuple):
 OPS: dict[str, Op] = {}
 _forced: str | None = os.environ.get("INSTRUCTRL_BACKEND") or None
 _validating: bool = False
+# Every call asks: a name of this module is found faster than one of torch's.
+_has_transforms = torch._C._are_functorch_transforms_active
 
 
-def declare(name: str, reference: Callable[..., Any]) -> Op:
+def declare(name: str, reference: Callable[..., Any], *, composed: bool = False) -> Op:
     """Register an operation by name; a name is taken once."""
     assert name not in OPS, name
-    OPS[name] = Op(name=name, reference=reference)
+    OPS[name] = Op(name=name, reference=reference, composed=composed)
     return OPS[name]
+
+
+def transformed() -> bool:
+    """Whether a transform of torch.func, or forward-mode differentiation, is going on."""
+    return _has_transforms() or forward_ad._current_level >= 0
 
 
 def run(op: Op, *args: Any) -> Any:
@@ -50,18 +63,25 @@ def run(op: Op, *args: Any) -> Any:
 
     Raises RuntimeError when a backend is forced and cannot run.
     """
+    function = _chosen(op, args)
+    if (_has_transforms() or forward_ad._current_level >= 0) and not (op.composed and function is op.reference):
+        return transforms.run(op.name, function, args)
+    return function(*args)
+
+
+def _chosen(op: Op, args: tuple[Any, ...]) -> Callable[..., Any]:
     if _forced is None:
         for candidate in kernels.candidates(op.name, args[0].device.type):
             if candidate.unsupported(*args) is None:
-                return candidate.function(*args)
-        return op.reference(*args)
+                return candidate.function
+        return op.reference
     if _forced == kernels.REFERENCE:
-        return op.reference(*args)
+        return op.reference
     found = kernels.implementation(op.name, _forced)
     why_not = _why_not(op.name, _forced) if found is None else found.unsupported(*args)
     if found is None or why_not is not None:
         raise RuntimeError(f"{op.name}: the backend {_forced!r} is forced and cannot run: {why_not}")
-    return found.function(*args)
+    return found.function
 
 
 def _why_not(op: str, backend: str) -> str | None:

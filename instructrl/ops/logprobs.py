@@ -245,9 +245,9 @@ def _reference_linear_token_logprobs_and_entropy(
     return logprob, entropy
 
 
-TOKEN_LOGPROBS = dispatch.declare("logprobs.token_logprobs", _reference_token_logprobs)
+TOKEN_LOGPROBS = dispatch.declare("logprobs.token_logprobs", _reference_token_logprobs, composed=True)
 TOKEN_LOGPROBS_AND_ENTROPY = dispatch.declare(
-    "logprobs.token_logprobs_and_entropy", _reference_token_logprobs_and_entropy
+    "logprobs.token_logprobs_and_entropy", _reference_token_logprobs_and_entropy, composed=True
 )
 LINEAR_TOKEN_LOGPROBS = dispatch.declare("logprobs.linear_token_logprobs", _reference_linear_token_logprobs)
 LINEAR_TOKEN_LOGPROBS_AND_ENTROPY = dispatch.declare(
@@ -277,6 +277,8 @@ def _checked(
     allowed = check_logits(logits, allowed, settings)
     checks.flag("inplace_backward", inplace_backward)
     if inplace_backward:
+        if dispatch.transformed():
+            raise ValueError("inplace_backward: found True under a function transform, accepted is False there")
         checks.not_overlapping("logits", logits)
     return logits, *linear.check_tokens("logits", logits, tokens, temperature, mask, logits.shape[-1]), allowed
 

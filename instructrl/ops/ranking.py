@@ -106,9 +106,9 @@ def _plackett_luce_reference(scores: Tensor, ranks: Tensor) -> PlackettLuceLoss:
     return PlackettLuceLoss(loss.sum(1), chosen.sum(1), correct.sum(1))
 
 
-PAIRWISE_RANKING_LOSS = dispatch.declare("ranking.pairwise_ranking_loss", _pairwise_reference)
-TIED_RANKING_LOSS = dispatch.declare("ranking.tied_ranking_loss", _tied_reference)
-PLACKETT_LUCE_LOSS = dispatch.declare("ranking.plackett_luce_loss", _plackett_luce_reference)
+PAIRWISE_RANKING_LOSS = dispatch.declare("ranking.pairwise_ranking_loss", _pairwise_reference, composed=True)
+TIED_RANKING_LOSS = dispatch.declare("ranking.tied_ranking_loss", _tied_reference, composed=True)
+PLACKETT_LUCE_LOSS = dispatch.declare("ranking.plackett_luce_loss", _plackett_luce_reference, composed=True)
 
 
 def _check_scores(scores: Tensor) -> None:
