@@ -112,7 +112,8 @@ class _Forward(torch.autograd.Function):
         ctx.mark_non_differentiable(*(x for x, differentiable in kinds if not differentiable))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], call: _Call, *tensors: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        call, *tensors = args
         call.parts = [_Call(call.op, call.run, call.wanted) for _ in range(info.batch_size)]
         results = [
             _Forward.apply(part, *(_of_element(x, dim, b) for x, dim in zip(tensors, in_dims[1:], strict=True)))
@@ -153,7 +154,8 @@ class _Backward(torch.autograd.Function):
         ctx.call = inputs[0]
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], call: _Call, num_inputs: int, *tensors: Tensor | None) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        call, num_inputs, *tensors = args
         # Where the inputs have no batch, gradients of one graph are asked for.
         batched = any(dim is not None for dim in in_dims[2 : 2 + num_inputs])
         parts = call.parts if batched else [call] * info.batch_size
