@@ -7,7 +7,7 @@ here.
 """
 
 from instructrl import kernels
-from instructrl.ops import advantages, dispatch, groups, likelihood, logprobs, ppo, ranking, sampling
+from instructrl.ops import advantages, aggregation, dispatch, groups, likelihood, logprobs, ppo, ranking, sampling
 from instructrl.ops.dispatch import usability, use_backend, validate
 
 # Last, because backends import the families that they implement.
@@ -16,6 +16,7 @@ dispatch.check_forced()
 
 __all__ = [
     "advantages",
+    "aggregation",
     "groups",
     "likelihood",
     "logprobs",

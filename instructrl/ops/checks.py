@@ -214,21 +214,31 @@ def settings(name: str, value: object, kind: type) -> None:
 
 
 def num_tokens(value: int | Tensor | None, device: torch.device) -> int | Tensor | None:
+    """A denominator of a loss, as `_divisor` takes it."""
+    return _divisor("num_tokens", "the mask's own count", value, device)
+
+
+def num_sequences(value: int | Tensor | None, device: torch.device) -> int | Tensor | None:
+    """A number of sequences, as `_divisor` takes it."""
+    return _divisor("num_sequences", "those of which a token counts", value, device)
+
+
+def _divisor(name: str, none: str, value: int | Tensor | None, device: torch.device) -> int | Tensor | None:
     """None, a whole number >= 0 (`count`), or a 0-dim tensor of numbers on the device of the other arguments."""
-    others = "a 0-dim tensor of numbers on the same device, or None (the mask's own count)"
+    others = f"a 0-dim tensor of numbers on the same device, or None ({none})"
     accepted = f"accepted is a whole number >= 0, {others}"
     if value is None:
         return None
     if isinstance(value, Tensor):
         if value.dim() != 0 or value.dtype == torch.bool or value.dtype.is_complex or value.device != device:
             found = f"shape {tuple(value.shape)}, dtype {value.dtype}, device {value.device}"
-            raise ValueError(f"num_tokens: found a tensor of {found}; {accepted}")
+            raise ValueError(f"{name}: found a tensor of {found}; {accepted}")
         return value
     found = _whole(value)
     if isinstance(found, bool) or not isinstance(found, int | torch.SymInt):
-        raise ValueError(f"num_tokens: found {value!r} of type {type(value).__name__}; {accepted}")
+        raise ValueError(f"{name}: found {value!r} of type {type(value).__name__}; {accepted}")
     if not 0 <= found < _TOO_MANY:
-        raise ValueError(f"num_tokens: found {found}; {accepted}")
+        raise ValueError(f"{name}: found {found}; {accepted}")
     return found  # pyright: ignore[reportReturnType]
 
 

@@ -6,7 +6,7 @@ What they compute is a matter of settings (`ppo_settings`); the defaults are tho
 import torch
 from torch import Tensor
 
-from instructrl.ops import checks, dispatch, linear
+from instructrl.ops import aggregation, checks, dispatch, linear
 from instructrl.ops.logprobs import linear_token_logprobs
 from instructrl.ops.ppo_reference import (
     CLIPPED_POLICY_LOSS,
@@ -56,52 +56,11 @@ def _check_rows(name: str, shape: tuple[int, ...], settings: PolicySettings) -> 
         raise ValueError(f"{name}: found shape {shape} with ratio 'sequence', accepted is [B, T], a row a sequence")
 
 
-def sequence_log_ratios(
-    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, cu_seqlens: Tensor | None = None
-) -> Tensor:
-    """The mean of `logprobs - old_logprobs` over the counted tokens of each sequence, at each of its tokens.
-
-    The log of GSPO's ratio of sequences. Losses with the setting ratio="sequence" make it themselves where sequences
-    are rows. Of packed ones it is made here and given to a loss with ratio="token" in the form
-    `old_logprobs = logprobs.detach() - sequence_log_ratios(...)`, which gives the same ratios and gradients.
-
-    logprobs, old_logprobs: [..., T] floating, a sequence a row, or packed [N]. mask: the same shape, bool.
-    cu_seqlens: [B + 1] int32 or int64, offsets of packed sequences.
-    Returns: as logprobs, float32 (float64 for float64 inputs), no gradient; 0 where no token of the sequence counts.
-    Raises: ValueError for other shapes, dtypes, devices or values.
-    """
-    checks.is_tensor("old_logprobs", old_logprobs)
-    mask, _ = _check_tokens("logprobs", logprobs, mask, None, None, old_logprobs=old_logprobs)
-    if cu_seqlens is not None:
-        checks.dims("logprobs", logprobs, 1, "[N] with cu_seqlens")
-        checks.sequence_offsets(cu_seqlens, logprobs.shape[0], logprobs.device)
-    elif logprobs.dim() == 0:
-        raise ValueError("logprobs: found shape (), accepted is [..., T], or [N] with cu_seqlens")
-    return _sequence_log_ratios(logprobs, old_logprobs, mask, cu_seqlens)
-
-
-@torch.no_grad()
-def _sequence_log_ratios(
-    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, cu_seqlens: Tensor | None = None
-) -> Tensor:
-    dtype = checks.accumulation_dtype(logprobs, old_logprobs)
-    # A mean of many numbers is made in float64, so that its digits are those of its terms.
-    terms = torch.where(mask, logprobs.to(dtype) - old_logprobs.to(dtype), 0.0).to(torch.float64)
-    counts = mask.to(torch.float64)
-    if cu_seqlens is None:
-        means = terms.sum(-1, keepdim=True) / counts.sum(-1, keepdim=True).clamp(min=1.0)
-        return means.to(dtype).expand(logprobs.shape)
-    sums, numbers = (torch.segment_reduce(x, "sum", offsets=cu_seqlens.long(), initial=0) for x in (terms, counts))
-    lengths = cu_seqlens[1:] - cu_seqlens[:-1]
-    means = (sums / numbers.clamp(min=1.0)).to(dtype)
-    return torch.repeat_interleave(means, lengths, output_size=logprobs.shape[0])
-
-
 def _log_ratios(logprobs: Tensor, old_logprobs: Tensor | None, mask: Tensor, settings: PolicySettings) -> Tensor | None:
     """What stands in for `logprobs - old_logprobs` where ratios are of sequences, the same for all backends."""
     if settings.ratio == "token" or old_logprobs is None:
         return None
-    return _sequence_log_ratios(logprobs, old_logprobs, mask)
+    return aggregation.log_ratios(logprobs, old_logprobs, mask)
 
 
 def clipped_policy_loss(
@@ -332,7 +291,7 @@ def linear_ppo_loss(
     if settings.policy.ratio == "sequence" and old_logprobs is not None:
         with torch.no_grad():
             new = linear_token_logprobs(hidden, weight, tokens, mask=mask, **head)
-        log_ratios = _sequence_log_ratios(new, old_logprobs, mask)
+        log_ratios = aggregation.log_ratios(new, old_logprobs, mask)
     workspace = linear.workspace_bytes(max_workspace_bytes, weight, linear.CPU_LOSS_WORKSPACE_BYTES)
     inputs = (old_logprobs, advantages, values, old_values, returns, mask, ref_logprobs, log_ratios, weights)
     others = (num_tokens, settings, temperature, workspace)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from instructrl.ops import advantages, likelihood, logprobs, ppo, ranking, sampling
+from instructrl.ops import advantages, aggregation, likelihood, logprobs, ppo, ranking, sampling
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, PPOSettings, ValueSettings
 
 
@@ -25,6 +25,7 @@ B, T, D, V = 2, 3, 5, 7
 NAMES = {
     "torch": torch,
     "advantages": advantages,
+    "aggregation": aggregation,
     "likelihood": likelihood,
     "logprobs": logprobs,
     "ppo": ppo,

@@ -4,6 +4,21 @@ from op_row import OpRow
 
 ROWS = [
     OpRow(
+        what="mean that is in no table",
+        call="aggregation.token_weights(MASK, 'mean')",
+        message="aggregation: found 'mean', accepted are token_mean, sequence_mean_of_token_means, …",
+    ),
+    OpRow(
+        what="fewer sequences than none",
+        call="aggregation.token_weights(MASK, 'constant', num_sequences=-2)",
+        message="num_sequences: found -2; accepted is a whole number >= 0, …",
+    ),
+    OpRow(
+        what="constant of packed sequences that is not given",
+        call="aggregation.token_weights(MASK[0], 'constant', cu_seqlens=torch.tensor([0, 1, 3]))",
+        message="length: found None with cu_seqlens, accepted is a whole number",
+    ),
+    OpRow(
         what="negative clip range",
         call="PolicySettings(clip_high=-0.1)",
         message="clip_high: found -0.1, accepted is a number from 0 to inf",

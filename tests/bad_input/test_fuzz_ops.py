@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instructrl.ops import advantages, groups, likelihood, logprobs, ppo, ranking, sampling
+from instructrl.ops import advantages, aggregation, groups, likelihood, logprobs, ppo, ranking, sampling
 
 OPS = {
     function.__name__: function
@@ -32,7 +32,8 @@ OPS = {
         ppo.policy_token_losses,
         ppo.value_token_losses,
         ppo.kl_token_losses,
-        ppo.sequence_log_ratios,
+        aggregation.sequence_log_ratios,
+        aggregation.token_weights,
         ppo.linear_ppo_loss,
         sampling.sample_tokens,
     )
@@ -68,6 +69,7 @@ def right(op: str, name: str) -> object:
         "groups": torch.zeros(B, dtype=torch.int64),
         "num_groups": 1,
         "kl_coef": 0.0,
+        "aggregation": "token_mean",
     }[name]
 
 

@@ -6,7 +6,7 @@ Written to six decimals, so they are compared to half a unit of the sixth.
 import pytest
 import torch
 
-from instructrl.ops import advantages, ppo, ranking
+from instructrl.ops import advantages, aggregation, ppo, ranking
 from instructrl.ops.ppo_settings import PPOSettings
 
 MASK = torch.arange(5) < torch.tensor([[3], [5]])
@@ -64,6 +64,21 @@ def test_losses_of_the_fixture():
     value = ppo.clipped_value_loss(NEW_VALUES, VALUES, found.returns, MASK)
     assert_to_six_decimals(policy.loss, -0.022474)
     assert_to_six_decimals(value.loss, 0.341015)
+
+
+@pytest.mark.parametrize(
+    ("mean", "expected"),
+    [
+        ("token_mean", -0.022474),
+        ("sequence_mean_of_token_sums", -0.089896),
+        ("sequence_mean_of_token_means", -0.255296),
+        ("constant", -0.017979),
+    ],
+)
+def test_means_of_the_policy_loss(mean, expected):
+    whitened = advantages.masked_whiten(estimate().advantages, MASK)
+    of_tokens = aggregation.token_weights(MASK, mean)._asdict()
+    assert_to_six_decimals(ppo.clipped_policy_loss(NEW, OLD, whitened, MASK, **of_tokens).loss, expected)
 
 
 def test_kl_sums():

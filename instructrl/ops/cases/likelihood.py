@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from instructrl.ops.cases.case import Arguments, Case
+from instructrl.ops.cases.case import Arguments, Case, poisoned, seeded
 from instructrl.ops.cases.logprobs import linear_cases
 
 
@@ -16,7 +16,17 @@ def _linear_nll(dtype: torch.dtype, make: Callable[[torch.dtype], Arguments]) ->
     return {"mask": torch.ones_like(arguments["tokens"], dtype=torch.bool)} | arguments
 
 
+def _weighted_nll(dtype: torch.dtype, make: Callable[[torch.dtype], Arguments]) -> Arguments:
+    arguments = _linear_nll(dtype, make)
+    weights = torch.rand(arguments["mask"].shape, generator=seeded("weighted nll"))
+    return arguments | {"weights": poisoned(torch.where(weights < 0.2, 0.0, weights), arguments["mask"])}
+
+
 def cases() -> list[Case]:
-    return [
-        replace(case, make=partial(_linear_nll, make=case.make)) for case in linear_cases("likelihood.linear_nll_loss")
+    found = linear_cases("likelihood.linear_nll_loss")
+    weighted = [
+        replace(case, name="weights", make=partial(_weighted_nll, make=case.make))
+        for case in found
+        if case.name == "masked"
     ]
+    return [*(replace(case, make=partial(_linear_nll, make=case.make)) for case in found), *weighted]
