@@ -177,10 +177,10 @@ def _linear_nll_loss(prefix: str) -> Callable[..., Tensor]:
     op = private_ops.get(prefix, "linear_nll_loss")
 
     def linear_nll_loss(*args: Any) -> Tensor:
-        *tensors, num_tokens, workspace = args
+        *tensors, num_tokens, settings, workspace = args
         count = private_ops.as_count(num_tokens, tensors[0].device)
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in tensors[:3]]
-        inputs = (*tensors, count, 1.0, 0.0, workspace, wanted)
+        inputs = (*tensors, count, *settings.folded(1.0), workspace, wanted)
         if any(wanted):
             return LossWithGradients.apply(op, (0, 1, 2), *inputs)[0]  # pyright: ignore
         with torch.no_grad():
@@ -197,7 +197,7 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
     op = private_ops.get(prefix, "linear_ppo_loss")
 
     def linear_ppo_loss(*args: Any) -> PPOLoss:
-        *tensors, num_tokens, settings, temperature, workspace = args
+        *tensors, num_tokens, settings, temperature, logit_settings, workspace = args
         assert isinstance(settings, PPOSettings)
         policy = settings.policy
         plain = is_plain_ppo(tensors[4], tensors[6], tensors[10], tensors[12], settings)
@@ -205,7 +205,7 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
         count = private_ops.as_count(num_tokens, tensors[0].device)
         differentiable = [tensors[place] for place in _DIFFERENTIABLE]
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in differentiable]
-        inputs = (*tensors, count, numbers, plain, temperature, 0.0, workspace, wanted[:3])
+        inputs = (*tensors, count, numbers, plain, *logit_settings.folded(temperature), workspace, wanted[:3])
         if any(wanted):
             loss, losses, metrics = LossWithGradients.apply(op, _DIFFERENTIABLE, *inputs)  # pyright: ignore
         else:

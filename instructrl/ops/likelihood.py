@@ -5,6 +5,7 @@ from torch import Tensor
 
 from instructrl.ops import checks, dispatch, linear
 from instructrl.ops.linear import HeadGradients, LinearHead, attach_gradients
+from instructrl.ops.logit_settings import PLAIN, LogitSettings
 from instructrl.ops.logprobs import hide_invalid, readable_tokens, rows_backward, rows_forward
 from instructrl.ops.ppo_terms import denominator, selected, weighted
 
@@ -17,13 +18,15 @@ def _reference_linear_nll_loss(
     mask: Tensor,
     weights: Tensor | None,
     num_tokens: int | Tensor | None,
+    settings: LogitSettings,
     workspace: int,
 ) -> Tensor:
     with torch.no_grad(), linear.full_precision(hidden.device):
         flat_mask, dtype = mask.reshape(-1), checks.accumulation_dtype(hidden, weight)
         count = denominator(num_tokens, flat_mask, dtype)
         rows = hidden.detach().reshape(-1, hidden.shape[-1])
-        head = LinearHead(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype), 1.0)
+        constant = None if bias is None else bias.detach().to(dtype)
+        head = LinearHead(weight.detach().to(dtype), constant, 1.0, settings)
         wanted = (hidden.requires_grad, weight.requires_grad, bias is not None and bias.requires_grad)
         total, loss_sum = HeadGradients(head, rows, wanted), torch.zeros((), dtype=dtype, device=hidden.device)
         safe, in_range = readable_tokens(tokens.reshape(-1), flat_mask, weight.shape[0])
@@ -53,6 +56,7 @@ def linear_nll_loss(
     bias: Tensor | None = None,
     weights: Tensor | None = None,
     num_tokens: int | Tensor | None = None,
+    logit_settings: LogitSettings = PLAIN,
     max_workspace_bytes: int | None = None,
 ) -> Tensor:
     """`-sum(weights * linear_token_logprobs(hidden, weight, tokens)) / num_tokens` over counted tokens, in chunks.
@@ -63,10 +67,11 @@ def linear_nll_loss(
     tokens: [...] int64 or int32. mask: [...] bool, or 0 and 1 of any dtype; True where a token counts, elsewhere
     nothing is read. None: tokens of -100 do not count, all others do.
     weights: [...] floating, finite and at least 0, constant; None: all 1.
-    num_tokens, max_workspace_bytes: as in `ppo.linear_ppo_loss`.
+    num_tokens, logit_settings, max_workspace_bytes: as in `ppo.linear_ppo_loss`.
     Returns: 0-dim float32 (float64 for float64 inputs), nats per token, with gradients for hidden, weight and bias.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """
+    checks.settings("logit_settings", logit_settings, LogitSettings)
     linear.check_head(hidden, weight, bias)
     tokens, mask = linear.check_tokens("hidden", hidden, tokens, 1.0, mask, weight.shape[0])
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
@@ -74,4 +79,6 @@ def linear_nll_loss(
         checks.weights(weights, mask)
     num_tokens = checks.num_tokens(num_tokens, hidden.device)
     workspace = linear.workspace_bytes(max_workspace_bytes, weight, linear.CPU_LOSS_WORKSPACE_BYTES)
-    return dispatch.run(LINEAR_NLL_LOSS, hidden, weight, bias, tokens, mask, weights, num_tokens, workspace)
+    return dispatch.run(
+        LINEAR_NLL_LOSS, hidden, weight, bias, tokens, mask, weights, num_tokens, logit_settings, workspace
+    )

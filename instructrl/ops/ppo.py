@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from instructrl.ops import aggregation, checks, dispatch, linear
+from instructrl.ops.logit_settings import PLAIN, LogitSettings
 from instructrl.ops.logprobs import linear_token_logprobs
 from instructrl.ops.ppo_reference import (
     CLIPPED_POLICY_LOSS,
@@ -260,6 +261,7 @@ def linear_ppo_loss(
     weights: Tensor | None = None,
     num_tokens: int | Tensor | None = None,
     temperature: float = 1.0,
+    logit_settings: LogitSettings = PLAIN,
     max_workspace_bytes: int | None = None,
     settings: PPOSettings = _PPO,
 ) -> PPOLoss:
@@ -271,12 +273,13 @@ def linear_ppo_loss(
     hidden: [..., D] floating. weight: [V, D] floating. bias: [V] or None. tokens: [...] int64 or int32.
     old_logprobs, advantages, values, old_values, returns, ref_logprobs, weights: [...] floating, or None as in
     `ppo_loss`. mask: [...] bool.
-    temperature: as in `logprobs.linear_token_logprobs`. max_workspace_bytes: for the logits of a chunk of tokens;
-    None: 128 MiB on the CPU, 1 GiB elsewhere. num_tokens, settings: as in `ppo_loss`.
+    temperature, logit_settings: as in `logprobs.linear_token_logprobs`. num_tokens, settings: as in `ppo_loss`.
+    max_workspace_bytes: for the logits of a chunk of tokens; None: 128 MiB on the CPU, 1 GiB elsewhere.
     Returns: `PPOLoss`.
     Raises: ValueError for other shapes, dtypes, devices or values, and for a coefficient without `ref_logprobs`.
     """
     checks.settings("settings", settings, PPOSettings)
+    checks.settings("logit_settings", logit_settings, LogitSettings)
     linear.check_head(hidden, weight, bias)
     tokens, _ = linear.check_tokens("hidden", hidden, tokens, temperature, mask, weight.shape[0])
     advantages = checks.per_token("advantages", advantages, "tokens", tokens)
@@ -286,13 +289,15 @@ def linear_ppo_loss(
     mask, num_tokens = _check_tokens("advantages", advantages, mask, weights, num_tokens, **per_token)
     _check_reference(ref_logprobs, settings)
     _check_rows("tokens", tuple(tokens.shape), settings.policy)
-    head = {"bias": bias, "temperature": temperature, "max_workspace_bytes": max_workspace_bytes}
     log_ratios = None
     if settings.policy.ratio == "sequence" and old_logprobs is not None:
         with torch.no_grad():
-            new = linear_token_logprobs(hidden, weight, tokens, mask=mask, **head)
+            new = linear_token_logprobs(
+                hidden, weight, tokens, bias=bias, temperature=temperature, mask=mask, logit_settings=logit_settings,
+                max_workspace_bytes=max_workspace_bytes,
+            )  # fmt: skip
         log_ratios = aggregation.log_ratios(new, old_logprobs, mask)
     workspace = linear.workspace_bytes(max_workspace_bytes, weight, linear.CPU_LOSS_WORKSPACE_BYTES)
     inputs = (old_logprobs, advantages, values, old_values, returns, mask, ref_logprobs, log_ratios, weights)
-    others = (num_tokens, settings, temperature, workspace)
+    others = (num_tokens, settings, temperature, logit_settings, workspace)
     return dispatch.run(LINEAR_PPO_LOSS, hidden, weight, bias, tokens, *inputs, *others)

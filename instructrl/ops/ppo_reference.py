@@ -8,6 +8,7 @@ from torch import Tensor
 from instructrl.ops import checks, dispatch, linear
 from instructrl.ops.autograd import attach_derivative
 from instructrl.ops.linear import HeadGradients, LinearHead, attach_gradients
+from instructrl.ops.logit_settings import LogitSettings
 from instructrl.ops.logprobs import hide_invalid, readable_tokens, rows_backward, rows_forward
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, PPOSettings, ValueSettings
 from instructrl.ops.ppo_terms import (
@@ -225,6 +226,7 @@ def _reference_linear_ppo_loss(
     num_tokens: int | Tensor | None,
     settings: PPOSettings,
     temperature: float,
+    logit_settings: LogitSettings,
     workspace: int,
 ) -> PPOLoss:
     with torch.no_grad(), linear.full_precision(hidden.device):
@@ -237,7 +239,8 @@ def _reference_linear_ppo_loss(
         constants |= {"ref_logprobs": ref_logprobs, "log_ratios": log_ratios, "weights": weights}
         flat = {name: None if x is None else x.reshape(-1) for name, x in constants.items()}
         flat_hidden = hidden.detach().reshape(-1, hidden.shape[-1])
-        head = LinearHead(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype), temperature)
+        constant = None if bias is None else bias.detach().to(dtype)
+        head = LinearHead(weight.detach().to(dtype), constant, temperature, logit_settings)
         wanted = (hidden.requires_grad, weight.requires_grad, bias is not None and bias.requires_grad)
         total = HeadGradients(head, flat_hidden, wanted)
         inputs = _tokens(flat_mask, dtype, **flat)

@@ -301,16 +301,15 @@ def group_advantages(scores, groups, num_groups, settings=GroupSettings()):
     return result
 
 
-def linear_nll_loss(hidden, weight, tokens, mask, bias=None, weights=None, num_tokens=None, max_workspace_bytes=None):
-    logprobs = linear_token_logprobs(hidden, weight, tokens, bias, mask)
+def linear_nll_loss(hidden, weight, tokens, mask, weights=None, num_tokens=None, max_workspace_bytes=None, **head):
+    logprobs = linear_token_logprobs(hidden, weight, tokens, mask=mask, **head)
     if weights is not None:
         logprobs = logprobs[mask] * weights[mask]
     return -logprobs.sum() / divisor(mask, num_tokens)
 
 
-def linear_ppo_loss(
-    hidden, weight, tokens, *args, mask=None, bias=None, temperature=1.0, max_workspace_bytes=None, **rest
-):
+def linear_ppo_loss(hidden, weight, tokens, *args, mask=None, max_workspace_bytes=None, **rest):
+    head = {name: rest.pop(name) for name in ("bias", "temperature", "logit_settings") if name in rest}
     rows = [x.reshape(-1, *x.shape[tokens.dim() :]) for x in (hidden, tokens, mask)]
-    logprobs = linear_token_logprobs(rows[0], weight, rows[1], bias, rows[2], temperature=temperature)
+    logprobs = linear_token_logprobs(rows[0], weight, rows[1], mask=rows[2], **head)
     return ppo_loss(logprobs.view(tokens.shape), *args, mask=mask, **rest)

@@ -8,6 +8,7 @@ import torch
 
 from instructrl.ops.cases.case import Arguments, Case, poisoned, seeded
 from instructrl.ops.cases.logprobs import linear_cases
+from instructrl.ops.logit_settings import LogitSettings
 
 
 def _linear_nll(dtype: torch.dtype, make: Callable[[torch.dtype], Arguments]) -> Arguments:
@@ -19,7 +20,8 @@ def _linear_nll(dtype: torch.dtype, make: Callable[[torch.dtype], Arguments]) ->
 def _weighted_nll(dtype: torch.dtype, make: Callable[[torch.dtype], Arguments]) -> Arguments:
     arguments = _linear_nll(dtype, make)
     weights = torch.rand(arguments["mask"].shape, generator=seeded("weighted nll"))
-    return arguments | {"weights": poisoned(torch.where(weights < 0.2, 0.0, weights), arguments["mask"])}
+    arguments["weights"] = poisoned(torch.where(weights < 0.2, 0.0, weights), arguments["mask"])
+    return arguments | {"logit_settings": LogitSettings(scale=1.3, softcap=5.0)}
 
 
 def cases() -> list[Case]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from instructrl.ops.cases.case import Arguments, Case, poisoned, random_mask, seeded
+from instructrl.ops.logit_settings import LogitSettings
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, PPOSettings, ValueSettings
 
 _SHAPE = (5, 7)
@@ -141,6 +142,9 @@ def _linear(dtype: torch.dtype, name: str, kind: _Kind) -> Arguments:
     # A sum that is a small difference of log-probabilities would be compared with less than their last digit.
     arguments["advantages"] = arguments["advantages"].abs()
     del arguments["logprobs"]
+    if name == "on policy":
+        # Nothing of it is near a kink, whatever the log-probabilities are.
+        arguments |= {"temperature": 0.8, "logit_settings": LogitSettings(scale=1.3, softcap=5.0)}
     return {"hidden": poisoned(hidden, arguments["mask"]), "weight": weight, "tokens": tokens} | arguments
 
 
