@@ -168,6 +168,14 @@ BUGS = [
         chosen="ranking",
     ),
     Bug(
+        kind="missing barrier: choices are read before they are written",
+        backend=CUDA,
+        file="csrc/cuda/ranking_models.cu",
+        before="  __syncwarp(kFullWarp);\n",
+        after="",
+        chosen="plackett_luce",
+    ),
+    Bug(
         kind="off by one at the end of a row",
         backend=CUDA,
         file="csrc/cuda/online_softmax.h",
