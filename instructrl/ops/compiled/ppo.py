@@ -59,6 +59,15 @@ def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if x is None else x.to(dtype)
 
 
+def _read_as_one(tensors: tuple[Tensor, ...], ref_logprobs: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """All in one dtype, which the reference does not choose."""
+    tensors = of_one_dtype(*tensors)
+    if ref_logprobs is not None and ref_logprobs.dtype != tensors[0].dtype:
+        dtype = checks.accumulation_dtype(*tensors)
+        return tuple(x.to(dtype) for x in tensors), ref_logprobs.to(dtype)
+    return tensors, ref_logprobs
+
+
 def _general(prefix: str) -> Callable[..., tuple[Any, ...]]:
     """From inputs, denominator and flat settings: loss, policy loss, value loss, metrics by name."""
     op: PrivateOp = private_ops.get(prefix, "general_ppo_loss")
@@ -147,17 +156,19 @@ def _ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
         num_tokens: int | Tensor | None,
         settings: PPOSettings,
     ) -> PPOLoss:
-        # In the order of the arguments of the op with all settings and of the one with a few.
+        policy, kl = settings.policy, settings.kl
+        if is_plain_ppo(old_logprobs, values, ref_logprobs, weights, settings):
+            per_token = (logprobs, old_logprobs, advantages, values, old_values, returns)
+            per_token, ref_logprobs = _read_as_one(per_token, ref_logprobs)  # pyright: ignore[reportArgumentType]
+            numbers = (policy.clip_low, policy.clip_high, settings.value.cliprange, settings.vf_coef, kl.coef)
+            count = private_ops.as_count(num_tokens, mask.device)
+            results = run_loss(op, (0, 3), *per_token, mask, ref_logprobs, count, *numbers)
+            loss, of_policy, of_value, metrics = results
+            return PPOLoss(loss, of_policy, of_value, named(metrics, PPO_METRICS))
         inputs = _general_inputs(
             mask, logprobs=logprobs, old_logprobs=old_logprobs, log_ratios=log_ratios, advantages=advantages,
             values=values, old_values=old_values, returns=returns, ref_logprobs=ref_logprobs, weights=weights,
         )  # fmt: skip
-        policy, kl = settings.policy, settings.kl
-        if is_plain_ppo(old_logprobs, values, ref_logprobs, weights, settings):
-            numbers = (policy.clip_low, policy.clip_high, settings.value.cliprange, settings.vf_coef, kl.coef)
-            count = private_ops.as_count(num_tokens, mask.device)
-            loss, of_policy, of_value, metrics = run_loss(op, (0, 3), *inputs[:2], *inputs[3:9], count, *numbers)
-            return PPOLoss(loss, of_policy, of_value, named(metrics, PPO_METRICS))
         numbers = flat(policy, settings.value, settings.vf_coef, kl, kl.coef)
         loss, of_policy, of_value, metrics = general(inputs, mask, num_tokens, numbers)
         return PPOLoss(loss, of_policy, of_value, _chosen(metrics, metric_names(PPO_METRICS, policy)))
