@@ -30,22 +30,22 @@ def attach():
         kernels.detach(name)
 
 
-def broken_value(scores, preferred):
-    right = REFERENCE(scores, preferred)
+def broken_value(scores, *others):
+    right = REFERENCE(scores, *others)
     return right._replace(loss_sum=right.loss_sum + 1e-5)
 
 
-def broken_gradient(scores, preferred):
-    right = REFERENCE(scores, preferred)
+def broken_gradient(scores, *others):
+    right = REFERENCE(scores, *others)
     return right._replace(loss_sum=right.loss_sum.detach() + (scores - scores.detach()).sum())
 
 
-def not_a_number(scores, preferred):
-    right = REFERENCE(scores, preferred)
+def not_a_number(scores, *others):
+    right = REFERENCE(scores, *others)
     return right._replace(loss_sum=right.loss_sum * float("nan"))
 
 
-def does_not_launch(scores, preferred):
+def does_not_launch(scores, *others):
     raise RuntimeError("no kernel image\nfor this device")
 
 
