@@ -33,6 +33,7 @@ _FAMILIES = {
     "clipped_policy_loss": "ppo",
     "clipped_value_loss": "ppo",
     "ppo_loss": "ppo",
+    "general_ppo_loss": "general_ppo",
     "sample_tokens": "sampling",
 }
 
@@ -54,11 +55,13 @@ def _on_device_of_first(launch: Callable[..., Any]) -> Callable[..., Any]:
     """Triton launches on the current device, which need not be where the tensors are."""
 
     @functools.wraps(launch)
-    def on_device(first: torch.Tensor, *others: Any) -> Any:
+    def on_device(*args: Any) -> Any:
+        # The first argument may be absent.
+        first = next(x for x in args if x is not None)
         if first.get_device() == torch.cuda.current_device():
-            return launch(first, *others)
+            return launch(*args)
         with torch.cuda.device(first.device):
-            return launch(first, *others)
+            return launch(*args)
 
     return on_device
 

@@ -13,6 +13,8 @@ products and differences whose results are compared before anything is added to 
 
 # ruff: noqa: N803, N806  (constants of a kernel are written in capitals, as everywhere in Triton)
 
+from typing import NamedTuple
+
 import torch
 from instructrl.kernels.triton.elementary import exp, expm1, larger
 from instructrl.kernels.triton.rows import vector_length
@@ -22,8 +24,8 @@ import triton
 import triton.language as tl
 
 _TILE = 1024
-_MAX_PROGRAMS = 1024
-_LARGEST = tl.constexpr(3.4028234663852886e38)
+MAX_PROGRAMS = 1024
+LARGEST = tl.constexpr(3.4028234663852886e38)
 # Places of a program's sums: the metrics of `ppo_terms.PPO_METRICS` in their order, then the losses.
 _RATIO_MAX = tl.constexpr(4)
 _REF_KL = tl.constexpr(7)
@@ -33,21 +35,29 @@ _NUM_SUMS = tl.constexpr(10)
 
 
 @triton.jit
-def _policy(new, old, advantage, counted, low, high):
-    """Loss, derivative, clipped or not, ratio: `ppo_terms.policy_terms`."""
-    ratio = exp(new - old)
-    # An infinite ratio would turn advantage 0 into NaN. NaN stays.
-    ratio = tl.where(ratio > _LARGEST, _LARGEST, ratio)
+def clip_terms(ratio, slope, advantage, low, high):
+    """Loss, derivative, clipped or not. slope: the derivative of the ratio by the log-probability."""
     unclipped = -advantage * ratio
     clipped = -advantage * tl.where(ratio < low, low, tl.where(ratio > high, high, ratio))
     wins = clipped > unclipped
     tie_outside = (unclipped == clipped) & ((ratio < low) | (ratio > high))
-    derivative = tl.where(wins, 0.0, tl.where(tie_outside, 0.5 * unclipped, unclipped))
-    return larger(unclipped, clipped), tl.where(counted, derivative, 0.0), wins & counted, tl.where(counted, ratio, 0.0)
+    by_ratio = -advantage * slope
+    derivative = tl.where(wins, 0.0, tl.where(tie_outside, 0.5 * by_ratio, by_ratio))
+    return larger(unclipped, clipped), derivative, wins
 
 
 @triton.jit
-def _value(value, old, target, counted, cliprange_value):
+def _policy(new, old, advantage, counted, low, high):
+    """Loss, derivative, clipped or not, ratio: `ppo_terms.policy_terms` as published."""
+    ratio = exp(new - old)
+    # An infinite ratio would turn advantage 0 into NaN. NaN stays.
+    ratio = tl.where(ratio > LARGEST, LARGEST, ratio)
+    loss, derivative, wins = clip_terms(ratio, ratio, advantage, low, high)
+    return loss, tl.where(counted, derivative, 0.0), wins & counted, tl.where(counted, ratio, 0.0)
+
+
+@triton.jit
+def value_terms(value, old, target, counted, cliprange_value):
     """Loss, derivative, clipped or not, squared error: `ppo_terms.value_terms`."""
     low = old - cliprange_value
     high = old + cliprange_value
@@ -64,7 +74,7 @@ def _value(value, old, target, counted, cliprange_value):
 
 
 @triton.jit
-def _counted_load(pointer, start, lane, inside, counted):
+def counted_load(pointer, start, lane, inside, counted):
     """float32, and 0 where the mask does not count: what is there enters no arithmetic."""
     return tl.where(counted, tl.load(pointer + start + lane, mask=inside, other=0.0).to(tl.float32), 0.0)
 
@@ -81,9 +91,9 @@ def _tile(
     counted = inside & (tl.load(mask + start + lane, mask=inside, other=0) != 0)
     count += tl.sum(counted.to(tl.float32), 1)
     if POLICY:
-        new = _counted_load(logprobs, start, lane, inside, counted)
-        old = _counted_load(old_logprobs, start, lane, inside, counted)
-        advantage = _counted_load(advantages, start, lane, inside, counted)
+        new = counted_load(logprobs, start, lane, inside, counted)
+        old = counted_load(old_logprobs, start, lane, inside, counted)
+        advantage = counted_load(advantages, start, lane, inside, counted)
         loss, derivative, wins, ratio = _policy(new, old, advantage, counted, low, high)
         policy_loss += tl.sum(loss, 1)
         clipped += tl.sum(wins.to(tl.float32), 1)
@@ -91,17 +101,17 @@ def _tile(
         ratio_sum += tl.sum(ratio, 1)
         ratio_max = larger(ratio_max, tl.reduce(ratio, 1, larger))
         if REFERENCE:
-            difference = _counted_load(ref_logprobs, start, lane, inside, counted) - new
+            difference = counted_load(ref_logprobs, start, lane, inside, counted) - new
             growth = expm1(difference)
             ref_kl += tl.sum(growth - difference, 1)
             if KL_IN_LOSS:
                 derivative -= kl_coef * growth
         tl.store(gradients[0] + start + lane, derivative, mask=inside)
     if VALUE:
-        value = _counted_load(values, start, lane, inside, counted)
-        old_value = _counted_load(old_values, start, lane, inside, counted)
-        target = _counted_load(returns, start, lane, inside, counted)
-        loss, derivative, wins, squared = _value(value, old_value, target, counted, cliprange_value)
+        value = counted_load(values, start, lane, inside, counted)
+        old_value = counted_load(old_values, start, lane, inside, counted)
+        target = counted_load(returns, start, lane, inside, counted)
+        loss, derivative, wins, squared = value_terms(value, old_value, target, counted, cliprange_value)
         value_loss += tl.sum(loss, 1)
         value_clipped += tl.sum(wins.to(tl.float32), 1)
         squared_sum += tl.sum(squared, 1)
@@ -169,7 +179,7 @@ def _terms(
 
 
 @triton.jit
-def _total(partials, index, num_programs, PROGRAMS: tl.constexpr):
+def total_of(partials, index, num_programs, PROGRAMS: tl.constexpr):
     lane = tl.arange(0, PROGRAMS)
     parts = tl.load(partials + index * num_programs + lane, mask=lane < num_programs, other=0.0)
     return tl.sum(parts.to(tl.float64), 0)
@@ -189,14 +199,14 @@ def _finish(
     KL_IN_LOSS: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
-    count = _total(partials, 0, num_programs, PROGRAMS)
+    count = total_of(partials, 0, num_programs, PROGRAMS)
     tl.store(metrics, count.to(tl.float32))
     if num_tokens is not None:
         count = tl.load(num_tokens)
     denominator = tl.where(count > 0, count, 1.0)
     if POLICY:
         for index in tl.static_range(1, _RATIO_MAX):
-            tl.store(metrics + index, _total(partials, index, num_programs, PROGRAMS).to(tl.float32))
+            tl.store(metrics + index, total_of(partials, index, num_programs, PROGRAMS).to(tl.float32))
         lane = tl.arange(0, PROGRAMS)
         ratios = tl.load(partials + _RATIO_MAX * num_programs + lane, mask=lane < num_programs, other=0.0)
         tl.store(metrics + _RATIO_MAX, tl.reduce(ratios, 0, larger))
@@ -204,14 +214,14 @@ def _finish(
         # Behind the policy's metrics, or behind the count.
         first: tl.constexpr = _RATIO_MAX + 1 if POLICY else 1
         for index in tl.static_range(2):
-            total = _total(partials, _RATIO_MAX + 1 + index, num_programs, PROGRAMS)
+            total = total_of(partials, _RATIO_MAX + 1 + index, num_programs, PROGRAMS)
             tl.store(metrics + first + index, total.to(tl.float32))
-    policy_loss = _total(partials, _POLICY_LOSS, num_programs, PROGRAMS)
-    value_loss = _total(partials, _VALUE_LOSS, num_programs, PROGRAMS)
+    policy_loss = total_of(partials, _POLICY_LOSS, num_programs, PROGRAMS)
+    value_loss = total_of(partials, _VALUE_LOSS, num_programs, PROGRAMS)
     loss = policy_loss + value_loss
     scale = losses + 1
     if POLICY and VALUE:
-        ref_kl = _total(partials, _REF_KL, num_programs, PROGRAMS)
+        ref_kl = total_of(partials, _REF_KL, num_programs, PROGRAMS)
         tl.store(metrics + _REF_KL, ref_kl.to(tl.float32))
         loss = policy_loss + vf_coef * value_loss
         if KL_IN_LOSS:
@@ -221,6 +231,23 @@ def _finish(
         scale = losses + 3
     tl.store(losses, (loss / denominator).to(tl.float32))
     tl.store(scale, (1.0 / denominator).to(tl.float32))
+
+
+class Split(NamedTuple):
+    """The split of tokens over programs, and of a tile over threads: a vector of 16 bytes for each."""
+
+    num_programs: int
+    tiles_each: int
+    vectors: int
+    vector: int
+    num_warps: int
+
+
+def split(num_elements: int, dtype: torch.dtype) -> Split:
+    vector, num_tiles = vector_length(dtype), triton.cdiv(num_elements, _TILE)
+    tiles_each = triton.cdiv(num_tiles, MAX_PROGRAMS)
+    vectors = _TILE // vector
+    return Split(triton.cdiv(num_tiles, tiles_each), tiles_each, vectors, vector, vectors // 32)
 
 
 def _run(
@@ -245,39 +272,36 @@ def _run(
     inputs = [None if x is None else x.contiguous() for x in (*policy, *value, mask, ref_logprobs)]
     model = policy[0] if policy[0] is not None else value[0]
     assert model is not None
-    vector = vector_length(model.dtype)
-    num_tiles = triton.cdiv(num_elements, _TILE)
-    tiles_each = triton.cdiv(num_tiles, _MAX_PROGRAMS)
-    num_programs = triton.cdiv(num_tiles, tiles_each)
-    partials = mask.new_empty((_NUM_SUMS.value, num_programs), dtype=torch.float32)
-    _terms[(num_programs,)](
+    grid = split(num_elements, model.dtype)
+    partials = mask.new_empty((_NUM_SUMS.value, grid.num_programs), dtype=torch.float32)
+    _terms[(grid.num_programs,)](
         *inputs,
         *gradients,
         partials,
         num_elements,
-        tiles_each,
+        grid.tiles_each,
         1.0 - clip_low,
         1.0 + clip_high,
         cliprange_value,
         vf_coef,
         kl_coef,
         KL_IN_LOSS=kl_coef != 0.0,
-        VECTORS=_TILE // vector,
-        VECTOR=vector,
-        num_warps=_TILE // vector // 32,
+        VECTORS=grid.vectors,
+        VECTOR=grid.vector,
+        num_warps=grid.num_warps,
     )
     _finish[(1,)](
         partials,
         num_tokens,
         losses,
         metrics,
-        num_programs,
+        grid.num_programs,
         vf_coef,
         kl_coef,
         POLICY=with_policy,
         VALUE=with_value,
         KL_IN_LOSS=kl_coef != 0.0,
-        PROGRAMS=_MAX_PROGRAMS,
+        PROGRAMS=MAX_PROGRAMS,
         num_warps=4,
     )
     return losses, *gradients, metrics
