@@ -2,14 +2,13 @@
 //
 // A thread takes 16 bytes of every array at once (4 tokens of float32, 8 of bfloat16), computes the terms of
 // csrc/formulas.h, writes unnormalised gradients (the backward multiplies by the incoming gradient over the denominator
-// anyway) and keeps ten sums in registers. A block's sums go to global memory as doubles; the block that comes last
-// adds up those of all blocks in the order of their index and writes losses and metrics. No second launch, no atomics
-// but the integer ticket.
+// anyway) and keeps ten sums in registers; columns.h adds them up over the grid, and one thread writes losses and
+// metrics.
 //
 // Bytes per token, all terms with a reference in float32: 29 read, 8 written. 256 threads with at most 107 registers:
 // two or more blocks a multiprocessor, 512 threads with seven 16-byte loads each in flight, twice what hides the
 // latency of memory.
-#include "cuda/tokens.h"
+#include "cuda/columns.h"
 
 namespace instructrl {
 namespace {
@@ -130,36 +129,6 @@ __device__ __forceinline__ void add_group(const Arguments<T>& a, int64_t first, 
   if constexpr (kPart != Part::kPolicy) store_group(a.grad_values, first, a.num_tokens, whole, by_value);
 }
 
-// Joins `count` rows of numbers of stride kNumColumns, in their order.
-template <class Row>
-__device__ __forceinline__ double joined(int column, int64_t count, Row&& row) {
-  double total = row(0);
-  for (int64_t r = 1; r < count; ++r) {
-    if (column == kRatioMax) {
-      total = maximum(total, row(r));
-    } else {
-      total += row(r);
-    }
-  }
-  return total;
-}
-
-// From each thread's sums to those of the block: thread c < kNumColumns returns column c's.
-template <class A>
-__device__ __forceinline__ double block_columns(const A (&sums)[kNumColumns]) {
-  __shared__ double of_warp[kTokenThreads / kWarpSize][kNumColumns];
-  __syncthreads();  // The array may still be in use by an earlier call.
-#pragma unroll
-  for (int column = 0; column < kNumColumns; ++column) {
-    const A total = column == kRatioMax ? warp_maximum(sums[column]) : warp_sum(sums[column]);
-    if (threadIdx.x % kWarpSize == 0) of_warp[threadIdx.x / kWarpSize][column] = static_cast<double>(total);
-  }
-  __syncthreads();
-  const int column = static_cast<int>(threadIdx.x);
-  if (column >= kNumColumns) return 0.0;
-  return joined(column, kTokenThreads / kWarpSize, [&](int64_t warp) { return of_warp[warp][column]; });
-}
-
 // What one thread makes of all sums: the order of outputs is that of `instructrl/ops/ppo_terms.py`.
 template <class T, Part kPart>
 __device__ __forceinline__ void finish(const Arguments<T>& a, const double* sums) {
@@ -192,32 +161,13 @@ __device__ __forceinline__ void finish(const Arguments<T>& a, const double* sums
 template <class T, Part kPart, bool kReference>
 __global__ void __launch_bounds__(kTokenThreads) ppo_kernel(const Arguments<T> a) {
   __shared__ double total[kNumColumns];
-  __shared__ bool last;
   constexpr int kGroup = Vector<T>::kSize;
   float sums[kNumColumns] = {};  // A ratio is not negative, so 0 does for its maximum as well.
   const int64_t step = static_cast<int64_t>(gridDim.x) * kTokenThreads * kGroup;
   int64_t first = (static_cast<int64_t>(blockIdx.x) * kTokenThreads + threadIdx.x) * kGroup;
   for (; first < a.num_tokens; first += step) add_group<T, kPart, kReference>(a, first, sums);
 
-  const int thread = static_cast<int>(threadIdx.x);
-  const double column = block_columns(sums);
-  if (thread < kNumColumns) a.partials[static_cast<int64_t>(blockIdx.x) * kNumColumns + thread] = column;
-  if (!is_last_block(a.ticket, &last)) return;
-
-  // Every thread joins its share of the blocks, then the block its threads.
-  double joint[kNumColumns] = {};
-  const int64_t num_blocks = gridDim.x, share = (num_blocks + kTokenThreads - 1) / kTokenThreads;
-  for (int64_t b = thread * share; b < (thread + 1) * share && b < num_blocks; ++b) {
-#pragma unroll
-    for (int c = 0; c < kNumColumns; ++c) {
-      const double x = __ldcg(a.partials + b * kNumColumns + c);
-      joint[c] = c == kRatioMax ? maximum(joint[c], x) : joint[c] + x;
-    }
-  }
-  const double found = block_columns(joint);
-  if (thread < kNumColumns) total[thread] = found;
-  __syncthreads();
-  if (thread == 0) finish<T, kPart>(a, total);
+  if (all_columns(sums, a.partials, a.ticket, total)) finish<T, kPart>(a, total);
 }
 
 struct Inputs {
@@ -265,11 +215,8 @@ void launch_ppo(const Inputs& in, const Outputs& out, const Settings& settings, 
   a.aligned = all_aligned(a);
   // Without a token one block still writes the zeros.
   const int64_t blocks = Tokens<T>::num_blocks(a.num_tokens > 0 ? a.num_tokens : 1);
-  // Of this call alone: streams may run the op at once.
-  const Tensor scratch = empty(model, {blocks * kNumColumns + 1}, ScalarType::Double);
-  a.partials = mutable_data<double>(scratch);
-  a.ticket = reinterpret_cast<unsigned*>(a.partials + blocks * kNumColumns);
-  if (blocks > 1) check_cuda(cudaMemsetAsync(a.ticket, 0, sizeof(unsigned), stream), "memset of the ticket");
+  const ColumnMemory memory(model, blocks, kNumColumns, stream);
+  a.partials = memory.partials, a.ticket = memory.ticket;
   if constexpr (kPart == Part::kBoth) {
     if (in.ref_logprobs) {
       INSTRUCTRL_LAUNCH((ppo_kernel<T, kPart, true>), blocks, kTokenThreads, 0, stream, a);
