@@ -38,16 +38,15 @@ __device__ __forceinline__ double block_columns(const A (&numbers)[kColumns]) {
   return joined<kColumns>(column, kTokenThreads / kWarpSize, [&](int64_t warp) { return of_warp[warp][column]; });
 }
 
-// Whether this is the first thread of the block that came last; it finds the numbers of all blocks in `total`.
-// partials: [number of blocks, kColumns].
-template <int kColumns>
-__device__ __forceinline__ bool all_columns(const float (&numbers)[kColumns], double* partials, unsigned* ticket,
-                                            double (&total)[kColumns]) {
-  __shared__ bool last;
+// Whether this is the block that came last; it finds the numbers of all blocks in `total`. a: the kernel's arguments,
+// whose pointers take registers where they are used and not before; `partials` is [number of blocks, kColumns].
+template <class Arguments, int kColumns>
+__device__ __forceinline__ bool all_columns(const float (&numbers)[kColumns], const Arguments& a,
+                                            double (&total)[kColumns], bool* last) {
   const int thread = static_cast<int>(threadIdx.x);
   const double column = block_columns(numbers);
-  if (thread < kColumns) partials[static_cast<int64_t>(blockIdx.x) * kColumns + thread] = column;
-  if (!is_last_block(ticket, &last)) return false;
+  if (thread < kColumns) a.partials[static_cast<int64_t>(blockIdx.x) * kColumns + thread] = column;
+  if (!is_last_block(a.ticket, last)) return false;
 
   // Every thread joins its share of the blocks, then the block its threads.
   double joint[kColumns] = {};
@@ -55,14 +54,14 @@ __device__ __forceinline__ bool all_columns(const float (&numbers)[kColumns], do
   for (int64_t b = thread * share; b < (thread + 1) * share && b < num_blocks; ++b) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const double x = __ldcg(partials + b * kColumns + c);
+      const double x = __ldcg(a.partials + b * kColumns + c);
       joint[c] = c == kColumns - 1 ? maximum(joint[c], x) : joint[c] + x;
     }
   }
   const double found = block_columns(joint);
   if (thread < kColumns) total[thread] = found;
   __syncthreads();
-  return thread == 0;
+  return true;
 }
 
 // Memory of one launch alone, as streams may run the op at once: the blocks' numbers, and the ticket behind them.

@@ -151,11 +151,13 @@ __device__ __forceinline__ void finish(const Arguments<T>& a, const double (&sum
 template <class T>
 __global__ void __launch_bounds__(kTokenThreads) general_ppo_kernel(const Arguments<T> a) {
   __shared__ double total[kNumColumns];
+  __shared__ bool last;
   float sums[kNumColumns] = {};  // A ratio is not negative, so 0 does for its maximum as well.
   const int64_t step = static_cast<int64_t>(gridDim.x) * kTokenThreads;
   int64_t token = static_cast<int64_t>(blockIdx.x) * kTokenThreads + threadIdx.x;
   for (; token < a.num_tokens; token += step) add_token(a, token, sums);
-  if (all_columns(sums, a.partials, a.ticket, total)) finish(a, total);
+  if (!all_columns(sums, a, total, &last)) return;
+  if (threadIdx.x == 0) finish(a, total);
 }
 
 // A new tensor of the shape of `shape`, or an empty one.

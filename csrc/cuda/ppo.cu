@@ -161,13 +161,15 @@ __device__ __forceinline__ void finish(const Arguments<T>& a, const double* sums
 template <class T, Part kPart, bool kReference>
 __global__ void __launch_bounds__(kTokenThreads) ppo_kernel(const Arguments<T> a) {
   __shared__ double total[kNumColumns];
+  __shared__ bool last;
   constexpr int kGroup = Vector<T>::kSize;
   float sums[kNumColumns] = {};  // A ratio is not negative, so 0 does for its maximum as well.
   const int64_t step = static_cast<int64_t>(gridDim.x) * kTokenThreads * kGroup;
   int64_t first = (static_cast<int64_t>(blockIdx.x) * kTokenThreads + threadIdx.x) * kGroup;
   for (; first < a.num_tokens; first += step) add_group<T, kPart, kReference>(a, first, sums);
 
-  if (all_columns(sums, a.partials, a.ticket, total)) finish<T, kPart>(a, total);
+  if (!all_columns(sums, a, total, &last)) return;
+  if (threadIdx.x == 0) finish<T, kPart>(a, total);
 }
 
 struct Inputs {
