@@ -26,6 +26,7 @@ import triton
 from instructrl.kernels.triton import (
     advantages,
     general_advantages,
+    general_ppo,
     groups,
     logprobs,
     ppo,
@@ -39,6 +40,8 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from benchmarks.ahead_of_time.report import Row
+from instructrl.ops import ppo_settings
+from instructrl.ops.ppo_settings import KLSettings, PolicySettings
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = ("80", "90", "100", "gfx942")
@@ -99,6 +102,25 @@ def _ranking_examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], ob
         yield f"plackett_luce_loss {responses}", lambda a=(scores, ranks): ranking_models.plackett_luce_loss(*a)
 
 
+def _general_forms(x: torch.Tensor, mask: torch.Tensor, number: torch.Tensor) -> Iterator[tuple[str, Any, list[float]]]:
+    """By name: tensors and settings. x: of the dtype that is read. number: float32."""
+    clip = PolicySettings(dual_clip=3.0, log_ratio_clamp=20.0)
+    kl = KLSettings(coef=0.1, input_clamp=20.0, output_clamp=10.0, importance="full")
+    everything = (x, x, None, x, x, x, x, mask, x, number)
+    yield "dual clip, KL by k3", everything, ppo_settings.flat(clip, kl=kl, kl_coef=0.1)
+    straight = KLSettings(estimator="abs", coef=0.1, straight_through=True, importance="constant")
+    sapo = PolicySettings(surrogate="sapo", ratio="sequence")
+    yield (
+        "sapo of sequences, KL by abs",
+        (x, x, number, *everything[3:]),
+        ppo_settings.flat(sapo, kl=straight, kl_coef=0.1),
+    )
+    without_critic = (x, None, None, x, None, None, None, mask, None, number)
+    yield "reinforce on policy", without_critic, ppo_settings.flat(PolicySettings(surrogate="reinforce"))
+    yield "cispo", (x, x, *without_critic[2:]), ppo_settings.flat(PolicySettings(surrogate="cispo"))
+    yield "values alone", (None, None, None, None, x, x, x, mask, None, number), ppo_settings.flat()
+
+
 def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
     """Calls that reach every kernel, at the sizes that choose their largest tiles."""
 
@@ -136,6 +158,8 @@ def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
         name = "ppo_loss" if reference is None else f"ppo_loss with reference, kl_coef {kl_coef}"
         settings = (reference, count, 0.2, 0.2, 0.2, 0.1, kl_coef)
         yield name, lambda s=settings: ppo.ppo_loss(flat, flat, flat, flat, flat, flat, flat_mask, *s)
+    for name, inputs, numbers in _general_forms(flat, flat_mask, torch.zeros(4096)):
+        yield f"general_ppo_loss {name}", lambda i=inputs, n=numbers: general_ppo.general_ppo_loss(*i, count, n, True)
     for length in (1024, 1023, 16384):
         row, row_mask, scores = tokens(1, length), counted(1, length), torch.zeros(1)
         inputs = (row, row, row_mask)

@@ -1,9 +1,9 @@
 """PPO's losses under any settings: weights of tokens, other surrogates and estimators, given log ratios, no critic.
 
-Programs, tiles and sums are those of `ppo.py`, whose kernel has the losses as they were published and nothing else.
-Bytes moved: every input that is given once, the mask, and 4 a token for each gradient and for the losses of tokens where
-they are asked for. What a setting picks is a constant of the kernel (`Form`), as is what is absent: it is compiled for
-each combination that is met, and what is not used costs nothing. Numbers are arguments.
+Programs, tiles and sums are those of `ppo.py` for float32, whose kernel has the losses as they were published alone.
+Bytes moved: every input that is given once, the mask, and 4 a token for each gradient and for the losses of tokens
+where they are asked for. What a setting picks is a constant of the kernel (`Form`), as is what is absent: compiled anew
+for each combination that is met, what is not used costs nothing. Numbers are arguments.
 
 Formulas and derivatives at their kinks are those of `instructrl/ops/ppo_terms.py`.
 """
@@ -102,8 +102,10 @@ def _sapo(ratio, slope, advantage, positive, negative):
     large_share = tl.div_rn(one, 1.0 + small)
     small_share = small * large_share
     share = tl.where(gate < 0, small_share, large_share)
-    loss = -advantage * (share * tl.div_rn(4.0 * one, temperature))
-    return loss, -advantage * (4.0 * large_share * small_share * slope)
+    # Two quotients of numbers, not one a token.
+    four = positive * 0.0 + 4.0
+    factor = tl.where(advantage > 0, tl.div_rn(four, positive), tl.div_rn(four, negative))
+    return -advantage * (share * factor), -advantage * (4.0 * large_share * small_share * slope)
 
 
 @triton.jit
@@ -348,9 +350,8 @@ def general_ppo_loss(
     losses, metrics = (mask.new_empty(n, dtype=torch.float32) for n in (4, _NUM_METRICS.value))
     policy, critic = (logprobs, old_logprobs, log_ratios, advantages), (values, old_values, returns)
     inputs = [None if x is None else x.contiguous() for x in (*policy, *critic, mask, ref_logprobs, weights)]
-    read = values if logprobs is None else logprobs
-    assert read is not None
-    grid = split(mask.numel(), read.dtype)
+    # Four tokens a thread in every dtype: for eight of bfloat16 with all that can be given, registers do not suffice.
+    grid = split(mask.numel(), torch.float32)
     partials = mask.new_empty((_NUM_SUMS.value, grid.num_programs), dtype=torch.float32)
     _general_terms[(grid.num_programs,)](
         *inputs,
