@@ -40,8 +40,8 @@ __device__ __forceinline__ double block_columns(const A (&numbers)[kColumns]) {
 
 // Whether this is the block that came last; it finds the numbers of all blocks in `total`. a: the kernel's arguments,
 // whose pointers take registers where they are used and not before; `partials` is [number of blocks, kColumns].
-template <class Arguments, int kColumns>
-__device__ __forceinline__ bool all_columns(const float (&numbers)[kColumns], const Arguments& a,
+template <class A, class Arguments, int kColumns>
+__device__ __forceinline__ bool all_columns(const A (&numbers)[kColumns], const Arguments& a,
                                             double (&total)[kColumns], bool* last) {
   const int thread = static_cast<int>(threadIdx.x);
   const double column = block_columns(numbers);

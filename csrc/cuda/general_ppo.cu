@@ -156,7 +156,11 @@ __global__ void __launch_bounds__(kTokenThreads) general_ppo_kernel(const Argume
   const int64_t step = static_cast<int64_t>(gridDim.x) * kTokenThreads;
   int64_t token = static_cast<int64_t>(blockIdx.x) * kTokenThreads + threadIdx.x;
   for (; token < a.num_tokens; token += step) add_token(a, token, sums);
-  if (!all_columns(sums, a, total, &last)) return;
+  // Losses of either sign may add up to little: what is left of them is not that of float.
+  double numbers[kNumColumns];
+#pragma unroll
+  for (int c = 0; c < kNumColumns; ++c) numbers[c] = static_cast<double>(sums[c]);
+  if (!all_columns(numbers, a, total, &last)) return;
   if (threadIdx.x == 0) finish(a, total);
 }
 

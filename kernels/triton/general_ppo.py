@@ -284,8 +284,10 @@ def _general_terms(
         start = num_vectors * VECTOR
         inside = lane < num_elements - start
         sums = _tile(inputs, outputs, policy_settings, log_ratio_clamp, others, start, lane, inside, sums, FORM)
+    # Losses of either sign may add up to little: what is left of them is not that of float32.
     for index in tl.static_range(_NUM_SUMS):
-        total = tl.reduce(sums[index], 0, larger) if index == _RATIO_MAX else tl.sum(sums[index], 0)
+        numbers = sums[index].to(tl.float64)
+        total = tl.reduce(numbers, 0, larger) if index == _RATIO_MAX else tl.sum(numbers, 0)
         tl.store(partials + index * tl.num_programs(0) + program, total)
 
 
@@ -305,7 +307,7 @@ def _finish(
         if index == _RATIO_MAX:
             lane = tl.arange(0, PROGRAMS)
             ratios = tl.load(partials + index * num_programs + lane, mask=lane < num_programs, other=0.0)
-            tl.store(metrics + index, tl.reduce(ratios, 0, larger))
+            tl.store(metrics + index, tl.reduce(ratios, 0, larger).to(tl.float32))
         else:
             tl.store(metrics + index, total_of(partials, index, num_programs, PROGRAMS).to(tl.float32))
     count = total_of(partials, 0, num_programs, PROGRAMS)
@@ -352,7 +354,7 @@ def general_ppo_loss(
     inputs = [None if x is None else x.contiguous() for x in (*policy, *critic, mask, ref_logprobs, weights)]
     # Four tokens a thread in every dtype: for eight of bfloat16 with all that can be given, registers do not suffice.
     grid = split(mask.numel(), torch.float32)
-    partials = mask.new_empty((_NUM_SUMS.value, grid.num_programs), dtype=torch.float32)
+    partials = mask.new_empty((_NUM_SUMS.value, grid.num_programs), dtype=torch.float64)
     _general_terms[(grid.num_programs,)](
         *inputs,
         *written,
