@@ -116,6 +116,20 @@ def test_a_more_precise_reference_is_not_rounded():
     assert torch.equal(found, ppo.ppo_loss(*wide, ref_logprobs=precise, settings=WITH_KL).metrics["ref_kl_sum"])
 
 
+def test_a_weight_of_0_leaves_a_token_out_whatever_its_loss_is():
+    new, value = torch.tensor([-1.0, -math.inf]).requires_grad_(), torch.tensor([0.5, math.inf]).requires_grad_()
+    kl = KLSettings(estimator="k2", coef=0.5)
+    settings = PPOSettings(policy=PolicySettings(surrogate="reinforce"), vf_coef=0.1, kl=kl)
+    constants = {"ref_logprobs": torch.tensor([-1.2, -1.0]), "weights": torch.tensor([1.0, 0.0])}
+    zero, one = torch.zeros(2), torch.ones(2)
+    found = ppo.ppo_loss(new, None, one, value, zero, zero, one == 1, **constants, settings=settings)
+    # The first token's, over two: policy 1, value 0.1 * 0.5 * 0.5^2, KL 0.5 * 0.5 * 0.2^2.
+    torch.testing.assert_close(found.loss, torch.tensor((1.0 + 0.0125 + 0.01) / 2))
+    gradients = torch.autograd.grad(found.loss, (new, value))
+    torch.testing.assert_close(gradients[0], torch.tensor([(-1.0 + 0.1) / 2, 0.0]))
+    torch.testing.assert_close(gradients[1], torch.tensor([0.1 * 0.5 / 2, 0.0]))
+
+
 def test_infinity_stays_in_its_sequence():
     rewards = torch.tensor([1.0, 2.0, 3.0, math.inf])
     found = advantages.generalized_advantages(
