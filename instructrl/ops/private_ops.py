@@ -195,12 +195,6 @@ def get(prefix: str, name: str) -> Callable[..., Any]:
     return getattr(getattr(torch.ops, NAMESPACE), f"{prefix}{name}").default
 
 
-def has(prefix: str, name: str, device_type: str) -> bool:
-    """Whether a backend has the kernel of a private op for a device type."""
-    op = f"{NAMESPACE}::{prefix}{name}"
-    return torch._C._dispatch_has_kernel_for_dispatch_key(op, device_type.upper())
-
-
 def as_count(num_tokens: int | Tensor | None, device: torch.device) -> Tensor | None:
     """A denominator as private ops take it: 0-dim float64, or None."""
     if num_tokens is None:

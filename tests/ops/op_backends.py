@@ -7,12 +7,9 @@ sources run on the host and Triton's interpreter need a process of their own.
 import importlib
 import os
 
-import pytest
 import torch
 
 from instructrl import kernels, ops
-from instructrl.ops import private_ops
-from instructrl.ops.cases import ppo_settings
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _PLUGIN = os.environ.get("INSTRUCTRL_TEST_PLUGIN")
@@ -45,14 +42,6 @@ COMPILED = [place for place in BACKENDS if place[0] != kernels.REFERENCE]
 
 
 PREFIXES = {"native": "_native_", "triton": "_triton_", "cuda_on_host": "_cuda_on_host_"}
-_GENERAL = {(case.op, case.name) for case in ppo_settings.cases()}
-
-
-def skip_without_a_kernel(backend, device, case):
-    """Cases of settings that a backend has no kernel for run on the reference, which is tested by itself."""
-    general = (case.op, case.name) in _GENERAL
-    if general and backend in PREFIXES and not private_ops.has(PREFIXES[backend], "general_ppo_loss", device):
-        pytest.skip(f"{backend} has no kernel for these settings on {device}")
 
 
 def place_id(value):

@@ -42,15 +42,12 @@ def attach(
     """
     private_ops.define_fakes(prefix, private_ops.FAKES)
     compiled_linear.define(prefix)
-    general = {device: private_ops.has(prefix, "general_ppo_loss", device) for device in dtypes}
 
     def implementation(op: str) -> kernels.Implementation:
         data = slice(1) if op in _AUXILIARY_AFTER_FIRST else slice(None)
-
-        def unsupported(*args: Any) -> str | None:
-            return _unsupported(dtypes, no_code, args[data]) or ppo.why_no_kernel(general, op, args)
-
-        return kernels.Implementation(function=_IMPLEMENTATIONS[op](prefix), unsupported=unsupported)
+        return kernels.Implementation(
+            function=_IMPLEMENTATIONS[op](prefix), unsupported=lambda *args: _unsupported(dtypes, no_code, args[data])
+        )
 
     found = {op: implementation(op) for op in _IMPLEMENTATIONS}
     kernels.attach(backend, devices=devices, implementations=found, about=about)

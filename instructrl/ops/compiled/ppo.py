@@ -3,7 +3,7 @@
 The losses as they were published have kernels of their own, which know of no other settings; all others share one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -256,26 +256,3 @@ IMPLEMENTATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "ppo.value_token_losses": _value_token_losses,
     "ppo.kl_token_losses": _kl_token_losses,
 }
-
-
-def _needs_general(op: str, args: tuple[Any, ...]) -> bool:
-    """Whether a call needs the kernel for all settings."""
-    if op == "ppo.clipped_policy_loss":
-        return not is_plain_policy(args[1], args[5], args[7])
-    if op == "ppo.clipped_value_loss":
-        return args[4] is not None
-    if op == "ppo.ppo_loss":
-        return not is_plain_ppo(args[1], args[3], args[7], args[9], args[11])
-    if op == "ppo.linear_ppo_loss":
-        return not is_plain_ppo(args[4], args[6], args[10], args[12], args[14])
-    return op in ("ppo.policy_token_losses", "ppo.value_token_losses", "ppo.kl_token_losses")
-
-
-def why_no_kernel(general: Mapping[str, bool], op: str, args: tuple[Any, ...]) -> str | None:
-    """Why a backend's kernels cannot run a call because of its settings, or None.
-
-    general: whether it has the kernel for all settings, by device type.
-    """
-    if op.startswith("ppo.") and not general[args[0].device.type] and _needs_general(op, args):
-        return "it has no kernel for weights, token losses, or settings beyond those of the published loss"
-    return None
