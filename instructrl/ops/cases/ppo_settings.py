@@ -12,6 +12,8 @@ from instructrl.ops.logit_settings import LogitSettings
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, PPOSettings, ValueSettings
 
 _SHAPE = (5, 7)
+# A row of logits is a program to an interpreter of kernels.
+_LINEAR_SHAPE = (2, 6)
 # What a log ratio may be: off the kinks of every setting below by more than bfloat16 rounds.
 _STEPS = (0.0, 0.1, -0.1, 0.35, -0.35, 0.7, -0.7, 1.2, -1.2)
 
@@ -91,17 +93,19 @@ def _inputs(shape: tuple[int, ...], generator: torch.Generator) -> dict[str, Ten
     }
 
 
-def _make(dtype: torch.dtype, op: str, name: str, kind: _Kind, masked: bool = False) -> Arguments:
+def _make(
+    dtype: torch.dtype, op: str, name: str, kind: _Kind, masked: bool = False, shape: tuple[int, int] = _SHAPE
+) -> Arguments:
     generator = seeded(f"{op}{name}")
-    found = _inputs(_SHAPE, generator)
+    found = _inputs(shape, generator)
     # d = 0 is a kink of the absolute value.
-    difference = _steps(_SHAPE, generator)
+    difference = _steps(shape, generator)
     found["ref_logprobs"] = found["logprobs"] - torch.where(difference == 0, 0.1, difference)
-    mask = random_mask(_SHAPE, generator, 0.0 if masked else 0.7)
+    mask = random_mask(shape, generator, 0.0 if masked else 0.7)
     arguments: Arguments = {key: poisoned(found[key].to(dtype), mask) for key in _NAMES[op]}
     arguments |= {"mask": mask, "settings": kind.settings} | dict.fromkeys(kind.without)
     if not kind.unweighted:
-        weights = torch.rand(_SHAPE, generator=generator)
+        weights = torch.rand(shape, generator=generator)
         # A weight of 0 leaves a token out.
         arguments["weights"] = poisoned(torch.where(weights < 0.2, 0.0, weights), mask)
     return arguments
@@ -130,10 +134,10 @@ _LINEAR = {
 
 def _linear(dtype: torch.dtype, name: str, kind: _Kind) -> Arguments:
     generator = seeded(f"linear {name}")
-    arguments = _make(dtype, "ppo.ppo_loss", name, kind)
-    hidden = torch.randn((*_SHAPE, 6), generator=generator, dtype=torch.float64).to(dtype)
+    arguments = _make(dtype, "ppo.ppo_loss", name, kind, shape=_LINEAR_SHAPE)
+    hidden = torch.randn((*_LINEAR_SHAPE, 6), generator=generator, dtype=torch.float64).to(dtype)
     weight = (0.4 * torch.randn((29, 6), generator=generator, dtype=torch.float64)).to(dtype)
-    tokens = torch.randint(0, 29, _SHAPE, generator=generator)
+    tokens = torch.randint(0, 29, _LINEAR_SHAPE, generator=generator)
     new = torch.log_softmax(hidden.double() @ weight.double().t(), -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     # The new log-probabilities follow from the weights: the others are set from them, off the kinks.
     for key in ("old_logprobs", "ref_logprobs"):
