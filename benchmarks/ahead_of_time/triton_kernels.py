@@ -102,23 +102,26 @@ def _ranking_examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], ob
         yield f"plackett_luce_loss {responses}", lambda a=(scores, ranks): ranking_models.plackett_luce_loss(*a)
 
 
-def _general_forms(x: torch.Tensor, mask: torch.Tensor, number: torch.Tensor) -> Iterator[tuple[str, Any, list[float]]]:
-    """By name: tensors and settings. x: of the dtype that is read. number: float32."""
+def _ppo_examples(
+    x: torch.Tensor, mask: torch.Tensor, count: torch.Tensor
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """PPO's losses under settings. x: of the dtype that is read."""
+    flat, number = ppo_settings.flat, torch.zeros(mask.shape)
     clip = PolicySettings(dual_clip=3.0, log_ratio_clamp=20.0)
-    kl = KLSettings(coef=0.1, input_clamp=20.0, output_clamp=10.0, importance="full")
-    everything = (x, x, None, x, x, x, x, mask, x, number)
-    yield "dual clip, KL by k3", everything, ppo_settings.flat(clip, kl=kl, kl_coef=0.1)
-    straight = KLSettings(estimator="abs", coef=0.1, straight_through=True, importance="constant")
+    k3 = KLSettings(coef=0.1, input_clamp=20.0, output_clamp=10.0, importance="full")
     sapo = PolicySettings(surrogate="sapo", ratio="sequence")
-    yield (
-        "sapo of sequences, KL by abs",
-        (x, x, number, *everything[3:]),
-        ppo_settings.flat(sapo, kl=straight, kl_coef=0.1),
-    )
-    without_critic = (x, None, None, x, None, None, None, mask, None, number)
-    yield "reinforce on policy", without_critic, ppo_settings.flat(PolicySettings(surrogate="reinforce"))
-    yield "cispo", (x, x, *without_critic[2:]), ppo_settings.flat(PolicySettings(surrogate="cispo"))
-    yield "values alone", (None, None, None, None, x, x, x, mask, None, number), ppo_settings.flat()
+    absolute = KLSettings(estimator="abs", coef=0.1, straight_through=True, importance="constant")
+    rest = (x, x, x, x, mask, x, number)
+    alone = (x, None, None, None, mask, None, number)
+    forms = {
+        "dual clip, KL by k3": (x, x, None, *rest, count, flat(clip, kl=k3, kl_coef=0.1)),
+        "sapo of sequences, KL by abs": (x, x, number, *rest, count, flat(sapo, kl=absolute, kl_coef=0.1)),
+        "reinforce on policy": (x, None, None, *alone, count, flat(PolicySettings(surrogate="reinforce"))),
+        "cispo": (x, x, None, *alone, count, flat(PolicySettings(surrogate="cispo"))),
+        "values alone": (None, None, None, None, x, x, x, mask, None, number, count, flat()),
+    }
+    for name, arguments in forms.items():
+        yield f"general_ppo_loss {name}", lambda a=arguments: general_ppo.general_ppo_loss(*a, True)
 
 
 def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -158,8 +161,7 @@ def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
         name = "ppo_loss" if reference is None else f"ppo_loss with reference, kl_coef {kl_coef}"
         settings = (reference, count, 0.2, 0.2, 0.2, 0.1, kl_coef)
         yield name, lambda s=settings: ppo.ppo_loss(flat, flat, flat, flat, flat, flat, flat_mask, *s)
-    for name, inputs, numbers in _general_forms(flat, flat_mask, torch.zeros(4096)):
-        yield f"general_ppo_loss {name}", lambda i=inputs, n=numbers: general_ppo.general_ppo_loss(*i, count, n, True)
+    yield from _ppo_examples(flat, flat_mask, count)
     for length in (1024, 1023, 16384):
         row, row_mask, scores = tokens(1, length), counted(1, length), torch.zeros(1)
         inputs = (row, row, row_mask)

@@ -98,8 +98,7 @@ def _sapo(ratio, slope, advantage, positive, negative):
     temperature = tl.where(advantage > 0, positive, negative)
     gate = temperature * (ratio - 1.0)
     small = exp(-tl.abs(gate))
-    one = tl.full(small.shape, 1.0, tl.float32)
-    large_share = tl.div_rn(one, 1.0 + small)
+    large_share = tl.div_rn(tl.full(small.shape, 1.0, tl.float32), 1.0 + small)
     small_share = small * large_share
     share = tl.where(gate < 0, small_share, large_share)
     # Two quotients of numbers, not one a token.
@@ -325,6 +324,26 @@ def _finish(
     tl.store(losses + 3, (1.0 / denominator).to(tl.float32))
 
 
+def _finished(
+    partials: Tensor, num_tokens: Tensor | None, vf_coef: float, kl_coef: float, kl_in_loss: bool
+) -> tuple[Tensor, Tensor]:
+    """Losses and metrics."""
+    losses, metrics = (partials.new_empty(n, dtype=torch.float32) for n in (4, _NUM_METRICS.value))
+    _finish[(1,)](
+        partials,
+        num_tokens,
+        losses,
+        metrics,
+        partials.shape[1],
+        vf_coef,
+        kl_coef,
+        KL_IN_LOSS=kl_in_loss,
+        PROGRAMS=MAX_PROGRAMS,
+        num_warps=4,
+    )
+    return losses, metrics
+
+
 def general_ppo_loss(
     logprobs: Tensor | None,
     old_logprobs: Tensor | None,
@@ -349,7 +368,6 @@ def general_ppo_loss(
     if mask.numel() == 0:
         losses, metrics = (mask.new_zeros(n, dtype=torch.float32) for n in (4, _NUM_METRICS.value))
         return losses, *outputs[:2], metrics, outputs[2]
-    losses, metrics = (mask.new_empty(n, dtype=torch.float32) for n in (4, _NUM_METRICS.value))
     policy, critic = (logprobs, old_logprobs, log_ratios, advantages), (values, old_values, returns)
     inputs = [None if x is None else x.contiguous() for x in (*policy, *critic, mask, ref_logprobs, weights)]
     # Four tokens a thread in every dtype: for eight of bfloat16 with all that can be given, registers do not suffice.
@@ -377,16 +395,6 @@ def general_ppo_loss(
         VECTOR=grid.vector,
         num_warps=grid.num_warps,
     )
-    _finish[(1,)](
-        partials,
-        num_tokens,
-        losses,
-        metrics,
-        grid.num_programs,
-        numbers.vf_coef,
-        numbers.kl_coef,
-        KL_IN_LOSS=form.kl_in_loss and ref_logprobs is not None,
-        PROGRAMS=MAX_PROGRAMS,
-        num_warps=4,
-    )
+    kl_in_loss = form.kl_in_loss and ref_logprobs is not None
+    losses, metrics = _finished(partials, num_tokens, numbers.vf_coef, numbers.kl_coef, kl_in_loss)
     return losses, *outputs[:2], metrics, outputs[2]
