@@ -121,7 +121,7 @@ INSTRUCTRL_HD LossTerm<F> reference_kl_term(F new_logprob, F ref_logprob) {
 // Rows of the tables of `instructrl/ops/ppo_settings.py`, in their order.
 enum class Surrogate { kClip, kCispo, kReinforce, kSapo };
 enum class KlEstimator { kK1, kK2, kK3, kAbs };
-enum class Importance { kNone, kConstant, kFull };
+enum class Importance { kNone, kConstant, kFull, kScore };
 
 // The settings of PPO's losses in the numbers of a lane type; infinity for what is not bounded.
 template <class F>
@@ -263,9 +263,10 @@ INSTRUCTRL_HD LossTerm<F> kl_term(F d, Ratio<F> ratio, const PpoOptions<F>& opti
   const F half(0.5);
   LossTerm<F> term = kl_estimate(clamped(d, options.input_clamp), options.estimator);
   term.derivative = options.straight_through ? d : within(d, options.input_clamp, term.derivative);
+  if (options.importance == Importance::kScore) ratio = {F(1.0), F(1.0)};
   if (options.importance != Importance::kNone) {
     term.derivative = ratio.value * term.derivative;
-    if (options.importance == Importance::kFull) {
+    if (options.importance != Importance::kConstant) {
       term.derivative = term.derivative + ratio.slope * (options.straight_through ? half * (d * d) : term.loss);
     }
     term.loss = ratio.value * term.loss;

@@ -24,9 +24,10 @@ KL_ESTIMATORS = ("k1", "k2", "k3", "abs")
 """Estimates of `KL(policy || reference)` from one token, with d = log-probability - that of the reference (Schulman
 2020, http://joschu.net/blog/kl-approx.html). k1: `d`. k2: `0.5 d^2`. k3: `exp(-d) - 1 + d`. abs: `|d|`."""
 
-IMPORTANCES = ("none", "constant", "full")
+IMPORTANCES = ("none", "constant", "full", "score")
 """What a KL loss is multiplied with. none: 1. constant: the token's ratio, without its gradient. full: the ratio with
-its gradient, which makes the gradient that of the KL of the policy as it is, whoever sampled (as in DeepSeek-V3.2)."""
+its gradient, which makes the gradient that of the KL of the policy as it is, whoever sampled (as in DeepSeek-V3.2).
+score: 1, with the gradient that the ratio has where the policy is the one that sampled (as in NeMo-RL)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -218,9 +218,10 @@ def kl_terms(new: Tensor, tokens: Tokens, settings: KLSettings, log_ratio_clamp:
     value, own = KL_ESTIMATES[settings.estimator](clamped(d, settings.input_clamp))
     derivative = d if settings.straight_through else _where_within(d, settings.input_clamp, own)
     if settings.importance != "none":
-        ratio = ratio_of(_token_log_ratio(new, tokens.old_logprobs), log_ratio_clamp)
+        old = None if settings.importance == "score" else tokens.old_logprobs
+        ratio = ratio_of(_token_log_ratio(new, old), log_ratio_clamp)
         derivative = ratio.value * derivative
-        if settings.importance == "full":
+        if settings.importance != "constant":
             derivative = derivative + ratio.slope * (0.5 * d.square() if settings.straight_through else value)
         value = ratio.value * value
     if not settings.straight_through:

@@ -1,9 +1,8 @@
 """PPO's losses under any settings: weights of tokens, other surrogates and estimators, given log ratios, no critic.
 
 Programs, tiles and sums are those of `ppo.py` for float32, whose kernel has the losses as they were published alone.
-Bytes moved: every input that is given once, the mask, and 4 a token for each gradient and for the losses of tokens
-where they are asked for. What a setting picks is a constant of the kernel (`Form`), as is what is absent: compiled anew
-for each combination that is met, what is not used costs nothing. Numbers are arguments.
+Bytes moved: every given input once, the mask, and 4 a token for each gradient and for losses of tokens that are asked
+for. What a setting picks is a constant of the kernel (`Form`), as is what is absent, so that it costs nothing.
 
 Formulas and derivatives at their kinks are those of `instructrl/ops/ppo_terms.py`.
 """
@@ -152,10 +151,11 @@ def _kl(d, ratio, slope, input_clamp, output_clamp, FORM: tl.constexpr):
     """`ppo_terms.kl_terms`: the KL to the reference before its coefficient, and its derivative."""
     estimate, own = _estimate(_clamped(d, input_clamp, FORM.input_clamped), FORM)
     derivative = d if FORM.straight_through else _where_within(d, input_clamp, own, FORM.input_clamped)
-    if FORM.importance != "none":
-        derivative = ratio * derivative
-        if FORM.importance == "full":
-            derivative += slope * (0.5 * (d * d) if FORM.straight_through else estimate)
+    weighed = 0.5 * (d * d) if FORM.straight_through else estimate
+    if FORM.importance == "score":
+        derivative += weighed
+    elif FORM.importance != "none":
+        derivative = ratio * derivative + (0.0 if FORM.importance == "constant" else slope * weighed)
         estimate = ratio * estimate
     if not FORM.straight_through:
         derivative = _where_within(estimate, output_clamp, derivative, FORM.output_clamped)

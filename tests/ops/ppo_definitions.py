@@ -102,7 +102,8 @@ def _kl(logprobs, ref_logprobs, old_logprobs, mask, settings, log_ratio_clamp=No
     value = {"k1": d, "k2": d**2 / 2, "k3": torch.expm1(-d) + d, "abs": d.abs()}[settings.estimator]
     k2 = whole**2 / 2
     if settings.importance != "none":
-        ratio = _bounded(_token_log_ratio(logprobs, old_logprobs, mask), log_ratio_clamp).exp()
+        old = None if settings.importance == "score" else old_logprobs
+        ratio = _bounded(_token_log_ratio(logprobs, old, mask), log_ratio_clamp).exp()
         ratio = ratio.detach() if settings.importance == "constant" else ratio
         value, k2 = ratio * value, ratio * k2
     value = _bounded(value, settings.output_clamp)

@@ -60,6 +60,7 @@ _VALUE = {"weights": _Kind(ValueSettings())}
 _KL = {
     "k3": _Kind(KLSettings(input_clamp=0.9, output_clamp=0.3)),
     "k1 weighted": _Kind(KLSettings(estimator="k1", importance="full")),
+    "k3 by score": _Kind(KLSettings(importance="score")),
 }
 
 _NAMES = {
