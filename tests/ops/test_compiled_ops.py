@@ -290,6 +290,21 @@ def test_advantages_do_not_depend_on_how_rows_are_packed(place):
             assert_no_less_accurate(found[start:end].cpu(), near[0], expected[0])
 
 
+def test_a_group_that_is_none_gives_nan_there_alone(place):
+    """As on a GPU, where ids are checked by nobody."""
+    backend, device = place
+    scores = torch.tensor([1.0, 10.0, 4.0, 2.0, 20.0, 5.0], device=device)
+    groups = torch.tensor([0, 1, 0, -1, 1, 2**40], device=device)
+    found = private_ops.get(PREFIXES[backend], "group_advantages")(scores, groups, 3, 0, False, 1, 1e-4)
+    assert found.tolist()[:3] == pytest.approx([-1.5, -5.0, 1.5])
+    assert found.isnan().tolist() == [False, False, False, True, False, True]
+    mask = torch.tensor([[True, False]], device=device).expand(6, 2)
+    x = scores.unsqueeze(1).repeat(1, 2)
+    whitened = private_ops.get(PREFIXES[backend], "group_whiten")(x, mask, groups, 3, True, 1, 1e-8, 0)
+    assert whitened[:, 0].isnan().tolist() == found.isnan().tolist()
+    assert whitened[:, 1].tolist() == [0.0] * 6
+
+
 @pytest.mark.parametrize("num_chunks", [1, 3])
 def test_linear_ops_hold_no_more_logits_than_the_workspace(place, num_chunks):
     backend, device = place

@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from op_backends import COMPILED
 
-from instructrl.ops import private_ops
 from instructrl.ops.advantage_settings import GroupSettings
 from instructrl.ops.groups import group_advantages
 
@@ -54,20 +52,3 @@ def test_the_order_of_responses_and_the_ids_do_not_matter():
 def test_a_score_that_is_no_number_stays_in_its_group():
     scores = torch.where(torch.arange(6) == 0, torch.nan, SCORES)
     assert advantages(GroupSettings(), scores).isnan().tolist() == [True, False, True, True, False, False]
-
-
-@pytest.mark.skipif(not COMPILED, reason="no compiled backend is here")
-def test_an_id_that_is_not_read_gives_nan_there_alone(each_backend):
-    """As on a GPU, where ids are checked by nobody."""
-    if each_backend == "reference":
-        pytest.skip("kernels are called without the checks")
-    prefix = {"native": "_native_", "triton": "_triton_", "cuda_on_host": "_cuda_on_host_"}[each_backend]
-    scores, groups = SCORES.float(), torch.tensor([0, 1, 0, -1, 1, 2**40])
-    found = private_ops.get(prefix, "group_advantages")(scores, groups, 3, 0, False, 1, 1e-4)
-    assert found.tolist()[:3] == pytest.approx([-1.5, -5.0, 1.5])
-    assert found.isnan().tolist() == [False, False, False, True, False, True]
-    mask = torch.tensor([[True, False]]).expand(6, 2)
-    x = scores.unsqueeze(1).repeat(1, 2)
-    whitened = private_ops.get(prefix, "group_whiten")(x, mask, groups, 3, True, 1, 1e-8, 0)
-    assert whitened[:, 0].isnan().tolist() == found.isnan().tolist()
-    assert torch.equal(whitened[:, 1], torch.zeros(6))
