@@ -1,8 +1,9 @@
 // Advantages under any settings: one item is a sequence, read once from the right, a vector of tokens at a time.
 //
-// What a token needs of itself, rewards with their estimate of the KL included, is made in vectors; the recurrence then
-// goes through the lanes one by one, in three numbers, so that every convention is a plain branch. Bytes a token: those of
-// advantages.h, and what else is given. Sums as there.
+// What a token needs of itself, rewards with their estimate of the KL included, is made in vectors. Where the recurrence is
+// that of advantages.h its scan follows, twice where the returns have a lambda of their own; where episodes end inside a
+// sequence, values behind tokens are given or gaps count, the lanes are gone through one by one in three numbers, five times
+// as long, so that each of these is a plain branch. Bytes a token: those of advantages.h, and what else is given. Sums as there.
 
 // What the tokens on the left need of those on the right. `started`: a value was read in this sequence.
 template <class Scalar>
@@ -11,6 +12,16 @@ struct Trace {
   bool started;
 };
 
+struct Rates {
+  double gamma, lam, value_lam;
+};
+
+INSTRUCTRL_LANE Rates rates_of(const GeneralAdvantagesArgs& args, int64_t sequence) {
+  if (args.rates == nullptr) return {args.plain.gamma, args.plain.lam, args.value_lam};
+  const double* rates = args.rates + 3 * sequence;
+  return {rates[0], rates[1], rates[2]};
+}
+
 // gamma, and gamma times both lambdas.
 template <class Scalar>
 struct Discounts {
@@ -18,13 +29,9 @@ struct Discounts {
 };
 
 template <class Scalar>
-INSTRUCTRL_LANE Discounts<Scalar> discounts_of(const GeneralAdvantagesArgs& args, int64_t sequence) {
-  double gamma = args.plain.gamma, lam = args.plain.lam, value_lam = args.value_lam;
-  if (args.rates != nullptr) {
-    const double* rates = args.rates + 3 * sequence;
-    gamma = rates[0], lam = rates[1], value_lam = rates[2];
-  }
-  return {static_cast<Scalar>(gamma), static_cast<Scalar>(gamma * lam), static_cast<Scalar>(gamma * value_lam)};
+INSTRUCTRL_LANE Discounts<Scalar> discounts_of(const Rates& rates) {
+  return {static_cast<Scalar>(rates.gamma), static_cast<Scalar>(rates.gamma * rates.lam),
+          static_cast<Scalar>(rates.gamma * rates.value_lam)};
 }
 
 // The tokens of a vector, lane by lane.
@@ -79,6 +86,46 @@ INSTRUCTRL_LANE void go_through(const GeneralAdvantagesArgs& args, int64_t token
   }
 }
 
+// The same by vectors: what is scanned of advantages and of returns.
+template <class L>
+struct Scans {
+  Decay<L> decay, value_decay;
+  bool one;  // Both are the same.
+  Carry<typename L::Scalar> carry, value_carry;
+  bool started;
+};
+
+template <class L>
+INSTRUCTRL_LANE Scans<L> scans_of(const Rates& rates, typename L::Scalar bootstrap) {
+  const Decay<L> decay = decay_of<L>(rates.gamma, rates.lam);
+  const bool one = rates.lam == rates.value_lam;
+  return {decay, one ? decay : decay_of<L>(rates.gamma, rates.value_lam), one, {0, bootstrap}, {0, bootstrap}, false};
+}
+
+template <class L>
+INSTRUCTRL_LANE void scan(L values, MaskOf<L> counted, MaskOf<L> valued, int64_t n, typename L::Scalar score,
+                          TokenLanes<L>& lanes, Scans<L>& scans) {
+  const L zero(0.0);
+  store(lanes.advantages, zero);
+  store(lanes.returns, zero);
+  if (!any(valued)) return;
+  L rewards = load(lanes.rewards);
+  if (!scans.started) {
+    rewards += select(last_counted<L>(lanes.valued, n) > zero, L(score), zero);
+    store(lanes.rewards, rewards);
+    scans.started = true;
+  }
+  const bool all = n == L::kWidth && !any(~valued);
+  const auto scanned_by = [&](const Decay<L>& decay, Carry<typename L::Scalar>& carry) {
+    return all ? advantages_of_all(rewards, values, decay, carry)
+               : advantages_of_some(rewards, values, valued, decay, carry);
+  };
+  const L advantages = scanned_by(scans.decay, scans.carry);
+  const L for_returns = scans.one ? advantages : scanned_by(scans.value_decay, scans.value_carry);
+  store(lanes.advantages, select(counted, advantages, zero));
+  store(lanes.returns, select(valued, for_returns + values, zero));
+}
+
 template <class T>
 static void general_advantages(const GeneralAdvantagesArgs& general, int64_t begin, int64_t end) {
   using L = Lanes<T>;
@@ -86,15 +133,18 @@ static void general_advantages(const GeneralAdvantagesArgs& general, int64_t beg
   const L zero(0.0);
   const AdvantagesArgs& args = general.plain;
   const bool shaped = args.rewards == nullptr;
+  const bool by_vectors = general.dones == nullptr && general.next_values == nullptr && !general.count_gaps;
   const KlRule kl_rule = {static_cast<KlEstimator>(general.kl_estimator), general.kl_input_clamp, general.kl_output_clamp};
   for (int64_t sequence = begin; sequence < end; ++sequence) {
     const Span span = sequence_span(args, sequence);
-    const Discounts<Scalar> discounts = discounts_of<Scalar>(general, sequence);
+    const Rates rates = rates_of(general, sequence);
+    const Discounts<Scalar> discounts = discounts_of<Scalar>(rates);
     const auto of_sequence = [&](const void* data) {
       return data == nullptr ? Scalar(0) : static_cast<const Scalar*>(data)[sequence];
     };
     const Scalar score = of_sequence(args.scores);
     Trace<Scalar> trace{0, 0, of_sequence(general.bootstrap), false};
+    Scans<L> scans = scans_of<L>(rates, of_sequence(general.bootstrap));
     DoubleSum<L> sum, sum_of_squares, kl;
     Count<L> counts(0);
     bool counted_behind = false;
@@ -114,9 +164,14 @@ static void general_advantages(const GeneralAdvantagesArgs& general, int64_t beg
         rewards = counted(args.rewards, mask);
       }
       store(lanes.rewards, rewards);
-      store(lanes.values, counted(args.values, valued));
-      if (general.next_values != nullptr) store(lanes.next_values, counted(general.next_values, mask));
-      go_through<L>(general, token, n, score, discounts, lanes, trace);
+      const L values = counted(args.values, valued);
+      if (by_vectors) {
+        scan<L>(values, mask, valued, n, score, lanes, scans);
+      } else {
+        store(lanes.values, values);
+        store(lanes.next_values, general.next_values != nullptr ? counted(general.next_values, mask) : zero);
+        go_through<L>(general, token, n, score, discounts, lanes, trace);
+      }
       const L advantages = load(lanes.advantages);
       store_first(static_cast<Scalar*>(args.advantages) + token, advantages, n);
       store_first(static_cast<Scalar*>(args.returns) + token, load(lanes.returns), n);

@@ -81,7 +81,8 @@ def _general_cases() -> list[Case]:
     count = GAESettings(gaps="count", value_lam=1.0)
     behind, packed_behind = (RewardSettings(score_at="behind", score_clip=0.5, gae=x) for x in (GAESettings(), count))
     clamped = KLEstimator(estimator="k3", input_clamp=1.0, output_clamp=0.4)
-    k2, distance = (RewardSettings(kl=KLEstimator(estimator=name)) for name in ("k2", "abs"))
+    k2 = RewardSettings(kl=KLEstimator(estimator="k2"))
+    distance = RewardSettings(kl=KLEstimator(estimator="abs"), gae=GAESettings(value_lam=1.0))
     every_end = ("dones", "next_values")
     op, fused = "advantages.generalized_advantages", "advantages.ppo_advantages"
     # Longer ones go over the tiles of GPU kernels.
@@ -96,7 +97,7 @@ def _general_cases() -> list[Case]:
             (fused, "packed behind", "packed", packed_behind, {}),
             (fused, "gaps that count, k3", "gaps", RewardSettings(kl=clamped, gae=count), {"rates": True}),
             (fused, "dones, k2", "gaps", k2, {"ends": every_end}),
-            (fused, "packed, absolute", "packed", distance, {"ends": ("bootstrap",)}),
+            (fused, "packed, absolute", "packed", distance, {"ends": ("bootstrap",), "rates": True}),
         ]
     ]
 
