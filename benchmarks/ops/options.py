@@ -14,10 +14,11 @@ from benchmarks.core.tables import command, markdown, median_ratio, spread, writ
 from benchmarks.core.workloads import COMPILE, EAGER
 from benchmarks.ops.floor_rows import OURS, WITHOUT
 from benchmarks.ops.floors import measured
+from benchmarks.ops.option_advantages import ADVANTAGE_ROWS
 from benchmarks.ops.option_ppo import PPO_ROWS
 from benchmarks.ops.option_rows import LOGIT_ROWS, RANKING_ROWS, Option
 
-ROWS = (*LOGIT_ROWS, *PPO_ROWS, *RANKING_ROWS)
+ROWS = (*LOGIT_ROWS, *PPO_ROWS, *ADVANTAGE_ROWS, *RANKING_ROWS)
 COLUMNS = ("op, shape", "option", "ms", "times as fast as eager", "as compile", "time over that without it")
 
 
