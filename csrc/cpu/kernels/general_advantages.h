@@ -47,13 +47,14 @@ struct TokenLanes {
 template <class L>
 INSTRUCTRL_LANE void find_valued(const GeneralAdvantagesArgs& args, const Span& span, int64_t token, int64_t n,
                                  bool& counted_behind, TokenLanes<L>& lanes) {
+  const bool* mask = args.plain.mask + token;
+  if (!args.score_behind || counted_behind) {
+    for (int64_t i = 0; i < L::kWidth; ++i) lanes.valued[i] = i < n && mask[i];
+    return;
+  }
   for (int64_t i = L::kWidth - 1; i >= 0; --i) {
-    lanes.valued[i] = false;
-    if (i >= n) continue;
-    const bool* mask = args.plain.mask + token + i;
-    const bool is_behind = args.score_behind && !counted_behind && token + i > span.begin && mask[-1];
-    lanes.valued[i] = *mask || is_behind;
-    counted_behind = counted_behind || *mask;
+    lanes.valued[i] = i < n && (mask[i] || (!counted_behind && token + i > span.begin && mask[i - 1]));
+    counted_behind = counted_behind || (i < n && mask[i]);
   }
 }
 
