@@ -125,15 +125,24 @@ class Shape:
         return found | ({"upstream": draw.normal(*found["tokens"].shape)} if self.upstream else {})
 
 
+def nothing(x: Inputs) -> int:
+    return 0
+
+
 def token_row(
-    work: Workload, name: str, shape: Shape, moved: Callable[[Inputs], int], part: str = BOTH, **settings: Any
-) -> Row:
-    """A row of an op whose truth is the reference in float64. moved: bytes of a step."""
+    work: Workload, name: str, shape: Shape, moved: Callable[[Inputs], int] = nothing, part: str = BOTH, *,
+    flops: Callable[[Inputs], int] = nothing, gradients: bool = True, reference: bool = False, gate: str = "float64",
+    truth: Callable[..., list[Tensor]] = reference_truth, pick: Callable[[list[Tensor]], list[Tensor]] = list,
+    **settings: Any,
+) -> Row:  # fmt: skip
+    """A row of an op. moved, flops: of a step. gradients: whether leaves need them. truth: of the op, a set and the
+    part, as `pick` takes it. reference: as in `providers`."""
 
     def prepare(setting: Setting) -> Prepared:
-        sets = setting.sets(partial(shape.inputs, work, setting))
-        truth, every = reference_truth(work, sets[0], part), providers(work, part, setting)
-        return Prepared(sets=sets, providers=every, truth=truth, gate="float64", num_bytes=moved(sets[0]))
+        sets = setting.sets(partial(shape.inputs, work, setting, gradients=gradients))
+        exact, every = truth(work, sets[0], part), providers(work, part, setting, reference)
+        return Prepared(sets=sets, providers=every, truth=exact, gate=gate, pick=pick, num_bytes=moved(sets[0]),
+                        num_flops=flops(sets[0]))  # fmt: skip
 
     return Row(name=name, prepare=prepare, **settings)
 
@@ -183,21 +192,19 @@ def every_eighth(results: list[Tensor]) -> list[Tensor]:
 def logits_row(classes: int, part: str, targets: tuple[Target, ...]) -> Row:
     """8192 rows of bfloat16 logits."""
     shape = Shape(full=(8192, classes), tiny=(16, 67 if classes % 8 else 64), dtype=torch.bfloat16, upstream=True)
-    work = workloads.TOKEN_LOGPROBS
 
-    def prepare(setting: Setting) -> Prepared:
-        sets = setting.sets(partial(shape.inputs, work, setting, gradients=part != FORWARD))
-        tokens, size = sets[0]["tokens"].numel(), sets[0]["logits"].nbytes
-        small = {FORWARD: 12, BACKWARD: 20, BOTH: 16}[part] * tokens
-        moved = (1 if part == FORWARD else 2) * size + small
-        truth, gate = _logits_truth(sets[0], part), "float64, every eighth row"
-        return Prepared(sets=sets, providers=providers(work, part, setting), truth=truth, pick=every_eighth, gate=gate,
-                        num_bytes=moved)  # fmt: skip
+    def moved(x: Inputs) -> int:
+        small = {FORWARD: 12, BACKWARD: 20, BOTH: 16}[part] * x["tokens"].numel()
+        return (1 if part == FORWARD else 2) * x["logits"].nbytes + small
 
-    return Row(name=f"token_logprobs {part}, 8192 x {classes} bfloat16", prepare=prepare, targets=targets)
+    return token_row(
+        workloads.TOKEN_LOGPROBS, f"token_logprobs {part}, 8192 x {classes} bfloat16", shape, moved, part,
+        gradients=part != FORWARD, truth=_logits_truth, pick=every_eighth, gate="float64, every eighth row",
+        targets=targets,
+    )  # fmt: skip
 
 
-def _logits_truth(x: Inputs, part: str) -> list[Tensor]:
+def _logits_truth(work: Workload, x: Inputs, part: str) -> list[Tensor]:
     """By the definition, of every eighth row: the reference in float64 would take all of the memory."""
     logits, tokens, upstream = every_eighth([x[name].detach() for name in ("logits", "tokens", "upstream")])
     log_p, index = torch.log_softmax(logits, dim=-1, dtype=torch.float64), tokens.unsqueeze(-1)
@@ -213,18 +220,14 @@ def head_row(work: Workload, part: str, targets: tuple[Target, ...]) -> Row:
     linear = work is workloads.LINEAR_LOGPROBS
     places = ((4096,), (12,)) if linear else ((4, 1024), (2, 6))
     full, tiny = (4096, 128256, *places[0]), (16, 67, *places[1])
-    shape = Shape(full=full, tiny=tiny, dtype=torch.bfloat16, upstream=linear)
-
-    def prepare(setting: Setting) -> Prepared:
-        x = shape.inputs(work, setting, setting.generator(0), gradients=part != FORWARD)
-        flops = (2 if part == FORWARD else 6) * x["hidden"].numel() * x["weight"].shape[0]
-        truth = _picked(reference_truth(work, x, part))
-        gate = "float64, of the gradient of the weight every eighth row"
-        every = providers(work, part, setting, reference=True)
-        return Prepared(sets=[x], providers=every, truth=truth, gate=gate, pick=_picked, num_flops=flops)
-
-    name = f"{work.op.split('.')[1]} {part}, 4096 tokens, D 4096, V 128256 bfloat16"
-    return Row(name=name, prepare=prepare, targets=targets, yardstick="product", limit_s=70)
+    return token_row(
+        work, f"{work.op.split('.')[1]} {part}, 4096 tokens, D 4096, V 128256 bfloat16",
+        Shape(full=full, tiny=tiny, dtype=torch.bfloat16, upstream=linear), part=part, gradients=part != FORWARD,
+        flops=lambda x: (2 if part == FORWARD else 6) * x["hidden"].numel() * x["weight"].shape[0],
+        truth=lambda *row: _picked(reference_truth(*row)), pick=_picked, reference=True,
+        gate="float64, of the gradient of the weight every eighth row", targets=targets, yardstick="product",
+        limit_s=70,
+    )  # fmt: skip
 
 
 def _picked(results: list[Tensor]) -> list[Tensor]:
