@@ -64,7 +64,7 @@ def steps() -> Callable[[], dict[str, float]]:
     prompts = [" ".join(rng.choices(words, k=PROMPT)) for _ in range(2048)]
     blocks = torch.randint(1, VOCABULARY, (512, recipe.block_tokens))
     trainer = PPOTrainer(policy, reward, prompts, encoder, recipe.ppo_ptx, seed=0, blocks=blocks)
-    few = [blocks_as_sequences(blocks[: recipe.pretraining.batch_size])]
+    few = [(1.0, blocks_as_sequences(blocks[: recipe.pretraining.batch_size]))]
     a, b = torch.randn(64, 128), torch.randn(128, 128)
 
     def run() -> dict[str, float]:
