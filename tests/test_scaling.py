@@ -211,7 +211,7 @@ def test_parts_are_measured_and_written(tmp_path, monkeypatch):
     asked = []
 
     def largest_of(index, provider, limit_bytes, patience):
-        asked.append((growth.name_of(growth.LARGEST[index].work), provider, limit_bytes, patience))
+        asked.append((growth.LARGEST[index].op, provider, limit_bytes, patience))
         run = Run(peak_bytes=1, seconds=1.0)
         return Found(size=9, run=run, too_large=10, too_large_run=run, num_runs=2)
 

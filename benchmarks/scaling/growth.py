@@ -27,7 +27,7 @@ from benchmarks.core.memory import NOISE_BYTES, in_process
 from benchmarks.core.tables import command, markdown, write_json
 from benchmarks.core.timing import cpu_seconds
 from benchmarks.scaling.largest import extra_bytes, largest_of
-from benchmarks.scaling.rows import AXES, EAGER, FEW_ROWS, LARGEST, OURS, Axis, FewRows, name_of, step_of
+from benchmarks.scaling.rows import AXES, EAGER, FEW_ROWS, LARGEST, OURS, Axis, step_of
 from instructrl import kernels
 
 PARTS = ("time", "memory", "few", "largest")
@@ -66,19 +66,19 @@ def measure_axis(index: int, axis: Axis, parts: Sequence[str], rounds: int) -> d
     return row
 
 
-def measure_few(few: FewRows, rounds: int) -> list[dict[str, Any]]:
+def measure_few(few: Axis, rounds: int) -> list[dict[str, Any]]:
     """A row a shape."""
     found = []
-    for shape in few.shapes:
+    for shape in few.sizes:
         ours, eager = medians({name: step_of(few.work, shape, name) for name in (OURS, EAGER)}, rounds)
-        found.append({"op": name_of(few.work), "length": few.length, "shape": shape, "seconds": ours, "eager": eager})
+        found.append({"op": few.op, "length": few.axis, "shape": shape, "seconds": ours, "eager": eager})
     return found
 
 
 def measure_largest(index: int, limit_bytes: int, patience_seconds: float) -> dict[str, Any]:
     row = LARGEST[index]
     found = {name: asdict(largest_of(index, name, limit_bytes, patience_seconds)) for name in (OURS, EAGER)}
-    return {"op": name_of(row.work), "unit": row.unit, "limit_bytes": limit_bytes, **found}
+    return {"op": row.op, "unit": row.axis, "limit_bytes": limit_bytes, **found}
 
 
 def growth_table(rows: list[dict[str, Any]]) -> str:
@@ -183,12 +183,12 @@ def main() -> None:
             found["axes"].append(measure_axis(index, axis, parts, arguments.rounds))
             print(last_line(growth_table(found["axes"])), flush=True)
     for few in FEW_ROWS:
-        if only in name_of(few.work) and "few" in parts:
+        if only in few.op and "few" in parts:
             rows = measure_few(few, arguments.rounds)
             found["few_rows"] += rows
             print(few_table(rows), end="", flush=True)
     for index, row in enumerate(LARGEST):
-        if only in name_of(row.work) and "largest" in parts:
+        if only in row.op and "largest" in parts:
             found["largest"].append(measure_largest(index, int(arguments.gib * 2**30), arguments.patience))
             print(last_line(largest_table(found["largest"])), flush=True)
     if arguments.out:

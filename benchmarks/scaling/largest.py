@@ -105,4 +105,4 @@ def largest_of(index: int, provider: str, limit_bytes: int, patience_seconds: fl
     def run(size: int) -> Run:
         return memory.in_process(largest_run, index, provider, size)
 
-    return largest(run, LARGEST[index].first, limit_bytes, patience_seconds)
+    return largest(run, LARGEST[index].sizes[0], limit_bytes, patience_seconds)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -48,28 +49,24 @@ def touch_code() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """shape: from a size to that of the op. expected: the slope of time that the arithmetic says. memory: that of
-    outputs, gradients and scratch; what does not grow beside them (a workspace, the gradient of the other operand)
-    makes it less.
+    """axis: what a size counts. shape: from a size to that of the op. expected: the slope of time that the arithmetic
+    says. memory: that of outputs, gradients and scratch; what does not grow beside them (a workspace, the gradient of
+    the other operand) makes it less.
     """
 
     work: Workload
     axis: str
-    sizes: tuple[int, ...]
-    shape: Callable[[int], tuple[int, ...]]
+    sizes: tuple[Any, ...]
+    shape: Callable[[Any], tuple[int, ...]]
     expected: int = 1
     memory: int = 1
 
     @property
     def op(self) -> str:
-        return name_of(self.work)
+        return self.work.op.split(".")[1]
 
     def make(self, size: int) -> Step:
         return step_of(self.work, self.shape(size))
-
-
-def name_of(work: Workload) -> str:
-    return work.op.split(".")[1]
 
 
 def powers(first: int, last: int) -> tuple[int, ...]:
@@ -98,37 +95,20 @@ AXES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FewRows:
-    """Shapes are (rows, length). The last one has many rows and as many elements as the largest of few."""
-
-    work: Workload
-    length: str
-    shapes: tuple[tuple[int, int], ...]
-
-
+# Of (rows, length). The last one has many rows and as many elements as the largest of few.
 FEW_ROWS = (
-    FewRows(work=PPO_ADVANTAGES, length="T",
-            shapes=(*((b, t) for t in (2**11, 2**14, 2**17) for b in (1, 2, 4, 16)), (2**11, 2**10))),
-    FewRows(work=TOKEN_LOGPROBS, length="V",
-            shapes=(*((b, v) for v in (2**17, 2**20, 2**22) for b in (1, 2, 4)), (2**11, 2**13))),
+    Axis(work=PPO_ADVANTAGES, axis="T", shape=tuple,
+         sizes=(*((b, t) for t in (2**11, 2**14, 2**17) for b in (1, 2, 4, 16)), (2**11, 2**10))),
+    Axis(work=TOKEN_LOGPROBS, axis="V", shape=tuple,
+         sizes=(*((b, v) for v in (2**17, 2**20, 2**22) for b in (1, 2, 4)), (2**11, 2**13))),
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Largest:
-    """An op whose largest shape is looked for. unit: what a size counts. first: a size that surely fits."""
-
-    work: Workload
-    unit: str
-    first: int
-    shape: Callable[[int], tuple[int, ...]]
-
-
+# Ops whose largest size is looked for, from one that surely fits.
 LARGEST = (
-    Largest(work=TOKEN_LOGPROBS, unit=f"tokens, V = {V}", first=64, shape=lambda n: (n, V)),
-    Largest(work=LINEAR_LOGPROBS, unit=f"tokens, V = {V}, D = {WIDTH}", first=64, shape=lambda n: (WIDTH, V, n)),
-    Largest(work=LINEAR_PPO, unit=f"tokens, V = {V}, D = {WIDTH}", first=64, shape=lambda n: (WIDTH, V, n)),
-    Largest(work=PPO_ADVANTAGES, unit="rows of 1024 tokens", first=1024, shape=lambda b: (b, 1024)),
-    Largest(work=RANKING, unit="prompts, K = 9", first=2**15, shape=lambda p: (p, 9)),
+    Axis(work=TOKEN_LOGPROBS, axis=f"tokens, V = {V}", sizes=(64,), shape=lambda n: (n, V)),
+    Axis(work=LINEAR_LOGPROBS, axis=f"tokens, V = {V}, D = {WIDTH}", sizes=(64,), shape=lambda n: (WIDTH, V, n)),
+    Axis(work=LINEAR_PPO, axis=f"tokens, V = {V}, D = {WIDTH}", sizes=(64,), shape=lambda n: (WIDTH, V, n)),
+    Axis(work=PPO_ADVANTAGES, axis="rows of 1024 tokens", sizes=(1024,), shape=lambda b: (b, 1024)),
+    Axis(work=RANKING, axis="prompts, K = 9", sizes=(2**15,), shape=lambda p: (p, 9)),
 )
