@@ -138,7 +138,7 @@ BUGS = [
     Bug(
         kind="missing barrier: a sum's parts are read before they are written",
         backend=CUDA,
-        file="csrc/cuda/ppo.cu",
+        file="csrc/cuda/columns.h",
         before="total[thread] = found;\n  __syncthreads();",
         after="total[thread] = found;",
         chosen="ppo",
@@ -235,7 +235,7 @@ BUGS = [
     Bug(
         kind="the last block's sums are left out",
         backend=CUDA,
-        file="csrc/cuda/ppo.cu",
+        file="csrc/cuda/columns.h",
         before="b < (thread + 1) * share && b < num_blocks",
         after="b < (thread + 1) * share && b < num_blocks - 1",
         chosen="ppo",

@@ -56,7 +56,7 @@ ROWS = [
     OpRow(
         what="importance that is in no table",
         call="KLSettings(importance=True)",
-        message="importance: found True, accepted are none, constant, full",
+        message="importance: found True, accepted are none, constant, full, score",
     ),
     OpRow(
         what="settings of a part in place of the whole",
