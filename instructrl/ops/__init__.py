@@ -7,7 +7,19 @@ here.
 """
 
 from instructrl import kernels
-from instructrl.ops import advantages, aggregation, dispatch, groups, likelihood, logprobs, ppo, ranking, sampling
+from instructrl.ops import (
+    advantages,
+    aggregation,
+    candidates,
+    dispatch,
+    groups,
+    likelihood,
+    logprobs,
+    ppo,
+    ranking,
+    sampling,
+    vocab_parallel,
+)
 from instructrl.ops.dispatch import usability, use_backend, validate
 
 # Last, because backends import the families that they implement.
@@ -17,6 +29,7 @@ dispatch.check_forced()
 __all__ = [
     "advantages",
     "aggregation",
+    "candidates",
     "groups",
     "likelihood",
     "logprobs",
@@ -26,4 +39,5 @@ __all__ = [
     "usability",
     "use_backend",
     "validate",
+    "vocab_parallel",
 ]

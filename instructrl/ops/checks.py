@@ -271,14 +271,14 @@ def values_within(name: str, x: Tensor, low: float, high: float, found: str, acc
             raise ValueError(f"{name}: found {found}, accepted are {accepted}")
 
 
-def token_ids(tokens: Tensor, mask: Tensor | None, num_classes: int) -> Tensor | None:
+def token_ids(tokens: Tensor, mask: Tensor | None, num_classes: int, name: str = "tokens") -> Tensor | None:
     """Integer token ids; those that count are in range wherever values are read.
 
     Returns the mask. Where none is given, tokens of `IGNORED_TOKEN` do not count; None where all of them are known to.
     """
-    is_tensor("tokens", tokens)
+    is_tensor(name, tokens)
     if tokens.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"tokens: found dtype {tokens.dtype}, accepted are int64, int32")
+        raise ValueError(f"{name}: found dtype {tokens.dtype}, accepted are int64, int32")
     reads = dispatch.checks_values(tokens.device.type)
     if mask is None:
         # The check that would be made anyway finds out that no mask is needed.
@@ -287,7 +287,7 @@ def token_ids(tokens: Tensor, mask: Tensor | None, num_classes: int) -> Tensor |
         mask = tokens != IGNORED_TOKEN
     if reads:
         found, accepted = "an id out of range where the mask is True", f"ids from 0 to {num_classes - 1}"
-        values_within("tokens", torch.where(mask, tokens, 0), 0, num_classes, found, accepted)
+        values_within(name, torch.where(mask, tokens, 0), 0, num_classes, found, accepted)
     return mask
 
 

@@ -4,6 +4,7 @@ The ops are written in Python over the matrix products of the library and the ba
 (`linear_chunks`). torch.compile sees one node, with the loop over chunks inside.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from instructrl.ops import checks, linear_chunks, private_ops
 from instructrl.ops.autograd import LossWithGradients, first_order, savable
+from instructrl.ops.class_rows import RowKernels
 from instructrl.ops.compiled.calls import named
 from instructrl.ops.ppo_reference import PPOLoss, metric_names
 from instructrl.ops.ppo_settings import PPOSettings, flat, is_plain_ppo
 from instructrl.ops.ppo_terms import GENERAL_METRICS, PPO_METRICS
 
 SCHEMAS = {
+    # tokens: [...], or [..., K]: K given ids a row.
     # kept: the workspace with the logits of the last chunk, where the backward asked for it; else [0, 0].
     "linear_token_logprobs": "(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor? mask,"
     " float temperature, float tanh_slope, SymInt workspace, bool with_entropy, bool keep)"
@@ -58,10 +61,10 @@ def _fake_forward(
     keep: bool,
 ) -> tuple[Tensor, ...]:
     dtype = checks.accumulation_dtype(hidden, weight)
-    kept = (0, 0)
+    kept, rows = (0, 0), hidden.shape[:-1]
     if keep:
-        kept = linear_chunks.workspace_shape(tokens.numel(), weight.shape[0], dtype, workspace)
-    shapes = (tokens.shape, tokens.shape if with_entropy else (0,), (tokens.numel(), 2), kept)
+        kept = linear_chunks.workspace_shape(math.prod(rows), weight.shape[0], dtype, workspace)
+    shapes = (tokens.shape, rows if with_entropy else (0,), (math.prod(rows), 2), kept)
     return tuple(hidden.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
@@ -95,10 +98,14 @@ def _fake_ppo_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others:
     )
 
 
+def row_kernels(prefix: str) -> RowKernels:
+    names = ("token_logprobs", "token_logprobs_backward_", "ppo_loss", "general_ppo_loss")
+    return RowKernels(*(private_ops.get(prefix, name) for name in names))
+
+
 def define(prefix: str) -> None:
     """Register the linear private ops of a backend whose row kernels are registered."""
-    names = ("token_logprobs", "token_logprobs_backward_", "ppo_loss", "general_ppo_loss")
-    row = linear_chunks.RowKernels(*(private_ops.get(prefix, name) for name in names))
+    row = row_kernels(prefix)
     implementations = {
         "linear_token_logprobs": partial(linear_chunks.forward, row),
         "linear_token_logprobs_backward": partial(linear_chunks.backward, row),
@@ -223,6 +230,8 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
 IMPLEMENTATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "logprobs.linear_token_logprobs": lambda prefix: _linear_token_logprobs(prefix, False),
     "logprobs.linear_token_logprobs_and_entropy": lambda prefix: _linear_token_logprobs(prefix, True),
+    # The same op: it sees K ids a row by their dimensions.
+    "candidates.linear_candidate_logprobs": lambda prefix: _linear_token_logprobs(prefix, False),
     "likelihood.linear_nll_loss": _linear_nll_loss,
     "ppo.linear_ppo_loss": _linear_ppo_loss,
 }

@@ -7,28 +7,20 @@ gradient over them, which goes into the next two matrix products.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from instructrl.ops import checks, linear
+from instructrl.ops import checks, class_rows, linear
+from instructrl.ops.class_rows import RowKernels
 from instructrl.ops.large_pages import expect_large_pages
 from instructrl.ops.ppo_settings import Flat
 from instructrl.ops.ppo_terms import PPO_METRICS, weighted
 
 _ROW_ALIGNMENT = 64
 _RATIO_MAX = PPO_METRICS.index("ratio_max")
-
-
-class RowKernels(NamedTuple):
-    """The private ops of the backend that the chunks go through."""
-
-    forward: Callable[..., Any]
-    backward_inplace: Callable[..., None]
-    ppo_loss: Callable[..., Any]
-    general_ppo_loss: Callable[..., Any]
 
 
 class _Head(NamedTuple):
@@ -194,15 +186,17 @@ def forward(
     keep: bool,
 ) -> tuple[Tensor, ...]:
     dtype = checks.accumulation_dtype(hidden, weight)
-    shape, num_rows = tokens.shape, tokens.numel()
+    num_rows, each = math.prod(hidden.shape[:-1]), tokens.shape[hidden.dim() - 1 :]
+    row = class_rows.of_candidates(row) if each else row
     with linear.full_precision(hidden.device):
         head = _head(hidden, weight, bias, dtype)
         rows = _rows(hidden.reshape(-1, hidden.shape[-1]), _flat(mask))
-        picked, chunk_tokens = rows.hidden.to(head.weight.dtype), rows.pick(tokens.reshape(-1))
+        picked, chunk_tokens = rows.hidden.to(head.weight.dtype), rows.pick(tokens.reshape(-1, *each))
         num_computed = picked.shape[0]
         # What is kept is as long as if all rows counted, which torch.compile can tell without the mask.
         space = _workspace(head, num_rows if keep else num_computed, workspace)
-        logprobs, entropy = (hidden.new_empty(num_computed, dtype=dtype) for _ in range(2))
+        logprobs = hidden.new_empty((num_computed, *each), dtype=dtype)
+        entropy = hidden.new_empty(num_computed, dtype=dtype)
         normalizers = hidden.new_empty((num_computed, 2), dtype=dtype)
         for part in _chunks(num_computed, space.shape[1] * dtype.itemsize, space.nbytes):
             logits = head.logits(picked[part], space)
@@ -212,8 +206,8 @@ def forward(
             if with_entropy:
                 entropy[part] = found[1]
     return (
-        rows.put(logprobs, num_rows).view(shape),
-        rows.put(entropy, num_rows).view(shape) if with_entropy else hidden.new_empty(0, dtype=dtype),
+        rows.put(logprobs, num_rows).view(tokens.shape),
+        rows.put(entropy, num_rows).view(hidden.shape[:-1]) if with_entropy else hidden.new_empty(0, dtype=dtype),
         normalizers if rows.counted is None else rows.put(normalizers, num_rows),
         space if keep else hidden.new_empty((0, 0), dtype=dtype),
     )
@@ -236,12 +230,13 @@ def backward(
     workspace: int,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
-    dtype = checks.accumulation_dtype(hidden, weight)
+    dtype, each = checks.accumulation_dtype(hidden, weight), tokens.shape[hidden.dim() - 1 :]
+    row = class_rows.of_candidates(row) if each else row
     with linear.full_precision(hidden.device):
         head = _head(hidden, weight, bias, dtype)
         rows = _rows(hidden.reshape(-1, hidden.shape[-1]), _flat(mask))
         picked = rows.hidden.to(head.weight.dtype)
-        flat = (tokens.reshape(-1), normalizers, _flat(entropy), _flat(grad_logprobs), _flat(grad_entropy))
+        flat = (_flat(tokens, *each), normalizers, _flat(entropy), _flat(grad_logprobs, *each), _flat(grad_entropy))
         per_row = [None if x is None else rows.pick(x) for x in flat]
         total = _Gradients(head, picked, wanted)
         space = _workspace(head, picked.shape[0], workspace) if kept is None else kept

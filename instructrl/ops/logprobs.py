@@ -181,7 +181,7 @@ class _LinearLogprobs(torch.autograd.Function):
         return (grad_hidden, grad_weight, grad_bias, *(None,) * 5)
 
 
-def _reference_linear(
+def reference_linear(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -192,8 +192,10 @@ def _reference_linear(
     workspace: int,
     with_entropy: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    shape, num_classes = tokens.shape, weight.shape[0]
-    hidden, tokens = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
+    """tokens: [...], or [..., K]: K given ids a row. The entropy is for one token a row only."""
+    shape, num_classes, each = tokens.shape, weight.shape[0], tokens.shape[hidden.dim() - 1 :]
+    hidden, tokens = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1, *each)
+    num_rows = hidden.shape[0]
     counted = None
     if mask is not None:
         mask = mask.reshape(-1)
@@ -203,6 +205,7 @@ def _reference_linear(
             hidden, tokens, mask = hidden.index_select(0, counted), tokens.index_select(0, counted), None
         else:
             hidden = torch.where(mask.unsqueeze(-1), hidden, 0.0)
+            mask = mask.unsqueeze(-1) if each else mask
     tokens, in_range = readable_tokens(tokens, mask, num_classes)
     with linear.full_precision(hidden.device):
         results = _LinearLogprobs.apply(hidden, weight, bias, tokens, temperature, settings, workspace, with_entropy)
@@ -211,7 +214,7 @@ def _reference_linear(
         if result is not None:
             result = hide_invalid(result, mask, in_range)
             if counted is not None:
-                result = result.new_zeros(shape.numel()).index_copy(0, counted, result)
+                result = result.new_zeros((num_rows, *result.shape[1:])).index_copy(0, counted, result)
             result = result.view(shape)
         outputs.append(result)
     return outputs[0], outputs[1]
@@ -227,7 +230,7 @@ def _reference_linear_token_logprobs(
     settings: LogitSettings,
     workspace: int,
 ) -> Tensor:
-    return _reference_linear(hidden, weight, bias, tokens, mask, temperature, settings, workspace, False)[0]
+    return reference_linear(hidden, weight, bias, tokens, mask, temperature, settings, workspace, False)[0]
 
 
 def _reference_linear_token_logprobs_and_entropy(
@@ -240,7 +243,7 @@ def _reference_linear_token_logprobs_and_entropy(
     settings: LogitSettings,
     workspace: int,
 ) -> tuple[Tensor, Tensor]:
-    logprob, entropy = _reference_linear(hidden, weight, bias, tokens, mask, temperature, settings, workspace, True)
+    logprob, entropy = reference_linear(hidden, weight, bias, tokens, mask, temperature, settings, workspace, True)
     assert entropy is not None
     return logprob, entropy
 

@@ -52,9 +52,11 @@ def by_logits(
 
 
 def rows_forward(logits: Tensor, tokens: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-    """logits: [..., V] in the accumulation dtype, tokens: [...] in range -> log-probability, entropy: [...]."""
+    """logits: [..., V] in the accumulation dtype, tokens: [...] in range, or [..., K] -> log-probabilities of the
+    tokens' shape, entropy: [...].
+    """
     log_softmax = torch.log_softmax(logits, dim=-1)
-    logprob = log_softmax.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    logprob = log_softmax.gather(-1, _each(tokens, logits)).view(tokens.shape)
     if not with_entropy:
         return logprob, None
     probability = log_softmax.exp()
@@ -63,17 +65,24 @@ def rows_forward(logits: Tensor, tokens: Tensor, with_entropy: bool) -> tuple[Te
 
 
 def rows_backward(logits: Tensor, tokens: Tensor, grad_logprob: Tensor, grad_entropy: Tensor | None) -> Tensor:
-    """Gradient of [n, V] logits; `grad_*`: [n].
+    """Gradient of [n, V] logits; `grad_logprob`: [n], or [n, K] as the tokens are; `grad_entropy`: [n].
 
     `d logprob / d z[k] = [k is token] - p[k]`, `d entropy / d z[k] = -p[k] * (log p[k] + entropy)`.
     """
+    by_token = _each(grad_logprob, logits)
+    total = by_token.sum(-1, keepdim=True)
     if grad_entropy is None:
-        gradient = torch.softmax(logits, dim=-1).mul_(-grad_logprob.unsqueeze(-1))
+        gradient = torch.softmax(logits, dim=-1).mul_(-total)
     else:
         log_softmax = torch.log_softmax(logits, dim=-1)
         probability = log_softmax.exp()
         log_softmax.masked_fill_(probability == 0, 0.0)
         entropy = -(probability * log_softmax).sum(-1, keepdim=True)
-        log_softmax.add_(entropy).mul_(grad_entropy.unsqueeze(-1)).add_(grad_logprob.unsqueeze(-1))
+        log_softmax.add_(entropy).mul_(grad_entropy.unsqueeze(-1)).add_(total)
         gradient = probability.mul_(log_softmax).neg_()
-    return gradient.scatter_add_(-1, tokens.unsqueeze(-1), grad_logprob.unsqueeze(-1))
+    return gradient.scatter_add_(-1, _each(tokens, logits), by_token)
+
+
+def _each(x: Tensor, logits: Tensor) -> Tensor:
+    """[...] of one token a row -> [..., 1]; [..., K] as it is."""
+    return x if x.dim() == logits.dim() else x.unsqueeze(-1)

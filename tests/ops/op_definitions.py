@@ -152,6 +152,65 @@ def linear_token_logprobs(*args, **kwargs):
     return linear_token_logprobs_and_entropy(*args, **kwargs)[0]
 
 
+def candidate_logprobs(logits, ids, mask=None, **rest):
+    columns = [token_logprobs(logits, column, mask=mask, **rest) for column in ids.unbind(1)]
+    return torch.stack(columns, 1)
+
+
+def linear_candidate_logprobs(hidden, weight, ids, bias=None, mask=None, max_workspace_bytes=None, **rest):
+    return candidate_logprobs(_logits(hidden, weight, bias, mask), ids, mask=mask, **rest)
+
+
+def _shard_numbers(logits, mask, tanh_slope):
+    if mask is not None:
+        logits = torch.where(mask.unsqueeze(1), logits, 0.0)
+    return _tanh(tanh_slope * logits) if tanh_slope else logits
+
+
+def _counted(x, mask):
+    return x if mask is None else x * mask.view(-1, *[1] * (x.dim() - 1))
+
+
+def shard_rows(logits, tokens, mask=None, temperature=1.0, tanh_slope=0.0):
+    z = _shard_numbers(logits, mask, tanh_slope)
+    largest = z.max(1).values
+    log_sum = torch.logsumexp((z - largest.unsqueeze(1)) / temperature, 1)
+    log_softmax = F.log_softmax(z / temperature, 1)
+    chosen = torch.stack([z[n, k] if k >= 0 else z.new_zeros(()) for n, k in enumerate(tokens.tolist())])
+    entropy = -(log_softmax.exp() * log_softmax).sum(1)
+    return tuple(_counted(x, mask) for x in (chosen, entropy, torch.stack([largest, log_sum], 1)))
+
+
+def _shard_gradient_by_z(z, tokens, normalizers, mask, entropy, grad_logprobs, grad_entropy, temperature):
+    gradient = torch.zeros_like(z)
+    for n in range(z.shape[0]):
+        log_p = (z[n] - normalizers[n, 0]) / temperature - normalizers[n, 1]
+        own = torch.arange(z.shape[1]) == tokens[n]
+        by_entropy = log_p.exp() * (log_p + entropy[n])
+        gradient[n] = (grad_logprobs[n] * (own.to(z.dtype) - log_p.exp()) - grad_entropy[n] * by_entropy) / temperature
+    return _counted(gradient, mask)
+
+
+def shard_gradient(logits, tokens, normalizers, mask=None, tanh_slope=0.0, **rest):
+    logits = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        z = _shard_numbers(logits, mask, tanh_slope)
+    gradient = _shard_gradient_by_z(z.detach(), tokens, normalizers, mask, **rest)
+    return torch.autograd.grad(z, logits, gradient)[0] if z is not logits else gradient
+
+
+def linear_shard_rows(hidden, weight, tokens, workspace, bias=None, mask=None, **rest):
+    return shard_rows(_logits(hidden, weight, bias, mask), tokens, mask=mask, **rest)
+
+
+def linear_shard_gradients(hidden, weight, tokens, normalizers, workspace, bias=None, mask=None, **rest):
+    inputs = [x.detach().requires_grad_() for x in (hidden, weight, bias)]
+    with torch.enable_grad():
+        logits = _logits(*inputs, mask)
+    gradient = shard_gradient(logits.detach(), tokens, normalizers, mask=mask, **rest)
+    return torch.autograd.grad(logits, inputs, gradient)
+
+
 def _spans(mask, cu_seqlens):
     """First position and end of each sequence in the flat tensors."""
     if cu_seqlens is not None:

@@ -14,10 +14,12 @@ from test_ops_cases import evaluate, public
 from instructrl import kernels, ops
 from instructrl.ops import advantages, compiled_linear, linear_chunks, logprobs, ppo, private_ops
 from instructrl.ops.cases import CASES
+from instructrl.ops.compiled import candidates
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, ValueSettings, flat
 
 SETTINGS = flat(PolicySettings(dual_clip=3.0), ValueSettings(), 0.1, KLSettings(estimator="k2", input_clamp=1.0), 0.3)
 ROOT = Path(__file__).parent.parent.parent
+ALL_SCHEMAS = {**private_ops.SCHEMAS, **compiled_linear.SCHEMAS, **candidates.SCHEMAS}
 SMALL = [case for case in CASES if not case.large]
 pytestmark = pytest.mark.skipif(not COMPILED, reason="no compiled backend is here")
 
@@ -39,9 +41,9 @@ def test_the_schemas_in_cpp_are_those_in_python():
     assert found == private_ops.SCHEMAS
 
 
-@pytest.mark.parametrize("name", sorted({**private_ops.SCHEMAS, **compiled_linear.SCHEMAS}))
+@pytest.mark.parametrize("name", sorted(ALL_SCHEMAS))
 def test_the_registered_schema_is_the_one_of_the_table(place, name):
-    schema = {**private_ops.SCHEMAS, **compiled_linear.SCHEMAS}[name]
+    schema = ALL_SCHEMAS[name]
     prefix = PREFIXES[place[0]]
     expected = torch._C.parse_schema(f"{private_ops.NAMESPACE}::{prefix}{name}{schema}")
     assert str(private_ops.get(prefix, name)._schema) == str(expected)
@@ -56,6 +58,7 @@ def private_arguments(name, device):
     tokens = torch.randint(0, 33, (4, 6), generator=g).to(device)
     forward = private_ops.get(PREFIXES[ops.dispatch._forced], "token_logprobs")
     allowed = torch.arange(33, device=device) < 30
+    ids = torch.stack([tokens, 32 - tokens, tokens], -1)
     _, entropy, normalizers = forward(logits, tokens, mask, allowed, 0.7, 0.1, True)
     upstream = torch.tensor(0.3, device=device).expand(4, 6)
     backward = (tokens, mask, allowed, normalizers, entropy, upstream, x[0], 0.7, 0.1)
@@ -95,6 +98,17 @@ def private_arguments(name, device):
         "ppo_loss": (*x[:6], mask, x[6], count, 0.2, 0.3, 0.2, 0.1, 0.3),
         "general_ppo_loss": (x[0], None, x[1], x[2], *x[3:6], mask, x[6], x[0].abs(), count, SETTINGS, True),
         "sample_tokens": (logits[:, 0], torch.rand(4, generator=g).to(device), allowed, 0.7, 0.1),
+        "candidate_logprobs": (logits, ids, mask, allowed, 0.7, 0.1),
+        "candidate_logprobs_backward": (
+            logits,
+            ids,
+            mask,
+            allowed,
+            normalizers,
+            x[0].unsqueeze(-1).expand(4, 6, 3),
+            0.7,
+            0.1,
+        ),
         # Nothing kept: kept logits have rows and columns that are never written.
         "linear_token_logprobs": (*linear, 0.7, 0.1, 8192, True, False),
         "linear_token_logprobs_backward": (
@@ -128,7 +142,7 @@ def private_arguments(name, device):
     }[name]
 
 
-@pytest.mark.parametrize("name", sorted({**private_ops.SCHEMAS, **compiled_linear.SCHEMAS}))
+@pytest.mark.parametrize("name", sorted(ALL_SCHEMAS))
 def test_opcheck(place, name):
     backend, device = place
     torch.library.opcheck(private_ops.get(PREFIXES[backend], name), private_arguments(name, device))

@@ -91,7 +91,7 @@ def test_case(case, backend, device, dtype):
         assert_no_less_accurate(actual[name], yardstick[name], truth[name], name=name, neighbours=near)
         if name.startswith("gradient"):
             assert actual[name].dtype == dtype
-        elif actual[name].is_floating_point() and dtype != torch.float64:
+        elif actual[name].is_floating_point() and dtype != torch.float64 and "gradient" not in case.op:
             assert actual[name].dtype == torch.float32
 
 

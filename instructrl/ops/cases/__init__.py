@@ -4,12 +4,24 @@ A case makes the keyword arguments of the public function. Its numbers come from
 for, and stay away from the kinks of clipped losses, so that rounding never decides which branch is taken.
 """
 
-from instructrl.ops.cases import advantages, groups, likelihood, logprobs, ppo, ranking, sampling
+from instructrl.ops.cases import (
+    advantages,
+    candidates,
+    groups,
+    likelihood,
+    logprobs,
+    ppo,
+    ranking,
+    sampling,
+    vocab_shards,
+)
 from instructrl.ops.cases.case import Arguments, Case
 
 CASES: tuple[Case, ...] = (
     *ranking.cases(),
     *logprobs.cases(),
+    *candidates.cases(),
+    *vocab_shards.cases(),
     *likelihood.cases(),
     *advantages.cases(),
     *groups.cases(),

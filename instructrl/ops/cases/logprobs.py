@@ -30,6 +30,8 @@ def logits(dtype: torch.dtype, num_rows: int, num_classes: int, kind: str = "") 
         logits.mul_(1e4 / 3.0)
     elif kind == "allowed":
         arguments["allowed"] = _allowed(tokens, num_classes, generator)
+    elif kind == "capped and allowed":
+        arguments |= {"logit_settings": LogitSettings(softcap=5.0), "allowed": _allowed(tokens, num_classes, generator)}
     elif kind == "capped, allowed and some -inf":
         arguments |= {"logit_settings": LogitSettings(softcap=5.0), "allowed": _allowed(tokens, num_classes, generator)}
         hole = random_mask((num_rows, width), generator, 0.3).scatter_(1, tokens.unsqueeze(1), False)
@@ -86,7 +88,7 @@ def _logits_cases(op: str) -> list[Case]:
     ]
 
 
-def _linear(
+def linear(
     dtype: torch.dtype, num_rows: int, num_hidden: int, num_classes: int, kind: str = "", num_chunks: int = 1
 ) -> Arguments:
     generator = seeded(f"{kind}{num_rows}{num_hidden}{num_classes}")
@@ -112,9 +114,9 @@ def _linear(
 
 def _linear_makes() -> Mapping[str, Callable[[torch.dtype], Arguments]]:
     sizes = [(1, 1, 1), (5, 8, 257), (0, 4, 7), (2, 3, 50257)]
-    makes = {f"{n}x{d}x{v}": partial(_linear, num_rows=n, num_hidden=d, num_classes=v) for n, d, v in sizes}
+    makes = {f"{n}x{d}x{v}": partial(linear, num_rows=n, num_hidden=d, num_classes=v) for n, d, v in sizes}
     for kind in ("bias and temperature", "masked", "all masked"):
-        makes[kind] = partial(_linear, num_rows=13, num_hidden=8, num_classes=33, kind=kind, num_chunks=3)
+        makes[kind] = partial(linear, num_rows=13, num_hidden=8, num_classes=33, kind=kind, num_chunks=3)
     return makes
 
 
@@ -126,7 +128,7 @@ def linear_cases(op: str) -> list[Case]:
     for name, make in _linear_makes().items():
         gradients = ("hidden", "weight", "bias") if name in _WITH_BIAS else ("hidden", "weight")
         cases.append(Case(op=op, name=name, make=make, gradients=gradients))
-    large = partial(_linear, num_rows=1024, num_hidden=256, num_classes=50257)
+    large = partial(linear, num_rows=1024, num_hidden=256, num_classes=50257)
     cases.append(Case(op=op, name="1024x256x50257", make=large, gradients=("hidden", "weight"), large=True))
     return cases
 

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from instructrl import kernels
 from instructrl.ops import checks, compiled_linear, private_ops
-from instructrl.ops.compiled import advantages, logprobs, ppo, ranking, sampling
+from instructrl.ops.compiled import advantages, candidates, logprobs, ppo, ranking, sampling, vocab_shards
 
 _IMPLEMENTATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
     **ranking.IMPLEMENTATIONS,
     **logprobs.IMPLEMENTATIONS,
+    **candidates.IMPLEMENTATIONS,
+    **vocab_shards.IMPLEMENTATIONS,
     **advantages.IMPLEMENTATIONS,
     **ppo.IMPLEMENTATIONS,
     **sampling.IMPLEMENTATIONS,
@@ -42,6 +44,7 @@ def attach(
     """
     private_ops.define_fakes(prefix, private_ops.FAKES)
     compiled_linear.define(prefix)
+    candidates.define(prefix)
 
     def implementation(op: str) -> kernels.Implementation:
         data = slice(1) if op in _AUXILIARY_AFTER_FIRST else slice(None)
