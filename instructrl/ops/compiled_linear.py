@@ -78,7 +78,7 @@ def _fake_gradients(inputs: tuple[Tensor, Tensor, Tensor | None], wanted: list[b
     ]
 
 
-def _fake_backward(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
+def fake_backward(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
     return tuple(_fake_gradients((hidden, weight, bias), others[-1]))
 
 
@@ -115,7 +115,7 @@ def define(prefix: str) -> None:
     private_ops.define(prefix, SCHEMAS, implementations, ("CPU", "CUDA"))
     fakes = {
         "linear_token_logprobs": _fake_forward,
-        "linear_token_logprobs_backward": _fake_backward,
+        "linear_token_logprobs_backward": fake_backward,
         "linear_nll_loss": _fake_nll_loss,
         "linear_ppo_loss": _fake_ppo_loss,
     }

@@ -14,12 +14,12 @@ from test_ops_cases import evaluate, public
 from instructrl import kernels, ops
 from instructrl.ops import advantages, compiled_linear, linear_chunks, logprobs, ppo, private_ops
 from instructrl.ops.cases import CASES
-from instructrl.ops.compiled import candidates
+from instructrl.ops.compiled import candidates, vocab_shards
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, ValueSettings, flat
 
 SETTINGS = flat(PolicySettings(dual_clip=3.0), ValueSettings(), 0.1, KLSettings(estimator="k2", input_clamp=1.0), 0.3)
 ROOT = Path(__file__).parent.parent.parent
-ALL_SCHEMAS = {**private_ops.SCHEMAS, **compiled_linear.SCHEMAS, **candidates.SCHEMAS}
+ALL_SCHEMAS = {**private_ops.SCHEMAS, **compiled_linear.SCHEMAS, **candidates.SCHEMAS, **vocab_shards.SCHEMAS}
 SMALL = [case for case in CASES if not case.large]
 pytestmark = pytest.mark.skipif(not COMPILED, reason="no compiled backend is here")
 
@@ -61,6 +61,7 @@ def private_arguments(name, device):
     ids = torch.stack([tokens, 32 - tokens, tokens], -1)
     _, entropy, normalizers = forward(logits, tokens, mask, allowed, 0.7, 0.1, True)
     upstream = torch.tensor(0.3, device=device).expand(4, 6)
+    each = upstream.unsqueeze(-1).expand(4, 6, 3)
     backward = (tokens, mask, allowed, normalizers, entropy, upstream, x[0], 0.7, 0.1)
     count = torch.tensor(20.0, dtype=torch.float64, device=device)
     hidden, weight = torch.randn(4, 6, 5, generator=g).to(device), torch.randn(33, 5, generator=g).to(device)
@@ -99,16 +100,9 @@ def private_arguments(name, device):
         "general_ppo_loss": (x[0], None, x[1], x[2], *x[3:6], mask, x[6], x[0].abs(), count, SETTINGS, True),
         "sample_tokens": (logits[:, 0], torch.rand(4, generator=g).to(device), allowed, 0.7, 0.1),
         "candidate_logprobs": (logits, ids, mask, allowed, 0.7, 0.1),
-        "candidate_logprobs_backward": (
-            logits,
-            ids,
-            mask,
-            allowed,
-            normalizers,
-            x[0].unsqueeze(-1).expand(4, 6, 3),
-            0.7,
-            0.1,
-        ),
+        "candidate_logprobs_backward": (logits, ids, mask, allowed, normalizers, each, 0.7, 0.1),
+        "linear_shard_rows": (*linear, 0.7, 0.1, 8192, True),
+        "linear_shard_gradients": (*linear, normalizers, entropy, upstream, x[0], 0.7, 0.1, 8192, [True, True, False]),
         # Nothing kept: kept logits have rows and columns that are never written.
         "linear_token_logprobs": (*linear, 0.7, 0.1, 8192, True, False),
         "linear_token_logprobs_backward": (

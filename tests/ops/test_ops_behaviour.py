@@ -35,6 +35,8 @@ GRADCHECKED = [
     ("logprobs.token_logprobs_and_entropy", "temperature"),
     ("logprobs.linear_token_logprobs", "bias and temperature"),
     ("logprobs.linear_token_logprobs_and_entropy", "bias and temperature"),
+    ("candidates.candidate_logprobs", "capped and allowed"),
+    ("candidates.linear_candidate_logprobs", "masked"),
     ("likelihood.linear_nll_loss", "bias and temperature"),
     ("ppo.clipped_policy_loss", "denominator"),
     ("ppo.clipped_value_loss", "denominator"),
@@ -69,26 +71,30 @@ def test_gradcheck(op, name):
 OPS = sorted(dispatch.OPS)
 COMPILED = {
     "advantages": "gaps",
+    "candidates": "masked",
     "groups": "9 of 2",
     "likelihood": "masked",
     "logprobs": "masked",
     "ppo": "reference",
     "ranking": "cycles",
-    "sampling": "9x2",
+    "sampling": "capped, allowed and some -inf",
+    "vocab_shards": "masked",
+}
+COMPILED_AS = {
+    "ppo.linear_ppo_loss": "masked",
+    "advantages.masked_whiten": "(4, 5)",
+    "ranking.tied_ranking_loss": "davidson, weights",
+    "ranking.plackett_luce_loss": "7x4",
+    "ppo.kl_token_losses": "k3",
+    "ppo.policy_token_losses": "sequences",
+    "ppo.value_token_losses": "weights",
+    "logprobs.token_logprobs": "capped, allowed and some -inf",
+    "logprobs.linear_token_logprobs": "capped, an id excluded",
 }
 
 
 def compiled_case(op):
-    names = {
-        "ppo.linear_ppo_loss": "masked",
-        "advantages.masked_whiten": "(4, 5)",
-        "ranking.tied_ranking_loss": "davidson, weights",
-        "ranking.plackett_luce_loss": "7x4",
-        "ppo.kl_token_losses": "k3",
-        "ppo.policy_token_losses": "sequences",
-        "ppo.value_token_losses": "weights",
-    }
-    return case(op, names.get(op, COMPILED[op.split(".")[0]]))
+    return case(op, COMPILED_AS.get(op, COMPILED[op.split(".")[0]]))
 
 
 def run_with_gradients(function, arguments, gradients):

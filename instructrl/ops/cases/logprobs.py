@@ -112,15 +112,15 @@ def linear(
     return arguments
 
 
+_WITH_BIAS = ("bias and temperature", "capped, an id excluded")
+
+
 def _linear_makes() -> Mapping[str, Callable[[torch.dtype], Arguments]]:
     sizes = [(1, 1, 1), (5, 8, 257), (0, 4, 7), (2, 3, 50257)]
     makes = {f"{n}x{d}x{v}": partial(linear, num_rows=n, num_hidden=d, num_classes=v) for n, d, v in sizes}
-    for kind in ("bias and temperature", "masked", "all masked"):
+    for kind in (*_WITH_BIAS, "masked", "all masked"):
         makes[kind] = partial(linear, num_rows=13, num_hidden=8, num_classes=33, kind=kind, num_chunks=3)
     return makes
-
-
-_WITH_BIAS = ("bias and temperature", "capped, an id excluded")
 
 
 def linear_cases(op: str) -> list[Case]:

@@ -6,7 +6,7 @@ import torch
 
 from instructrl.ops.cases.case import Arguments, Case, poisoned, random_mask, seeded
 
-_ROWS, _HIDDEN, _CLASSES = 9, 6, 33
+_ROWS, _HIDDEN, _CLASSES = 21, 6, 33
 
 
 def _rows(dtype: torch.dtype, kind: str) -> Arguments:

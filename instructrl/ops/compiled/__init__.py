@@ -45,6 +45,7 @@ def attach(
     private_ops.define_fakes(prefix, private_ops.FAKES)
     compiled_linear.define(prefix)
     candidates.define(prefix)
+    vocab_shards.define(prefix)
 
     def implementation(op: str) -> kernels.Implementation:
         data = slice(1) if op in _AUXILIARY_AFTER_FIRST else slice(None)
