@@ -39,7 +39,7 @@ def _reference_linear_candidate_logprobs(
     return reference_linear(hidden, weight, bias, ids, mask, temperature, settings, workspace, False)[0]
 
 
-CANDIDATE_LOGPROBS = dispatch.declare("candidates.candidate_logprobs", _reference_candidate_logprobs)
+CANDIDATE_LOGPROBS = dispatch.declare("candidates.candidate_logprobs", _reference_candidate_logprobs, composed=True)
 LINEAR_CANDIDATE_LOGPROBS = dispatch.declare(
     "candidates.linear_candidate_logprobs", _reference_linear_candidate_logprobs
 )

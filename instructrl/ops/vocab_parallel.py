@@ -172,7 +172,7 @@ class _LinearSharded(torch.autograd.Function):
         wanted = tuple(ctx.needs_input_grad[:3])
         dtype = checks.accumulation_dtype(hidden, weight)
         if weight.shape[0] == 0:
-            gradients = [None if x is None else torch.zeros_like(x, dtype=dtype) for x in (hidden, weight, bias)]
+            gradients = [hidden if x is None else torch.zeros_like(x, dtype=dtype) for x in (hidden, weight, bias)]
         else:
             upstream = _upstream(entropy, grad_logprobs, grad_entropy, ctx.call)
             others = {"bias": bias, "mask": mask, **upstream, "workspace": ctx.call.workspace, "wanted": wanted}

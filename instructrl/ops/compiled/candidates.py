@@ -22,13 +22,15 @@ SCHEMAS = {
 
 
 def _forward(forward: Callable[..., Any], *args: Any) -> tuple[Tensor, Tensor]:
-    logprobs, _, normalizers = class_rows.candidates_forward(forward, *args, False)
+    arguments: list[Any] = [*args, False]
+    logprobs, _, normalizers = class_rows.candidates_forward(forward, *arguments)
     return logprobs, normalizers
 
 
 def _backward(backward: Callable[..., Tensor], *args: Any) -> Tensor:
     *inputs, grad_logprobs, temperature, tanh_slope = args
-    return class_rows.candidates_backward(backward, *inputs, None, grad_logprobs, None, temperature, tanh_slope)
+    arguments: list[Any] = [*inputs, None, grad_logprobs, None, temperature, tanh_slope]
+    return class_rows.candidates_backward(backward, *arguments)
 
 
 def _fake_forward(logits: Tensor, ids: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

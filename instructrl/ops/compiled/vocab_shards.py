@@ -42,14 +42,16 @@ def _shard_gradient(prefix: str) -> Callable[..., Tensor]:
 
 
 def _linear_shard_rows(row: RowKernels, *args: Any) -> tuple[Tensor, ...]:
-    chosen, entropy, normalizers, _ = linear_chunks.forward(row, *args, False)
+    arguments: list[Any] = [*args, False]
+    chosen, entropy, normalizers, _ = linear_chunks.forward(row, *arguments)
     return chosen, entropy, normalizers.view(*chosen.shape, 2)
 
 
 def _linear_shard_gradients(row: RowKernels, *args: Any) -> tuple[Tensor, ...]:
     *tensors, normalizers, entropy, grad_logprobs, grad_entropy, temperature, slope, workspace, wanted = args
     upstream = (grad_logprobs, grad_entropy, temperature, slope, workspace, wanted)
-    return linear_chunks.backward(row, *tensors, normalizers.reshape(-1, 2), entropy, None, *upstream)
+    arguments: list[Any] = [*tensors, normalizers.reshape(-1, 2), entropy, None, *upstream]
+    return linear_chunks.backward(row, *arguments)
 
 
 def _fake_linear_rows(hidden: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, ...]:
