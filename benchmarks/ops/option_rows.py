@@ -1,7 +1,7 @@
 """What options.py measures: option -> the call that has it, the formula as it is written without us, and inputs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from benchmarks.core import workloads
 from benchmarks.core.workloads import BOTH, COMPILE, EAGER, FORWARD, Draw, Inputs, Provider, Workload, running
 from benchmarks.ops import option_formulas as plain
 from benchmarks.ops.floor_rows import OURS, WITHOUT, V
-from instructrl.ops import likelihood, logprobs, ranking, sampling
+from instructrl.ops import candidates, likelihood, logprobs, ranking, sampling
 from instructrl.ops.logit_settings import LogitSettings
 from instructrl.ops.ranking_settings import RankingSettings, TieSettings
 
@@ -86,6 +86,16 @@ def allowed(draw: Draw, x: Inputs) -> Inputs:
 LOGITS = {"shape": (1024, V), "tiny": (5, 67)}
 HEAD = {"shape": (256, V, 2048), "tiny": (8, 67, 6)}
 CAP = LogitSettings(softcap=30.0)
+# Beside the op on one id a row.
+EIGHT = replace(workloads.TOKEN_LOGPROBS, op="candidates.candidate_logprobs")
+LINEAR_EIGHT = replace(workloads.LINEAR_LOGPROBS, op="candidates.linear_candidate_logprobs")
+
+
+def eight_ids(draw: Draw, x: Inputs) -> Inputs:
+    num_classes = x["logits"].shape[-1] if "logits" in x else len(x["weight"])
+    return {"ids": draw.ids(num_classes, *x["tokens"].shape, 8)}
+
+
 LOGIT_ROWS = (
     Option(option="soft cap", work=workloads.TOKEN_LOGPROBS, plain=plain.capped_logprobs, **LOGITS,
            call=partial(logprobs.token_logprobs, logit_settings=CAP)),
@@ -93,6 +103,10 @@ LOGIT_ROWS = (
            call=logprobs.token_logprobs),
     Option(option="soft cap", work=workloads.LINEAR_LOGPROBS, plain=plain.capped_linear, **HEAD,
            call=partial(logprobs.linear_token_logprobs, logit_settings=CAP)),
+    Option(option="8 ids a row", work=EIGHT, plain=plain.candidates, call=candidates.candidate_logprobs, add=eight_ids,
+           drop=("tokens",), **LOGITS),
+    Option(option="8 ids a row", work=LINEAR_EIGHT, plain=plain.linear_candidates, add=eight_ids, drop=("tokens",),
+           call=candidates.linear_candidate_logprobs, **HEAD),
     Option(option="soft cap", work=workloads.SAMPLING, plain=plain.capped_sampled, compared=False, shape=(64, V),
            tiny=(3, 67), call=partial(sampling.sample_tokens, logit_settings=CAP)),
     Option(option="allowed ids", work=workloads.SAMPLING, plain=plain.allowed_sampled, compared=False, add=allowed,
