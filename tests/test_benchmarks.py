@@ -111,7 +111,15 @@ def test_the_summary_takes_the_best_backend_and_the_fastest_peer():
     ]
 
 
-def test_each_option_computes_its_formula_on_every_backend(monkeypatch):
+@pytest.fixture
+def one_process():
+    from benchmarks.ops import options
+
+    with options.one_process():
+        yield
+
+
+def test_each_option_computes_its_formula_on_every_backend(monkeypatch, one_process):
     from benchmarks.core import checks, timing
     from benchmarks.ops import options
     from instructrl import kernels

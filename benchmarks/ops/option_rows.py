@@ -1,20 +1,23 @@
 """What options.py measures: option -> the call that has it, the formula as it is written without us, and inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.core import workloads
 from benchmarks.core.workloads import BOTH, COMPILE, EAGER, FORWARD, Draw, Inputs, Provider, Workload, running
 from benchmarks.ops import option_formulas as plain
 from benchmarks.ops.floor_rows import OURS, WITHOUT, V
-from instructrl.ops import candidates, likelihood, logprobs, ranking, sampling
+from instructrl.ops import candidates, likelihood, logprobs, ranking, sampling, vocab_parallel
 from instructrl.ops.logit_settings import LogitSettings
 from instructrl.ops.ranking_settings import RankingSettings, TieSettings
+from instructrl.ops.vocab_parallel import VocabShards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,22 @@ def eight_ids(draw: Draw, x: Inputs) -> Inputs:
     return {"ids": draw.ids(num_classes, *x["tokens"].shape, 8)}
 
 
+@contextmanager
+def one_process() -> Iterator[None]:
+    """A process group of this process alone, for the options that ask for one: what they cost without a network."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def in_shards(function: Callable[..., Any], vocabulary: str) -> Callable[..., Any]:
+    """vocabulary: the input of which V is a dimension, and which."""
+    name, dimension = vocabulary.split(":")
+    return lambda **x: function(**x, shards=VocabShards.even(x[name].shape[int(dimension)]))
+
+
 LOGIT_ROWS = (
     Option(option="soft cap", work=workloads.TOKEN_LOGPROBS, plain=plain.capped_logprobs, **LOGITS,
            call=partial(logprobs.token_logprobs, logit_settings=CAP)),
@@ -107,6 +126,10 @@ LOGIT_ROWS = (
            drop=("tokens",), **LOGITS),
     Option(option="8 ids a row", work=LINEAR_EIGHT, plain=plain.linear_candidates, add=eight_ids, drop=("tokens",),
            call=candidates.linear_candidate_logprobs, **HEAD),
+    Option(option="a vocabulary in shards", work=workloads.TOKEN_LOGPROBS, plain=workloads.plain_logprobs, **LOGITS,
+           call=in_shards(vocab_parallel.token_logprobs, "logits:-1")),
+    Option(option="a vocabulary in shards", work=workloads.LINEAR_LOGPROBS, plain=workloads.plain_linear, **HEAD,
+           call=in_shards(vocab_parallel.linear_token_logprobs, "weight:0")),
     Option(option="soft cap", work=workloads.SAMPLING, plain=plain.capped_sampled, compared=False, shape=(64, V),
            tiny=(3, 67), call=partial(sampling.sample_tokens, logit_settings=CAP)),
     Option(option="allowed ids", work=workloads.SAMPLING, plain=plain.allowed_sampled, compared=False, add=allowed,

@@ -16,7 +16,7 @@ from benchmarks.ops.floor_rows import OURS, WITHOUT
 from benchmarks.ops.floors import measured
 from benchmarks.ops.option_advantages import ADVANTAGE_ROWS
 from benchmarks.ops.option_ppo import PPO_ROWS
-from benchmarks.ops.option_rows import LOGIT_ROWS, RANKING_ROWS, Option
+from benchmarks.ops.option_rows import LOGIT_ROWS, RANKING_ROWS, Option, one_process
 
 ROWS = (*LOGIT_ROWS, *PPO_ROWS, *ADVANTAGE_ROWS, *RANKING_ROWS)
 COLUMNS = ("op, shape", "option", "ms", "times as fast as eager", "as compile", "time over that without it")
@@ -30,7 +30,8 @@ def cells(found: dict[str, Any]) -> list[str]:
 
 
 def measure(row: Option, rounds: int) -> dict[str, Any]:
-    times = measured(row.name, row.providers(), row.inputs(), rounds, row.compared)
+    with one_process():
+        times = measured(row.name, row.providers(), row.inputs(), rounds, row.compared)
     torch.compiler.reset()
     return {"op": row.op, "option": row.option, "seconds": times}
 
