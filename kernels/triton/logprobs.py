@@ -262,7 +262,7 @@ def token_logprobs(
     normalizers = logits.new_empty((*shape, 2), dtype=torch.float32)
     if tokens.numel() > 0:
         logits, layout = rows.as_rows(logits)
-        vectors, num_warps = rows.tile(num_classes, logits.dtype)
+        vectors, num_warps = rows.tile(num_classes, logits.dtype, tanh_slope != 0.0)
         _forward[(tokens.numel(),)](
             logits,
             tokens.contiguous(),
@@ -290,7 +290,7 @@ def _write_gradient(
     temperature: float, tanh_slope: float,
 ) -> None:  # fmt: skip
     num_classes = logits.shape[-1]
-    vectors, num_warps = rows.tile(num_classes, logits.dtype)
+    vectors, num_warps = rows.tile(num_classes, logits.dtype, tanh_slope != 0.0)
     _backward[(logits.numel() // num_classes,)](
         logits,
         gradient,

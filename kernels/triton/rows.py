@@ -77,12 +77,15 @@ def vector_length(dtype: torch.dtype) -> int:
     return BYTES // dtype.itemsize
 
 
-def tile(num_classes: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Vectors of a tile and warps of a program: by the vocabulary alone, so that a row never depends on the batch."""
+def tile(num_classes: int, dtype: torch.dtype, capped: bool = False) -> tuple[int, int]:
+    """Vectors of a tile and warps of a program: by the vocabulary alone, so that a row never depends on the batch.
+
+    capped: a tanh a class takes registers, so a thread has half of the classes.
+    """
     vector = vector_length(dtype)
     if num_classes <= 512:
         return 512 // vector, 2
-    return 4096 // vector, 8
+    return (2048 if capped else 4096) // vector, 8
 
 
 @triton.jit
