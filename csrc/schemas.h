@@ -25,6 +25,9 @@ inline constexpr std::pair<const char*, const char*> kSchemas[] = {
     {"token_logprobs_backward_",
      "(Tensor(a!) logits, Tensor tokens, Tensor? mask, Tensor? allowed, Tensor normalizers, Tensor? entropy,"
      " Tensor? grad_logprobs, Tensor? grad_entropy, float temperature, float tanh_slope) -> ()"},
+    {"row_statistics",
+     "(Tensor logits, Tensor tokens, Tensor? mask, Tensor? allowed, Tensor normalizers, float temperature,"
+     " float tanh_slope) -> Tensor"},
     {"generalized_advantages",
      "(Tensor rewards, Tensor values, Tensor mask, float gamma, float lam, Tensor? cu_seqlens)"
      " -> (Tensor advantages, Tensor returns)"},

@@ -32,6 +32,7 @@ from instructrl.kernels.triton import (
     ppo,
     ranking,
     ranking_models,
+    row_statistics,
     sampling,
     whitening,
 )
@@ -124,20 +125,11 @@ def _ppo_examples(
         yield f"general_ppo_loss {name}", lambda a=arguments: general_ppo.general_ppo_loss(*a, True)
 
 
-def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Calls that reach every kernel, at the sizes that choose their largest tiles."""
-
-    def tokens(*shape: int) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    def counted(*shape: int) -> torch.Tensor:
-        return torch.ones(shape, dtype=torch.bool)
-
-    logits, ids, number = tokens(2, 50257), torch.zeros(2, dtype=torch.int64), torch.zeros(2)
-    normalizers, mask = torch.zeros(2, 2), counted(2)
-    yield from _ranking_examples(dtype)
+def _logits_examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
+    logits, ids, number = torch.zeros(2, 50257, dtype=dtype), torch.zeros(2, dtype=torch.int64), torch.zeros(2)
+    normalizers, mask, allowed_ids = torch.zeros(2, 2), torch.ones(2, dtype=torch.bool), torch.ones(50257) > 0
     # An own exponential and a division a class: capped logits, with ids that are not allowed.
-    plain, capped = (None, 0.7, 0.0), (counted(50257), 0.7, 0.02)
+    plain, capped = (None, 0.7, 0.0), (allowed_ids, 0.7, 0.02)
     for suffix, entropy, (allowed, *shape) in (
         ("", False, plain),
         ("_and_entropy", True, plain),
@@ -148,12 +140,28 @@ def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"token_logprobs{suffix}", lambda a=forward: logprobs.token_logprobs(*a)
         backward = (logits, ids, mask, allowed, normalizers, *saved, *shape)
         yield f"token_logprobs{suffix}_backward", lambda a=backward: logprobs.token_logprobs_backward(*a)
-    padded = tokens(2, 50264)[:, :50257]
+    padded = torch.zeros(2, 50264, dtype=dtype)[:, :50257]
     arguments = (padded, ids, mask, None, normalizers, None, number, None, 0.7, 0.0)
     yield "token_logprobs_backward other alignment", lambda: logprobs.token_logprobs_backward(*arguments)
+    for suffix, (allowed, *shape) in (("", plain), (" capped", capped)):
+        read = (logits, ids, mask, allowed, normalizers, *shape)
+        yield f"row_statistics{suffix}", lambda a=read: row_statistics.row_statistics(*a)
     yield "sample_tokens", lambda: sampling.sample_tokens(logits, number, *plain)
     yield "sample_tokens capped", lambda: sampling.sample_tokens(logits, number, *capped)
-    yield "sample_tokens aligned", lambda: sampling.sample_tokens(tokens(2, 50304), number, *plain)
+    yield "sample_tokens aligned", lambda: sampling.sample_tokens(torch.zeros(2, 50304, dtype=dtype), number, *plain)
+
+
+def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Calls that reach every kernel, at the sizes that choose their largest tiles."""
+
+    def tokens(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    def counted(*shape: int) -> torch.Tensor:
+        return torch.ones(shape, dtype=torch.bool)
+
+    yield from _ranking_examples(dtype)
+    yield from _logits_examples(dtype)
     flat, flat_mask, count = tokens(4096), counted(4096), torch.zeros((), dtype=torch.float64)
     yield "clipped_policy_loss", lambda: ppo.clipped_policy_loss(flat, flat, flat, flat_mask, None, 0.2, 0.2)
     yield "clipped_value_loss", lambda: ppo.clipped_value_loss(flat, flat, flat, flat_mask, None, 0.2)

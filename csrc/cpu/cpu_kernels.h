@@ -56,6 +56,16 @@ struct LogprobsArgs {
   void* normalizers;
 };
 
+struct RowStatisticsArgs {
+  LogitRows logits;
+  LogitMap map;
+  const int64_t* tokens;
+  const bool* mask;  // nullptr: every row counts.
+  double temperature;
+  const void* normalizers;
+  void* statistics;  // Three a row.
+};
+
 struct LogprobsBackwardArgs {
   LogitRows logits;
   LogitMap map;
@@ -238,6 +248,7 @@ struct CpuKernels {
   const char* name;
   KernelByDtype<LogprobsArgs> token_logprobs;
   KernelByDtype<LogprobsBackwardArgs> token_logprobs_backward;
+  KernelByDtype<RowStatisticsArgs> row_statistics;
   KernelByDtype<SamplingArgs> sample_tokens;
   KernelByDtype<RankingArgs> pairwise_ranking_loss;
   KernelByDtype<ComparisonArgs> paired_comparison_loss;

@@ -33,6 +33,7 @@ struct Largest<D> {
 #include "cpu/kernels/softmax.h"
 #include "cpu/kernels/logit_map.h"
 #include "cpu/kernels/logprobs.h"
+#include "cpu/kernels/row_statistics.h"
 #include "cpu/kernels/sampling.h"
 #include "cpu/kernels/ranking.h"
 #include "cpu/kernels/ranking_models.h"
@@ -49,6 +50,7 @@ static const CpuKernels kTable = {
     INSTRUCTRL_STRINGIFY(INSTRUCTRL_ISA),
     INSTRUCTRL_BY_DTYPE(token_logprobs),
     INSTRUCTRL_BY_DTYPE(token_logprobs_backward),
+    INSTRUCTRL_BY_DTYPE(row_statistics),
     INSTRUCTRL_BY_DTYPE(sample_tokens),
     INSTRUCTRL_BY_DTYPE(pairwise_ranking_loss),
     INSTRUCTRL_BY_DTYPE(paired_comparison_loss),

@@ -103,6 +103,25 @@ void token_logprobs_backward_(const Tensor& logits, const Tensor& tokens, std::o
            tanh_slope, nullptr, false);
 }
 
+Tensor row_statistics(const Tensor& given_logits, const Tensor& given_tokens, std::optional<Tensor> given_mask,
+                      std::optional<Tensor> given_allowed, const Tensor& given_normalizers, double temperature,
+                      double tanh_slope) {
+  const Tensor logits = row_layout(given_logits) ? given_logits : dense(given_logits);
+  const Tensor tokens = dense(given_tokens), normalizers = dense(given_normalizers);
+  const std::optional<Tensor> mask = dense(given_mask), allowed = dense(given_allowed);
+  std::vector<int64_t> sizes(tokens.sizes().begin(), tokens.sizes().end());
+  sizes.push_back(3);
+  const Tensor statistics =
+      empty(tokens, sizes.data(), static_cast<int64_t>(sizes.size()), accumulation_dtype(logits));
+  const RowLayout layout = *row_layout(logits);
+  const RowStatisticsArgs args = {rows_at(layout, logits),  {tanh_slope, data<bool>(allowed), 0},
+                                  data<int64_t>(tokens),    data<bool>(mask),
+                                  temperature,              normalizers.data_ptr(),
+                                  statistics.data_ptr()};
+  run_items(cpu_kernels().row_statistics[dtype_of(logits)], args, layout.num_rows, grain(layout.num_classes));
+  return statistics;
+}
+
 }  // namespace
 }  // namespace instructrl
 
@@ -110,4 +129,5 @@ STABLE_TORCH_LIBRARY_IMPL(instructrl, CPU, m) {
   m.impl(INSTRUCTRL_PREFIX "token_logprobs", TORCH_BOX(&instructrl::token_logprobs));
   m.impl(INSTRUCTRL_PREFIX "token_logprobs_backward", TORCH_BOX(&instructrl::token_logprobs_backward));
   m.impl(INSTRUCTRL_PREFIX "token_logprobs_backward_", TORCH_BOX(&instructrl::token_logprobs_backward_));
+  m.impl(INSTRUCTRL_PREFIX "row_statistics", TORCH_BOX(&instructrl::row_statistics));
 }

@@ -18,6 +18,7 @@ from instructrl.ops import (
     ppo,
     ranking,
     sampling,
+    statistics,
     vocab_parallel,
 )
 from instructrl.ops.dispatch import usability, use_backend, validate
@@ -36,6 +37,7 @@ __all__ = [
     "ppo",
     "ranking",
     "sampling",
+    "statistics",
     "usability",
     "use_backend",
     "validate",

@@ -37,6 +37,10 @@ SCHEMAS: dict[str, str] = {
     # The same, written over the logits.
     "token_logprobs_backward_": "(Tensor(a!) logits, Tensor tokens, Tensor? mask, Tensor? allowed, Tensor normalizers,"
     " Tensor? entropy, Tensor? grad_logprobs, Tensor? grad_entropy, float temperature, float tanh_slope) -> ()",
+    # [..., 3]: the mean of z over what is not -inf, the sum of squares of the probabilities, and 1 where no such class
+    # has a larger logit than the token, else 0.
+    "row_statistics": "(Tensor logits, Tensor tokens, Tensor? mask, Tensor? allowed, Tensor normalizers,"
+    " float temperature, float tanh_slope) -> Tensor",
     "generalized_advantages": "(Tensor rewards, Tensor values, Tensor mask, float gamma, float lam,"
     " Tensor? cu_seqlens) -> (Tensor advantages, Tensor returns)",
     "ppo_advantages": "(Tensor logprobs, Tensor ref_logprobs, Tensor values, Tensor scores, Tensor mask,"
@@ -147,6 +151,7 @@ FAKES: dict[str, Callable[..., Any]] = {
     "token_logprobs": _fake_logprobs,
     "token_logprobs_backward": _fake_logprobs_backward,
     "token_logprobs_backward_": lambda *_: None,
+    "row_statistics": lambda logits, tokens, *_: _like(logits, *tokens.shape, 3),
     "generalized_advantages": _fake_advantages,
     "ppo_advantages": _fake_ppo_advantages,
     "general_advantages": _fake_general_advantages,

@@ -24,6 +24,7 @@ _FAMILIES = {
     "token_logprobs": "logprobs",
     "token_logprobs_backward": "logprobs",
     "token_logprobs_backward_": "logprobs",
+    "row_statistics": "row_statistics",
     "generalized_advantages": "advantages",
     "ppo_advantages": "advantages",
     "general_advantages": "general_advantages",

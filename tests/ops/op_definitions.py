@@ -152,6 +152,24 @@ def linear_token_logprobs(*args, **kwargs):
     return linear_token_logprobs_and_entropy(*args, **kwargs)[0]
 
 
+def token_statistics(logits, tokens, mask=None, temperature=1.0, allowed=None, logit_settings=None):
+    shape = {"allowed": allowed, "logit_settings": logit_settings}
+    logprobs, entropy = token_logprobs_and_entropy(logits, tokens, temperature, mask, **shape)
+    constants = []
+    for n, row in enumerate(logits.detach()):
+        if mask is not None and not mask[n]:
+            constants.append((torch.tensor(False), row.new_zeros(()), row.new_zeros(())))
+            continue
+        possible, z = _class_numbers(row, temperature, allowed, logit_settings)
+        is_largest = row[possible].argmax() == (possible == tokens[n]).nonzero().squeeze()
+        constants.append((is_largest, z.mean() * temperature, torch.softmax(z, 0).square().sum()))
+    return logprobs, entropy, *(torch.stack(each) for each in zip(*constants, strict=True))
+
+
+def linear_token_statistics(hidden, weight, tokens, bias=None, mask=None, max_workspace_bytes=None, **rest):
+    return token_statistics(_logits(hidden, weight, bias, mask), tokens, mask=mask, **rest)
+
+
 def candidate_logprobs(logits, ids, mask=None, **rest):
     columns = [token_logprobs(logits, column, mask=mask, **rest) for column in ids.unbind(1)]
     return torch.stack(columns, 1)

@@ -14,12 +14,13 @@ from test_ops_cases import evaluate, public
 from instructrl import kernels, ops
 from instructrl.ops import advantages, compiled_linear, linear_chunks, logprobs, ppo, private_ops
 from instructrl.ops.cases import CASES
-from instructrl.ops.compiled import candidates, vocab_shards
+from instructrl.ops.compiled import candidates, statistics, vocab_shards
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, ValueSettings, flat
 
 SETTINGS = flat(PolicySettings(dual_clip=3.0), ValueSettings(), 0.1, KLSettings(estimator="k2", input_clamp=1.0), 0.3)
 ROOT = Path(__file__).parent.parent.parent
-ALL_SCHEMAS = {**private_ops.SCHEMAS, **compiled_linear.SCHEMAS, **candidates.SCHEMAS, **vocab_shards.SCHEMAS}
+_PYTHON_SCHEMAS = {**candidates.SCHEMAS, **statistics.SCHEMAS, **vocab_shards.SCHEMAS}
+ALL_SCHEMAS = {**private_ops.SCHEMAS, **compiled_linear.SCHEMAS, **_PYTHON_SCHEMAS}
 SMALL = [case for case in CASES if not case.large]
 pytestmark = pytest.mark.skipif(not COMPILED, reason="no compiled backend is here")
 
@@ -99,6 +100,8 @@ def private_arguments(name, device):
         "ppo_loss": (*x[:6], mask, x[6], count, 0.2, 0.3, 0.2, 0.1, 0.3),
         "general_ppo_loss": (x[0], None, x[1], x[2], *x[3:6], mask, x[6], x[0].abs(), count, SETTINGS, True),
         "sample_tokens": (logits[:, 0], torch.rand(4, generator=g).to(device), allowed, 0.7, 0.1),
+        "row_statistics": (logits, tokens, mask, allowed, normalizers, 0.7, 0.1),
+        "linear_token_statistics": (*linear, 0.7, 0.1, 8192),
         "candidate_logprobs": (logits, ids, mask, allowed, 0.7, 0.1),
         "candidate_logprobs_backward": (logits, ids, mask, allowed, normalizers, each, 0.7, 0.1),
         "linear_shard_rows": (*linear, 0.7, 0.1, 8192, True),

@@ -78,6 +78,7 @@ COMPILED = {
     "ppo": "reference",
     "ranking": "cycles",
     "sampling": "capped, allowed and some -inf",
+    "statistics": "masked",
     "vocab_shards": "masked",
 }
 COMPILED_AS = {

@@ -13,6 +13,7 @@ from instructrl.ops.cases import (
     ppo,
     ranking,
     sampling,
+    statistics,
     vocab_shards,
 )
 from instructrl.ops.cases.case import Arguments, Case
@@ -21,6 +22,7 @@ CASES: tuple[Case, ...] = (
     *ranking.cases(),
     *logprobs.cases(),
     *candidates.cases(),
+    *statistics.cases(),
     *vocab_shards.cases(),
     *likelihood.cases(),
     *advantages.cases(),

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from instructrl import kernels
 from instructrl.ops import checks, compiled_linear, private_ops
-from instructrl.ops.compiled import advantages, candidates, logprobs, ppo, ranking, sampling, vocab_shards
+from instructrl.ops.compiled import advantages, candidates, logprobs, ppo, ranking, sampling, statistics, vocab_shards
 
 _IMPLEMENTATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
     **ranking.IMPLEMENTATIONS,
     **logprobs.IMPLEMENTATIONS,
     **candidates.IMPLEMENTATIONS,
+    **statistics.IMPLEMENTATIONS,
     **vocab_shards.IMPLEMENTATIONS,
     **advantages.IMPLEMENTATIONS,
     **ppo.IMPLEMENTATIONS,
@@ -45,6 +46,7 @@ def attach(
     private_ops.define_fakes(prefix, private_ops.FAKES)
     compiled_linear.define(prefix)
     candidates.define(prefix)
+    statistics.define(prefix)
     vocab_shards.define(prefix)
 
     def implementation(op: str) -> kernels.Implementation:
