@@ -4,7 +4,19 @@ from dataclasses import dataclass
 
 import torch
 
-from instructrl.ops import advantages, aggregation, likelihood, logprobs, ppo, ranking, sampling
+from instructrl.ops import (
+    advantages,
+    aggregation,
+    candidates,
+    likelihood,
+    logprobs,
+    ppo,
+    ranking,
+    sampling,
+    statistics,
+    vocab_parallel,
+)
+from instructrl.ops.logit_settings import LogitSettings
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, PPOSettings, ValueSettings
 
 
@@ -26,12 +38,16 @@ NAMES = {
     "torch": torch,
     "advantages": advantages,
     "aggregation": aggregation,
+    "candidates": candidates,
     "likelihood": likelihood,
     "logprobs": logprobs,
     "ppo": ppo,
     "ranking": ranking,
     "sampling": sampling,
+    "statistics": statistics,
+    "vocab_parallel": vocab_parallel,
     "KLSettings": KLSettings,
+    "LogitSettings": LogitSettings,
     "PolicySettings": PolicySettings,
     "PPOSettings": PPOSettings,
     "ValueSettings": ValueSettings,

@@ -1,5 +1,6 @@
 """Arguments of the ops. `instructrl.ops` raises ValueError or TypeError, in the caller's process."""
 
+import rows_ops_logits
 import rows_ops_ppo
 from op_row import OpRow
 
@@ -161,5 +162,6 @@ ROWS = [
         call="sampling.sample_tokens(X[:, :0], X[:, 0])",
         message="logits: found a vocabulary of 0 tokens, accepted is at least 1",
     ),
+    *rows_ops_logits.ROWS,
     *rows_ops_ppo.ROWS,
 ]
