@@ -32,7 +32,7 @@ def test_a_cap_that_nothing_reaches_and_a_scale_of_the_temperature():
     g = torch.Generator().manual_seed(0)
     logits, tokens = torch.randn(5, 40, generator=g), torch.randint(0, 40, (5,), generator=g)
     plain = logprobs.token_logprobs(logits, tokens)
-    truth = logprobs.token_logprobs(logits.double(), tokens)
+    truth = torch.log_softmax(logits.double(), 1).gather(1, tokens.unsqueeze(1)).squeeze(1)
     high = logprobs.token_logprobs(logits, tokens, logit_settings=LogitSettings(softcap=1e5))
     # At z of 3 the cap takes 1e-9 off, which float32 does not see.
     yardstick = torch.log_softmax(1e5 * torch.tanh(logits / 1e5), 1).gather(1, tokens.unsqueeze(1)).squeeze(1)
@@ -115,3 +115,20 @@ def test_statistics_by_hand():
     # Of two largest logits either agrees.
     ties = statistics.token_statistics(torch.tensor([[1.0, 1.0, 0.0]] * 2), torch.tensor([0, 1]))
     assert ties.is_largest.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("settings", [LogitSettings(), LogitSettings(scale=2.0, softcap=5.0)], ids=["plain", "capped"])
+def test_a_gradient_over_the_logits_is_the_one_beside_them(settings):
+    g = torch.Generator().manual_seed(0)
+    logits, tokens = 4 * torch.randn(6, 40, generator=g), torch.randint(0, 30, (6,), generator=g)
+    tokens[2] = 35  # which is not allowed
+    options = {"allowed": torch.arange(40) < 30, "logit_settings": settings}
+    found = []
+    for inplace in (False, True):
+        leaf = logits.clone().requires_grad_()
+        rows = leaf * 1.0
+        results = logprobs.token_logprobs_and_entropy(rows, tokens, inplace_backward=inplace, **options)
+        total = torch.where(torch.arange(6) == 2, 0.0, results[0]).sum() + results[1].sum() + results[0][2]
+        found.append(torch.autograd.grad(total, leaf)[0])
+    torch.testing.assert_close(*found)
+    assert not found[1][:, 30:].any()
