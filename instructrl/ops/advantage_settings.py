@@ -1,6 +1,6 @@
 """Conventions of rewards, advantages and whitening as records of settings, checked where they are made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from instructrl.ops import checks
 from instructrl.ops.ppo_settings import KLEstimator
@@ -36,6 +36,9 @@ class GAESettings:
         checks.one_of("gaps", self.gaps, GAPS)
 
 
+_KL, _GAE = KLEstimator(), GAESettings()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardSettings:
     """Rewards of `ppo_advantages`.
@@ -46,10 +49,11 @@ class RewardSettings:
         are clamped from minus to plus this.
     """
 
-    kl: KLEstimator = KLEstimator()
+    # Functions for the sake of torch.compile, as in `PPOSettings`.
+    kl: KLEstimator = field(default_factory=lambda: _KL)
     score_at: str = "last"
     score_clip: float | None = None
-    gae: GAESettings = GAESettings()
+    gae: GAESettings = field(default_factory=lambda: _GAE)
 
     def __post_init__(self) -> None:
         checks.settings("kl", self.kl, KLEstimator)

@@ -56,9 +56,9 @@ def _steps(mask: Tensor, cu_seqlens: Tensor | None, gaps: str, behind: bool) -> 
     near, valued, taken = _neighbours(mask, cu_seqlens), mask, mask
     if behind:
         ends_here = mask & near.last
-        position = torch.arange(1, mask.shape[1], device=mask.device)
+        position = torch.arange(mask.shape[1], device=mask.device)
         valued = mask.clone()
-        valued[:, 1:] |= ends_here[:, :-1] & (position < near.end[:, :-1])
+        valued[:, 1:] |= (ends_here & (position + 1 < near.end))[:, :-1]
         taken = valued
     if gaps == "count":
         # Before the first counted position as well: nobody is there to read it.

@@ -66,6 +66,15 @@ class LossWithGradients(torch.autograd.Function):
         return tuple(found)
 
 
+def loss_with_gradients(op: Callable[..., Any], differentiable: tuple[int, ...], *args: Any) -> tuple[Tensor, ...]:
+    """`LossWithGradients`, where a tensor may be there twice: values as the old ones, as in a first step."""
+    if torch.compiler.is_compiling():
+        # It traces no autograd.Function that is given a tensor twice.
+        constants = (isinstance(x, Tensor) and place not in differentiable for place, x in enumerate(args))
+        args = tuple(x.detach() if constant else x for x, constant in zip(args, constants, strict=True))
+    return LossWithGradients.apply(op, differentiable, *args)  # pyright: ignore[reportReturnType]
+
+
 class _AttachDerivative(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, losses: Tensor, derivative: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Checks at the boundary of the operations. Each names the argument, what was found and what is accepted."""
 
 import math
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -139,11 +140,14 @@ def count(name: str, value: object) -> int:
 
 
 def _is_number(name: str, value: object) -> None:
-    # By what it is not: under torch.compile numbers are symbols, and NumPy has its own.
-    if value is None or isinstance(value, (str, bytes, list, tuple, dict)):
-        raise TypeError(f"{name}: found {value!r}, accepted is a number")
+    if type(value) is float or type(value) is int:
+        return
     if isinstance(value, Tensor):  # to read it would wait for the device
         raise TypeError(f"{name}: found a tensor of shape {tuple(value.shape)}, accepted is a number")
+    found = value.item() if getattr(value, "shape", None) == () else value  # pyright: ignore[reportAttributeAccessIssue]
+    # Under torch.compile numbers are symbols. True is no number here: a cap or a clamp of 1 is not what it asks for.
+    if isinstance(found, bool) or not isinstance(found, (numbers.Real, torch.SymInt, torch.SymFloat)):
+        raise TypeError(f"{name}: found {value!r}, accepted is a number".replace("\n", " "))
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
@@ -164,7 +168,7 @@ def fraction(
         within(name, value, 0.0, 1.0)
         return float(value)
     on_cpu = value.dim() == 0 and value.device.type == "cpu" and not value.dtype.is_complex
-    if on_cpu and not torch.compiler.is_compiling():
+    if on_cpu and not torch.compiler.is_compiling() and not dispatch.transformed():
         within(name, value.item(), 0.0, 1.0)
         return float(value.item())
     shapes = [(), *([] if num_sequences is None else [(num_sequences,)])]
@@ -203,7 +207,7 @@ def temperature(value: float) -> None:
 
 def one_of(name: str, value: object, accepted: Sequence[str]) -> None:
     """One of the names of a table."""
-    if value not in accepted:
+    if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name}: found {value!r}, accepted are {', '.join(accepted)}")
 
 

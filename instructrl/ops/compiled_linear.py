@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from instructrl.ops import checks, linear_chunks, private_ops
-from instructrl.ops.autograd import LossWithGradients, first_order, savable
+from instructrl.ops.autograd import first_order, loss_with_gradients, savable
 from instructrl.ops.class_rows import RowKernels
 from instructrl.ops.compiled.calls import named
 from instructrl.ops.ppo_reference import PPOLoss, metric_names
@@ -144,7 +144,7 @@ class _LinearLogprobs(torch.autograd.Function):
         workspace: int,
         with_entropy: bool,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        inputs = (hidden, weight, bias, savable(tokens), savable(mask))
+        inputs = (savable(hidden), savable(weight), savable(bias), savable(tokens), savable(mask))
         keep = not torch.compiler.is_compiling()
         numbers = (temperature, tanh_slope, workspace)
         logprobs, entropy, normalizers, kept = ops[0](*inputs, *numbers, with_entropy, keep)
@@ -189,7 +189,7 @@ def _linear_nll_loss(prefix: str) -> Callable[..., Tensor]:
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in tensors[:3]]
         inputs = (*tensors, count, *settings.folded(1.0), workspace, wanted)
         if any(wanted):
-            return LossWithGradients.apply(op, (0, 1, 2), *inputs)[0]  # pyright: ignore
+            return loss_with_gradients(op, (0, 1, 2), *inputs)[0]
         with torch.no_grad():
             return op(*inputs)[0][0]
 
@@ -214,7 +214,7 @@ def _linear_ppo_loss(prefix: str) -> Callable[..., PPOLoss]:
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in differentiable]
         inputs = (*tensors, count, numbers, plain, *logit_settings.folded(temperature), workspace, wanted[:3])
         if any(wanted):
-            loss, losses, metrics = LossWithGradients.apply(op, _DIFFERENTIABLE, *inputs)  # pyright: ignore
+            loss, losses, metrics = loss_with_gradients(op, _DIFFERENTIABLE, *inputs)
         else:
             with torch.no_grad():
                 losses, *_, metrics = op(*inputs)

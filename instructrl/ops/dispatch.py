@@ -11,10 +11,12 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from instructrl import kernels
 from instructrl.ops import transforms
+from instructrl.ops.autograd import savable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,14 @@ def run(op: Op, *args: Any) -> Any:
     function = _chosen(op, args)
     if (_has_transforms() or forward_ad._current_level >= 0) and not (op.composed and function is op.reference):
         return transforms.run(op.name, function, args)
-    return function(*args)
+    return function(*(_savable(args) if function is op.reference else args))
+
+
+def _savable(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments that a reference's own autograd may keep; where nothing is differentiated they are left as they are."""
+    if not torch.is_grad_enabled() or not any(isinstance(x, Tensor) and x.requires_grad for x in args):
+        return args
+    return tuple(savable(x) if isinstance(x, Tensor) else x for x in args)
 
 
 def _chosen(op: Op, args: tuple[Any, ...]) -> Callable[..., Any]:

@@ -10,7 +10,8 @@ class LogitSettings:
     """`z = softcap * tanh(scale * logits / softcap)`, or `z = scale * logits` without a cap; then `z / temperature`.
 
     The cap is that of Gemma 2 (arXiv 2408.00118, section 2; its models have 30), the scale that of Cohere's and
-    Granite's heads. A logit of -inf stays -inf and has gradient 0: a token that is excluded stays excluded.
+    Granite's heads. A logit of -inf stays -inf, and through a cap it has gradient 0: a token that is excluded stays
+    excluded.
 
     scale: a finite number above 0. softcap: a finite number above 0, or None for none.
     Raises: ValueError for other numbers, TypeError for what is no number.

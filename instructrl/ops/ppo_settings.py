@@ -1,6 +1,6 @@
 """The conventions of PPO's losses: what the papers and the frameworks after them do differently, as settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from instructrl.ops import checks
@@ -128,10 +128,11 @@ _POLICY, _VALUE, _KL = PolicySettings(), ValueSettings(), KLSettings()
 class PPOSettings:
     """The whole objective: policy loss + `vf_coef` times the value loss + `kl.coef` times the KL to a reference."""
 
-    policy: PolicySettings = _POLICY
-    value: ValueSettings = _VALUE
+    # Functions, because torch.compile does not take a record for a default that it has not seen before.
+    policy: PolicySettings = field(default_factory=lambda: _POLICY)
+    value: ValueSettings = field(default_factory=lambda: _VALUE)
     vf_coef: float = 0.1
-    kl: KLSettings = _KL
+    kl: KLSettings = field(default_factory=lambda: _KL)
 
     def __post_init__(self) -> None:
         checks.settings("policy", self.policy, PolicySettings)

@@ -30,7 +30,7 @@ def shaped_logits(logits: Tensor, temperature: float, settings: LogitSettings, a
     shaped = logits if settings.scale == 1.0 else logits * settings.scale
     if settings.softcap is not None:
         capped = settings.softcap * torch.tanh(shaped / settings.softcap)
-        shaped = torch.where(shaped == -math.inf, shaped, capped)
+        shaped = torch.where(shaped == -math.inf, -math.inf, capped)
     if allowed is not None:
         shaped = torch.where(allowed, shaped, -math.inf)
     return shaped if temperature == 1.0 else shaped / temperature

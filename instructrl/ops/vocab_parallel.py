@@ -25,13 +25,16 @@ class VocabShards:
 
     bounds: one more than there are processes, from 0 up to the size of the vocabulary; ranges may be empty.
     group: a process group of `torch.distributed`, or None for the default one.
-    Raises: ValueError for other bounds.
+    Raises: ValueError for other bounds, TypeError for other types.
     """
 
     bounds: tuple[int, ...]
     group: Any = None
 
     def __post_init__(self) -> None:
+        whole = isinstance(self.bounds, tuple) and all(type(bound) is int for bound in self.bounds)
+        if not whole:
+            raise TypeError(f"bounds: found {self.bounds!r}, accepted is a tuple of whole numbers")
         rises = all(a <= b for a, b in zip(self.bounds, self.bounds[1:], strict=False))
         if len(self.bounds) < 2 or self.bounds[0] != 0 or not rises or self.bounds[-1] < 1:
             accepted = "accepted are bounds that rise from 0 to the size of the vocabulary"
@@ -161,7 +164,8 @@ class _LinearSharded(torch.autograd.Function):
             parts = vocab_shards.linear_shard_rows(hidden, weight, tokens, **others)
         logprobs, entropy, normalizers = _merged(parts, mask, call)
         ctx.call = call
-        ctx.save_for_backward(hidden, weight, bias, savable(tokens), savable(mask), normalizers, entropy)
+        inputs = (savable(hidden), savable(weight), savable(bias), savable(tokens), savable(mask))
+        ctx.save_for_backward(*inputs, normalizers, entropy)
         ctx.set_materialize_grads(False)
         return logprobs, entropy
 

@@ -69,6 +69,11 @@ ROWS = [
         message="tokens: found an id out of range where the mask is True, accepted are ids from 0 to 6",
     ),
     OpRow(
+        what="fractions of ids as bounds",
+        call="vocab_parallel.VocabShards(bounds=(0, 2.5))",
+        message="bounds: found (0, 2.5), accepted is a tuple of whole numbers",
+    ),
+    OpRow(
         what="ranges of a vocabulary that fall",
         call="vocab_parallel.VocabShards(bounds=(0, 5, 3))",
         message="bounds: found (0, 5, 3), accepted are bounds that rise from 0 to the size of the vocabulary",

@@ -44,6 +44,16 @@ ROWS = [
         message="log_ratio_clamp: found 0, accepted is a finite number above 0",
     ),
     OpRow(
+        what="clamp that is only switched on",
+        call="PolicySettings(log_ratio_clamp=True)",
+        message="log_ratio_clamp: found True, accepted is a number",
+    ),
+    OpRow(
+        what="number that has no order",
+        call="PolicySettings(clip_low=0.2j)",
+        message="clip_low: found 0.2j, accepted is a number",
+    ),
+    OpRow(
         what="loss that is in no table",
         call="PolicySettings(surrogate='ppo')",
         message="surrogate: found 'ppo', accepted are clip, cispo, reinforce, sapo",

@@ -45,6 +45,15 @@ def test_the_score_one_behind_the_last_token():
     assert_to_six_decimals(found.stats[2:], [8.0, -0.2])
 
 
+@pytest.mark.parametrize("cu_seqlens", [None, torch.tensor([0, 0, 0])], ids=["padded", "packed"])
+def test_no_position_has_none_behind_it(each_backend, cu_seqlens):
+    nothing = torch.zeros((2, 0) if cu_seqlens is None else 0)
+    arguments = (nothing, nothing, nothing, torch.ones(2), nothing > 0)
+    found = ppo_advantages(*arguments, kl_coef=0.1, cu_seqlens=cu_seqlens, settings=BEHIND)
+    assert found.returns.shape == nothing.shape
+    assert found.stats.tolist() == [0.0] * 4
+
+
 @pytest.mark.parametrize("by_stats", [False, True])
 @pytest.mark.parametrize(
     ("settings", "expected"),

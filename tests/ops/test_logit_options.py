@@ -43,6 +43,19 @@ def test_a_cap_that_nothing_reaches_and_a_scale_of_the_temperature():
     assert torch.equal(as_they_are, plain)
 
 
+def test_a_chosen_id_of_minus_infinity_has_no_gradient_through_a_cap():
+    logits = torch.tensor([[0.5, -math.inf, 1.0]], requires_grad=True)
+    found = logprobs.token_logprobs(logits, torch.tensor([1]), logit_settings=LogitSettings(softcap=2.0))
+    assert found.tolist() == [-math.inf]
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    # d z / d logits = 1 - (z / cap)^2, and -softmax(z) of the two that are possible.
+    half = (2.0 * torch.tanh(torch.tensor([0.5, 1.0], dtype=torch.float64) / 2.0)) / 2.0
+    expected = -torch.softmax(2.0 * half, 0) * (1.0 - half.square())
+    torch.testing.assert_close(
+        gradient, torch.stack([expected[0], torch.zeros_like(half[0]), expected[1]])[None].float()
+    )
+
+
 @pytest.mark.parametrize("settings", [LogitSettings(), LogitSettings(softcap=2.0)], ids=["plain", "capped"])
 def test_what_is_not_allowed_is_as_if_it_were_not_there(settings):
     logits = torch.tensor([[0.3, 9.0, -0.5, 1.0], [2.0, -1.0, 0.1, 0.4]], requires_grad=True)

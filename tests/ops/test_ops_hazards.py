@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from instructrl import ops
-from instructrl.ops import advantages, logprobs, ppo, ranking, sampling
+from instructrl.ops import advantages, candidates, logprobs, ppo, ranking, sampling, statistics
+from instructrl.ops.advantage_settings import RewardSettings
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, PPOSettings, ValueSettings
 
 WITH_KL = PPOSettings(kl=KLSettings(coef=0.1))
@@ -91,6 +92,24 @@ def test_tokens_of_inference_mode_can_be_trained_on():
     assert bool(weight.grad.isfinite().all())
 
 
+def test_a_head_can_be_trained_on_what_inference_mode_made():
+    with torch.inference_mode():
+        hidden, tokens, mask, allowed = (
+            leaf(4, 3).detach() * 1,
+            torch.arange(4),
+            torch.arange(4) > 0,
+            torch.arange(9) < 7,
+        )
+        preferred = torch.arange(9).view(1, 3, 3) % 4 == 1
+    logits, weight, scores = leaf(4, 9), leaf(9, 3), leaf(1, 3)
+    logprobs.token_logprobs(logits, tokens, mask=mask, allowed=allowed).sum().backward()
+    candidates.candidate_logprobs(logits, tokens.unsqueeze(1), mask=mask).sum().backward()
+    ranking.pairwise_ranking_loss(scores, preferred).loss_sum.sum().backward()
+    logprobs.linear_token_logprobs(hidden, weight, tokens, mask=mask).sum().backward()
+    statistics.linear_token_statistics(hidden, weight, tokens, mask=mask).entropy.sum().backward()
+    assert all(bool(x.grad.isfinite().all()) for x in (logits, weight, scores))
+
+
 def test_parts_of_a_loss_may_be_changed_in_place():
     new, value, vector = leaf(6), leaf(6, seed=1), torch.zeros(6)
     result = ppo.ppo_loss(new, vector, vector + 1, value, vector, vector, vector == 0)
@@ -150,6 +169,24 @@ def test_settings_may_be_symbols(loss):
     compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
     for vf_coef in (0.1, 0.3):
         torch.testing.assert_close(compiled(vf_coef), step(vf_coef))
+
+
+def test_settings_may_be_made_and_values_be_the_old_ones_in_a_compiled_step():
+    new, value, vector, mask = leaf(6), leaf(6, seed=1), leaf(6, seed=2).detach(), torch.ones(6, dtype=torch.bool)
+
+    def step(new, value):
+        rewards = RewardSettings(score_clip=2.0)
+        rows = (vector[None], vector[None], vector[None], vector[:1], mask[None])
+        made = advantages.ppo_advantages(*rows, kl_coef=0.1, settings=rewards)
+        settings = PPOSettings(policy=PolicySettings(clip_high=0.3, dual_clip=3.0))
+        result = ppo.ppo_loss(new, vector, made.advantages[0], value, value, vector, mask, settings=settings)
+        return result.loss
+
+    found = torch.compile(step, fullgraph=True, backend="aot_eager")(new, value)
+    torch.testing.assert_close(found, step(new, value))
+    for ours, theirs in zip(*(torch.autograd.grad(x, (new, value)) for x in (found, step(new, value))), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.compiler.reset()
 
 
 def test_backend_is_the_one_that_is_forced(each_backend):

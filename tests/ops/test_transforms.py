@@ -182,6 +182,16 @@ def test_second_derivatives_are_right_or_refused(op, name, each_backend):
         grad(lambda x: grad(lambda y: run(y, *values[1:]))(x).square().sum())(values[0])
 
 
+def test_a_lambda_for_each_element_of_a_batch():
+    rewards, lam = torch.randn(2, 1, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.9])
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    found = vmap(lambda r, decay: advantages.generalized_advantages(r, r, mask, lam=decay)[0])(rewards, lam)
+    for each, r, decay in zip(found, rewards, (0.3, 0.9), strict=True):
+        torch.testing.assert_close(each, advantages.generalized_advantages(r, r, mask, lam=decay)[0])
+    with pytest.raises(ValueError, match="lam: found a number outside"):
+        vmap(lambda r, decay: advantages.generalized_advantages(r, r, mask, lam=decay)[0])(rewards, lam + 0.5)
+
+
 def test_values_are_checked_for_the_whole_batch():
     logits, tokens = torch.zeros(3, 2, 5), torch.tensor([[0, 1], [4, 5], [0, 0]])
     with pytest.raises(ValueError, match="tokens: found an id out of range"):

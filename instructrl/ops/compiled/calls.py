@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from instructrl.ops import checks
-from instructrl.ops.autograd import LossWithGradients
+from instructrl.ops.autograd import loss_with_gradients
 
 PrivateOp = Callable[..., Any]
 
@@ -29,7 +29,7 @@ def wants_gradient(*tensors: Tensor | None) -> bool:
 def run_loss(op: PrivateOp, differentiable: tuple[int, ...], *args: Any) -> tuple[Any, ...]:
     """Losses without the scale, then the metrics."""
     if wants_gradient(*(args[place] for place in differentiable)):
-        loss, losses, metrics = LossWithGradients.apply(op, differentiable, *args)  # pyright: ignore
+        loss, losses, metrics = loss_with_gradients(op, differentiable, *args)
         return loss, *losses.unbind()[1:-1], metrics
     with torch.no_grad():
         losses, *_, metrics = op(*args)

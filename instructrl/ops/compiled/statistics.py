@@ -111,7 +111,7 @@ class _LinearTokenStatistics(torch.autograd.Function):
         workspace: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         numbers = (temperature, tanh_slope, workspace)
-        inputs = (hidden, weight, bias, savable(tokens), savable(mask))
+        inputs = (savable(hidden), savable(weight), savable(bias), savable(tokens), savable(mask))
         logprobs, entropy, normalizers, statistics = ops[0](*inputs, *numbers)
         ctx.op, ctx.numbers = ops[1], numbers
         ctx.save_for_backward(*inputs, normalizers, entropy)
