@@ -5,14 +5,15 @@ use it.
     OMP_NUM_THREADS=2 python -m benchmarks.ops.against /tmp/old [--rounds 15] [--only NAME] [--out FILE.json]
 
 Three processes make the same inputs and take turns: the other checkout, this one, and the other one again, in another
-order each round. Ratios are medians of the rounds' own, with the middle half of the rounds in brackets: how many times
-as fast this checkout is, and what the other one makes of itself, which is the noise. The rows and everything else of
-the benchmark are this checkout's, and are called with default settings; the other one needs its extension in place.
+order each round, and new ones after a third of the rounds, because where a process's memory lies is part of its speed.
+Ratios are medians of the rounds' own, with the middle half of the rounds in brackets: how many times as fast this
+checkout is, and what the other one makes of itself, which is the noise. The rows and everything else of the benchmark
+are this checkout's, and are called with default settings; the other one needs its extension in place.
 """
 
+import random
 import sys
 from pathlib import Path
-from typing import Any
 
 from benchmarks.core.machine import ROOT
 from benchmarks.core.tables import command, markdown, spread, write_json
@@ -32,6 +33,7 @@ from benchmarks.ops import against
 against.serve()
 """
 OLD, NEW, AGAIN = "other", "this", "other again"
+GENERATIONS = 3
 
 
 def serve() -> None:
@@ -47,28 +49,33 @@ def serve() -> None:
             ready.clear()
             inputs, ours = rows[name].inputs(), rows[name].ours()
             with_inputs = lambda run=ours.run, given=inputs: run(given)  # noqa: E731
+            with_inputs()
             ready[OURS], current = contender(with_inputs, meter, ours.backend), name
         say(take_turns(ready, meter, 1)[OURS][0][0])
     say({})
 
 
-def compared(name: str, workers: dict[str, Worker], rounds: int) -> dict[str, Any]:
-    """The seconds of each process in each round, after one that is not counted."""
-    order = list(workers)
-    times: dict[str, list[float]] = {x: [] for x in order}
-    for number in range(-1, rounds):
-        order = [*order[1:], order[0]]
-        for x in order:
-            seconds = workers[x].turn(name)
-            times[x] += [seconds] if number >= 0 else []
-    return {"name": name, "seconds": times}
+def compared(places: dict[str, Path], names: list[str], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """By row and process: the seconds of each round, after one that is not counted."""
+    times: dict[str, dict[str, list[float]]] = {name: {x: [] for x in places} for name in names}
+    shuffled, generations = random.Random(0), min(GENERATIONS, rounds)
+    for generation in range(generations):
+        start = lambda place: Worker([sys.executable, "-c", START, str(ROOT), str(place)], cwd=place)  # noqa: E731
+        workers = {x: start(place) for x, place in places.items()}
+        for name in names:
+            for number in range(-1, len(range(generation, rounds, generations))):
+                for x in shuffled.sample(list(places), len(places)):
+                    seconds = workers[x].turn(name)
+                    times[name][x] += [seconds] if number >= 0 else []
+        for worker in workers.values():
+            worker.end()
+    return times
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    times = row["seconds"]
-    shown = [spread([1e3 * x for x in times[name]]) for name in (OLD, NEW)]
-    ratios = [[a / b for a, b in zip(times[OLD], times[name], strict=True)] for name in (NEW, AGAIN)]
-    return [row["name"], *shown, *(spread(x, ".3f") for x in ratios)]
+def cells(name: str, times: dict[str, list[float]]) -> list[str]:
+    shown = [spread([1e3 * seconds for seconds in times[x]]) for x in (OLD, NEW)]
+    ratios = [[a / b for a, b in zip(times[OLD], times[x], strict=True)] for x in (NEW, AGAIN)]
+    return [name, *shown, *(spread(x, ".3f") for x in ratios)]
 
 
 def main() -> int:
@@ -80,21 +87,14 @@ def main() -> int:
         parser.error(f"checkout: found no extension in {checkout}/instructrl, accepted is one that is built in place")
     from benchmarks.ops.floor_rows import ROWS
 
-    places = {OLD: checkout, NEW: ROOT, AGAIN: checkout}
-    workers = {
-        x: Worker([sys.executable, "-c", START, str(ROOT), str(place)], cwd=place) for x, place in places.items()
-    }
+    names = [row.name for row in ROWS if arguments.only in row.name]
+    times = compared({OLD: checkout, NEW: ROOT, AGAIN: checkout}, names, arguments.rounds)
     columns = ("op, shape", "other, ms", "this, ms", "this is times as fast", "the other one again")
-    rows = []
-    for row in ROWS:
-        if arguments.only in row.name:
-            rows.append(compared(row.name, workers, arguments.rounds))
-            print(markdown(columns, [cells(rows[-1])]).split("\n", 2)[2], end="", flush=True)
-    for worker in workers.values():
-        worker.end()
+    table = markdown(columns, [cells(*x) for x in times.items()])
+    print(table, end="")
     if arguments.out:
-        write_json(arguments.out, {"checkout": str(checkout), "rows": rows})
-        arguments.out.with_suffix(".md").write_text(markdown(columns, map(cells, rows)), encoding="utf-8")
+        write_json(arguments.out, {"checkout": str(checkout), "seconds": times})
+        arguments.out.with_suffix(".md").write_text(table, encoding="utf-8")
     return 0
 
 
