@@ -32,6 +32,7 @@ LAYERS = {
     "trainers": 4,
     "evaluation": 4,
     "worlds": 4,
+    "integrations": 5,
     "runs": 5,
     "commands": 6,
     "cli": 7,

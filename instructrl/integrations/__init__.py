@@ -1,0 +1,9 @@
+"""Adapters: what installs the operations of this package into other people's trainers.
+
+    from instructrl.integrations import trl
+    trl.install()
+
+One module a host. Importing one changes nothing, and nothing of the package imports one.
+"""
+
+HOSTS = ("trl",)

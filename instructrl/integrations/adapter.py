@@ -1,0 +1,226 @@
+"""An adapter: functions of a host, what stands in for each, and what has to hold before one is replaced.
+
+A function is replaced where the host has it under its name, its signature and its source are ones that were tried, and
+a self-check says that ours gives the host's own numbers and gradients on random arguments. Whatever fails is left
+alone and named; nothing here changes how the rest is done.
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from instructrl.integrations.selfcheck import Examples, difference
+
+_CHECK_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_IMPORT_ERRORS = (ImportError, AttributeError, OSError, RuntimeError, ValueError)
+
+
+class AdapterError(RuntimeError):
+    """What `install(strict=True)` could not replace, a line each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """A function of a host, and what stands in for it.
+
+    name: "module:attribute" or "module:Class.attribute". signature, sources: what `facts` says of those that were
+    tried. stand_in: from the host's own to ours, which may call it for arguments that ours do not compute.
+    examples: random calls to compare the two by. call: how either is called, where that is not `function(*args)`.
+    described: which attribute has the signature, for a class that is called by a method ("forward").
+    put: how ours gets to its place where the host has an official one, returning how it leaves; None for the name
+    itself, and wherever modules of the host have imported it by name. gains: what is better about ours, for the page.
+    """
+
+    name: str
+    signature: str
+    sources: tuple[str, ...]
+    stand_in: Callable[[Any], Any]
+    examples: Examples
+    call: Callable[..., Any] = lambda function, *args, **kwargs: function(*args, **kwargs)
+    described: str = ""
+    put: Callable[[Any], Callable[[], None]] | None = None
+    gains: str = ""
+
+
+class Row(NamedTuple):
+    """Of a report. why: it is left alone, in a line; "" where it is, or can be, replaced."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What of a host is replaced. version: found, "" for none. tried: versions that the adapter was tried with."""
+
+    host: str
+    version: str
+    tried: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def left_alone(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.why)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is not as it was tried, a line each."""
+        if not self.version:
+            return (f"{self.host}: found no installation",)
+        accepted = " or ".join(self.tried)
+        unknown = () if self.version in self.tried else (f"{self.host}: found {self.version}, tried is {accepted}",)
+        return (*unknown, *(f"{row.name}: {row.why}" for row in self.left_alone))
+
+    def __str__(self) -> str:
+        replaced = [row.name for row in self.rows if not row.why]
+        head = f"instructrl for {self.host} {self.version or '(not installed)'}: {len(replaced)} of {len(self.rows)}"
+        lines = [f"{head} functions replaced", *(f"  replaced    {name}" for name in replaced)]
+        return "\n".join([*lines, *(f"  left alone  {problem}" for problem in self.problems)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """Of one host.
+
+    host: as people call it, the name of the module here. distribution: as it is installed. package: as it is imported.
+    tried: its versions that the adapter was run with.
+    """
+
+    host: str
+    distribution: str
+    package: str
+    tried: tuple[str, ...]
+    replacements: tuple[Replacement, ...]
+
+    def version(self) -> str:
+        """Of the installed host, "" where there is none."""
+        try:
+            return importlib.metadata.version(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return ""
+
+    def examine(self, device: str = "cpu") -> Report:
+        """What `install` would replace; nothing is changed."""
+        if self.host in _INSTALLED:
+            return _INSTALLED[self.host].report
+        rows = tuple(Row(each.name, _why_not(each, device)) for each in self.replacements) if self.version() else ()
+        return Report(host=self.host, version=self.version(), tried=self.tried, rows=rows)
+
+    def install(self, *, strict: bool = False, device: str = "cpu") -> Report:
+        """Replace what passes its checks, on a device; the report is printed, once a process, to stderr.
+
+        Where it is installed already nothing happens. strict: raise `AdapterError` where anything is not as it was
+        tried, and replace nothing.
+        """
+        report = self.examine(device)
+        if strict and report.problems:
+            raise AdapterError("\n".join(report.problems))
+        if self.host in _INSTALLED:
+            return report
+        passed = [each for each, row in zip(self.replacements, report.rows, strict=False) if not row.why]
+        _INSTALLED[self.host] = _Installed(report, [_put(each, self.package) for each in passed])
+        print(report, file=sys.stderr)
+        return report
+
+    def uninstall(self) -> None:
+        """Put back what the host had; where nothing is installed nothing happens."""
+        if self.host in _INSTALLED:
+            for undo in reversed(_INSTALLED.pop(self.host).undo):
+                undo()
+
+
+class _Installed(NamedTuple):
+    report: Report
+    undo: list[Callable[[], None]]
+
+
+_INSTALLED: dict[str, _Installed] = {}
+
+
+class Facts(NamedTuple):
+    """Of a function: its parameters with their defaults, and a digest of its source."""
+
+    signature: str
+    source: str
+
+
+def facts(function: Any, described: str = "") -> Facts:
+    """Raises TypeError, ValueError or OSError where there is no signature or no source to read."""
+    function = getattr(function, "_torchdynamo_orig_callable", function)
+    signature = inspect.signature(getattr(function, described) if described else function)
+    plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+    source = inspect.getsource(inspect.unwrap(function))
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    return Facts(str(signature.replace(parameters=plain, return_annotation=signature.empty)), digest)
+
+
+class _Place(NamedTuple):
+    """Where a host has a function, and what it has there: of a class, before it is bound."""
+
+    owner: Any
+    attribute: str
+    found: Any
+
+
+def _place(name: str) -> _Place:
+    """Raises what importing the module raises, AttributeError where it has no such name."""
+    module, _, path = name.partition(":")
+    owner = importlib.import_module(module)
+    *classes, attribute = path.split(".")
+    for each in classes:
+        owner = getattr(owner, each)
+    found = getattr(owner, attribute)
+    return _Place(owner, attribute, found if isinstance(owner, ModuleType) else vars(owner).get(attribute, found))
+
+
+def _why_not(each: Replacement, device: str) -> str:
+    try:
+        own = _place(each.name).found
+    except _IMPORT_ERRORS as error:
+        return f"cannot be had here: {_line(error)}"
+    try:
+        found = facts(own, each.described)
+    except (TypeError, ValueError, OSError) as error:
+        return f"cannot be read: {_line(error)}"
+    if found.signature != each.signature:
+        return f"found signature {found.signature}, tried is {each.signature}"
+    if found.source not in each.sources:
+        return f"its source is not the one that was tried (found digest {found.source})"
+    try:
+        return difference(own, each.stand_in(own), each.examples, each.call, device)
+    except _CHECK_ERRORS as error:
+        return f"its self-check stopped with {_line(error)}"
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _put(each: Replacement, package: str) -> Callable[[], None]:
+    place = _place(each.name)
+    ours = each.stand_in(place.found)
+    if each.put is not None:
+        return each.put(ours)
+    if not isinstance(place.owner, ModuleType):
+        setattr(place.owner, place.attribute, ours)
+        return lambda: setattr(place.owner, place.attribute, place.found)
+    _exchange(package, place.found, ours)
+    return lambda: _exchange(package, ours, place.found)
+
+
+def _exchange(package: str, old: Any, new: Any) -> None:
+    """In every module of a package that has it by any name."""
+    for module, name in list(_holders(package, old)):
+        setattr(module, name, new)
+
+
+def _holders(package: str, wanted: Any) -> Iterator[tuple[ModuleType, str]]:
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType) and (name == package or name.startswith(f"{package}.")):
+            yield from ((module, attribute) for attribute, value in list(vars(module).items()) if value is wanted)
