@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from instructrl.integrations.selfcheck import Examples, difference
+from instructrl.integrations.selfcheck import Examples, Sizes, difference
 
 _CHECK_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _IMPORT_ERRORS = (ImportError, AttributeError, OSError, RuntimeError, ValueError)
@@ -45,7 +45,7 @@ class Replacement:
     call: Callable[..., Any] = lambda function, *args, **kwargs: function(*args, **kwargs)
     described: str = ""
     put: Callable[[Any], Callable[[], None]] | None = None
-    gains: str = ""
+    measured: Sizes = Sizes(batch=4, tokens=128, hidden=256, vocabulary=32000)
 
 
 class Row(NamedTuple):
@@ -179,9 +179,14 @@ def _place(name: str) -> _Place:
     return _Place(owner, attribute, found if isinstance(owner, ModuleType) else vars(owner).get(attribute, found))
 
 
+def own_function(name: str) -> Any:
+    """What a host has under "module:attribute". Raises what importing raises, AttributeError where there is no such."""
+    return _place(name).found
+
+
 def _why_not(each: Replacement, device: str) -> str:
     try:
-        own = _place(each.name).found
+        own = own_function(each.name)
     except _IMPORT_ERRORS as error:
         return f"cannot be had here: {_line(error)}"
     try:

@@ -64,7 +64,7 @@ def drawn(examples: Examples, sizes: Sizes, device: str = "cpu", dtype: torch.dt
 
 def difference(own: Any, ours: Any, examples: Examples, call: Callable[..., Any], device: str) -> str:
     """In a line, "" where there is none."""
-    for number, (theirs, found) in enumerate(_outcomes(own, ours, examples, call, device)):
+    for number, (theirs, found) in enumerate(outcomes(own, ours, examples, call, device)):
         if [x.shape for x in theirs] != [x.shape for x in found]:
             return f"example {number}: shapes {[tuple(x.shape) for x in found]}, not {[tuple(x.shape) for x in theirs]}"
         for place, (expected, actual) in enumerate(zip(theirs, found, strict=True)):
@@ -90,7 +90,7 @@ def gap(expected: Tensor, actual: Tensor) -> tuple[float, float]:
     return error, ROUNDINGS * torch.finfo(torch.float32).eps * max(largest, 1e-3)
 
 
-def _outcomes(
+def outcomes(
     own: Any, ours: Any, examples: Examples, call: Callable[..., Any], device: str
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     with torch.inference_mode(False), torch.enable_grad():
@@ -104,14 +104,14 @@ def outcome(function: Any, example: Example, call: Callable[..., Any]) -> list[T
     leaves, _ = _pytree.tree_flatten((example.args, example.kwargs))
     leaves = [x for x in leaves if isinstance(x, Tensor) and x.requires_grad]
     returned, _ = _pytree.tree_flatten(call(function, *example.args, **example.kwargs))
-    found = [torch.as_tensor(x) for x in returned if isinstance(x, (Tensor, int, float))]
-    total = [(x * _weights(x)).sum() for x in found if x.requires_grad]
-    if not total or not leaves:
+    found: list[Tensor] = [torch.as_tensor(x) for x in returned if isinstance(x, (Tensor, int, float))]
+    differentiable = [x for x in found if x.requires_grad]
+    if not differentiable or not leaves:
         return [x.detach() for x in found]
-    gradients = torch.autograd.grad(sum(total), leaves, allow_unused=True)  # pyright: ignore[reportArgumentType]
-    return [x.detach() for x in found] + [
-        torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, gradients, strict=True)
-    ]
+    weights = [_weights(x) for x in differentiable]
+    gradients = torch.autograd.grad(differentiable, leaves, weights, allow_unused=True)
+    pairs = zip(leaves, gradients, strict=True)
+    return [x.detach() for x in found] + [torch.zeros_like(leaf) if x is None else x for leaf, x in pairs]
 
 
 def _weights(x: Tensor) -> Tensor:
