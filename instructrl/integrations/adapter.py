@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import torch
+
 from instructrl.integrations.selfcheck import Examples, Sizes, difference
 
 _CHECK_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -35,6 +37,7 @@ class Replacement:
     described: which attribute has the signature, for a class that is called by a method ("forward").
     put: how ours gets to its place where the host has an official one, returning how it leaves; None for the name
     itself, and wherever modules of the host have imported it by name. gains: what is better about ours, for the page.
+    device: the kind that the host's own runs on, "" where any does.
     """
 
     name: str
@@ -45,14 +48,17 @@ class Replacement:
     call: Callable[..., Any] = lambda function, *args, **kwargs: function(*args, **kwargs)
     described: str = ""
     put: Callable[[Any], Callable[[], None]] | None = None
+    device: str = ""
     measured: Sizes = Sizes(batch=4, tokens=128, hidden=256, vocabulary=32000)
 
 
 class Row(NamedTuple):
-    """Of a report. why: it is left alone, in a line; "" where it is, or can be, replaced."""
+    """Of a report. why: it is left alone, in a line; "" where it is, or can be, replaced. foreseen: because the host
+    has it for another device, which is no problem."""
 
     name: str
     why: str
+    foreseen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +81,14 @@ class Report:
             return (f"{self.host}: found no installation",)
         accepted = " or ".join(self.tried)
         unknown = () if self.version in self.tried else (f"{self.host}: found {self.version}, tried is {accepted}",)
-        return (*unknown, *(f"{row.name}: {row.why}" for row in self.left_alone))
+        return (*unknown, *(f"{row.name}: {row.why}" for row in self.left_alone if not row.foreseen))
 
     def __str__(self) -> str:
         replaced = [row.name for row in self.rows if not row.why]
         head = f"instructrl for {self.host} {self.version or '(not installed)'}: {len(replaced)} of {len(self.rows)}"
         lines = [f"{head} functions replaced", *(f"  replaced    {name}" for name in replaced)]
-        return "\n".join([*lines, *(f"  left alone  {problem}" for problem in self.problems)])
+        foreseen = [f"{row.name}: {row.why}" for row in self.left_alone if row.foreseen]
+        return "\n".join([*lines, *(f"  left alone  {each}" for each in (*self.problems, *foreseen))])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +116,7 @@ class Adapter:
         """What `install` would replace; nothing is changed."""
         if self.host in _INSTALLED:
             return _INSTALLED[self.host].report
-        rows = tuple(Row(each.name, _why_not(each, device)) for each in self.replacements) if self.version() else ()
+        rows = tuple(_row(each, device) for each in self.replacements) if self.version() else ()
         return Report(host=self.host, version=self.version(), tried=self.tried, rows=rows)
 
     def install(self, *, strict: bool = False, device: str = "cpu") -> Report:
@@ -153,6 +160,10 @@ class Facts(NamedTuple):
 def facts(function: Any, described: str = "") -> Facts:
     """Raises TypeError, ValueError or OSError where there is no signature or no source to read."""
     function = getattr(function, "_torchdynamo_orig_callable", function)
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        # `apply` of an autograd function takes what its `forward` takes behind the context.
+        function, described = owner, "forward"
     signature = inspect.signature(getattr(function, described) if described else function)
     plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
     source = inspect.getsource(inspect.unwrap(function))
@@ -182,6 +193,12 @@ def _place(name: str) -> _Place:
 def own_function(name: str) -> Any:
     """What a host has under "module:attribute". Raises what importing raises, AttributeError where there is no such."""
     return _place(name).found
+
+
+def _row(each: Replacement, device: str) -> Row:
+    if each.device and each.device != device.partition(":")[0]:
+        return Row(each.name, f"the host has it for {each.device}, checked was on {device}", foreseen=True)
+    return Row(each.name, _why_not(each, device))
 
 
 def _why_not(each: Replacement, device: str) -> str:

@@ -25,6 +25,19 @@ class Loss:
     @staticmethod
     def forward(x):
         return x.square().sum()
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor=1.0):
+        ctx.save_for_backward(x)
+        ctx.factor = factor
+        return factor * x**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 3 * ctx.factor * grad * ctx.saved_tensors[0].square(), None
+
+cubed = Cube.apply
 """
 
 
@@ -70,6 +83,10 @@ def our_scaled(x, factor=2.0):
 
 def our_halved(x):
     return 0.5 * x
+
+
+def our_cube(x, factor=1.0):
+    return factor * x**3
 
 
 def our_square(x):
@@ -153,6 +170,27 @@ def test_of_an_unknown_version_what_did_not_change_is_replaced(host, capsys):
     assert host.scaled is our_scaled
     assert "somehost: found 1.0, tried is 0.8 or 0.9" in capsys.readouterr().err
     given.uninstall()
+
+
+def test_what_the_host_has_for_another_device_is_left_alone_and_no_problem(host, capsys):
+    own = host.scaled
+    given = adapter(row(host, "scaled", our_scaled, device="cuda"), row(host, "halved", our_halved))
+    report = given.install(strict=True)
+    assert [found.why for found in report.left_alone] == ["the host has it for cuda, checked was on cpu"]
+    assert "left alone  somehost.parts:scaled: the host has it for cuda" in capsys.readouterr().err
+    assert host.scaled is own
+    given.uninstall()
+
+
+def test_the_apply_of_an_autograd_function_is_known_by_its_class(host):
+    found = facts(host.cubed)
+    assert found.signature == "(ctx, x, factor=1.0)"
+    assert found.source == facts(host.Cube, "forward").source
+    given = adapter(row(host, "cubed", our_cube))
+    given.install(strict=True)
+    assert host.cubed is our_cube
+    given.uninstall()
+    assert host.cubed.__self__ is host.Cube
 
 
 def test_without_the_host_nothing_is_replaced():
