@@ -17,7 +17,7 @@ TOOLS := $(VENV)/.tools
 # A process for each core, up to eight; whoever is done takes over tests of another.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test quick smoke torture lint headers bench ahead-of-time gpu clean
+.PHONY: help demo test quick smoke torture lint headers bench hosts hosts-test hosts-newest ahead-of-time gpu clean
 
 help:
 	@echo "make demo           the miniature experiment, from nothing to a report: about ten minutes on two cores"
@@ -28,6 +28,9 @@ help:
 	@echo "make headers        csrc/ compiled against the headers of the oldest torch that is promised"
 	@echo "make torture        a run that is killed sixty times, beside one that is not"
 	@echo "make bench          the ops beside PyTorch and installed peers, into benchmarks/results/<machine>"
+	@echo "make hosts          other people's trainers with and without the adapters, each in an environment that is made"
+	@echo "make hosts-test     the adapters' tests in an environment with TRL and torchtune"
+	@echo "make hosts-newest   what moved in the newest release of each host"
 	@echo "make ahead-of-time  what the CUDA and Triton kernels compile to; needs nvcc, no GPU"
 	@echo "make gpu            on a machine with an NVIDIA GPU, in ten minutes: build, targets beside peers, tests, sanitizers"
 
@@ -68,6 +71,15 @@ torture: $(TOOLS)
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks.ops.bench
+
+hosts: $(TOOLS)
+	$(BIN)/python -m benchmarks.end_to_end.hosts --out benchmarks/results/hosts.json
+
+hosts-test: $(TOOLS)
+	$$($(BIN)/python -m benchmarks.end_to_end.host_runs.environments trl torchtune) -m pytest tests/integrations
+
+hosts-newest: $(TOOLS)
+	$(BIN)/python -m benchmarks.end_to_end.hosts --newest
 
 ahead-of-time: $(TOOLS)
 	$(BIN)/python -m benchmarks.ahead_of_time.report --write

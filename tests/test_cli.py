@@ -11,6 +11,7 @@ import yaml
 
 from instructrl import __version__, cli
 from instructrl.commands import options, reading
+from instructrl.integrations import adapter
 from instructrl.ops import dispatch
 from instructrl.runs.folder import open_folder
 from instructrl.runs.named import RUNS
@@ -247,6 +248,13 @@ def test_data_says_what_it_takes(call):
 
 def test_a_report_needs_a_run(call):
     assert_refused(call("report", "nowhere"), "found no results.json in nowhere")
+
+
+def test_doctor_of_a_host_that_is_not_here(call, monkeypatch):
+    monkeypatch.setattr(adapter.Adapter, "version", lambda self: "")
+    code, out, _ = call("doctor", "--host", "trl")
+    assert code == 1
+    assert out == "instructrl for trl: nothing to replace left alone trl: found no installation"
 
 
 def test_doctor_lists_every_op_on_every_backend(call):

@@ -4,7 +4,7 @@ python -m benchmarks.end_to_end.hosts [--only trl] [--rounds 15] [--steps 10] [-
 
 A host has an environment of its own, made where there is none. Functions take turns in one process, forward and
 backward, and memory is the peak of a call in a process of its own. A trainer runs in processes of its own, with and
-without in turns. --newest installs the newest release of each host and says what of it is not as it was tried, and no more.
+without in turns. --newest only says what of the newest release of each host is not as it was tried.
 """
 
 import json

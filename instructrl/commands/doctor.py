@@ -1,5 +1,6 @@
 """`instructrl doctor`: what this machine can run."""
 
+import importlib
 import platform
 from collections.abc import Sequence
 
@@ -13,7 +14,10 @@ from instructrl.ops import dispatch, selftest
 
 
 def main(config: DoctorCommand) -> int:
-    """Carry out `instructrl doctor`. Returns the exit code: 1 where a backend that is here computes wrongly."""
+    """Carry out `instructrl doctor`. Returns the exit code: 1 where a backend that is here computes wrongly, or where
+    something of a host is not as its adapter was tried."""
+    if config.host:
+        return _host(config.host)
     rows = dispatch.usability()
     console = Console(highlight=False)
     console.print(f"{platform.system()} {platform.machine()}")
@@ -35,6 +39,12 @@ def main(config: DoctorCommand) -> int:
     for finding in findings:
         console.print(_line(finding), markup=False)
     return 1 if any(finding.error for finding in findings) else 0
+
+
+def _host(name: str) -> int:
+    report = importlib.import_module(f"instructrl.integrations.{name}").ADAPTER.examine()
+    print(report)
+    return 1 if report.problems else 0
 
 
 def _table(rows: Sequence[dispatch.Usability]) -> Table:

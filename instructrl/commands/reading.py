@@ -25,6 +25,7 @@ from instructrl.commands.settings import (
     SFTCommand,
 )
 from instructrl.data.settings import PrepareConfig
+from instructrl.integrations import HOSTS
 from instructrl.runs.named import RUNS
 
 _RUN_USAGE = """usage: instructrl run NAME [--out FOLDER] [--dry-run] [--fresh] [--config FILE] [OPTIONS]
@@ -120,8 +121,8 @@ def _doctor(words: Sequence[str]) -> DoctorCommand:
         description="Versions; every op and backend: usable here or not, and why not; how each was built; a self-test "
         "of each.",
     )
-    parser.parse_args(words)
-    return DoctorCommand()
+    parser.add_argument("--host", choices=HOSTS, default="", help="what its adapter can replace here, and nothing else")
+    return DoctorCommand(host=parser.parse_args(words).host)
 
 
 READERS: Mapping[str, Callable[[Sequence[str]], Any]] = {

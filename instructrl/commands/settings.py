@@ -188,4 +188,6 @@ class ReportCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorCommand:
-    """What this machine can run: nothing to choose."""
+    """What this machine can run. host: the adapter whose host is looked at instead, "" for none."""
+
+    host: str = ""

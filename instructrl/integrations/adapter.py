@@ -11,7 +11,7 @@ import importlib.metadata
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -63,12 +63,13 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What of a host is replaced. version: found, "" for none. tried: versions that the adapter was tried with."""
+    """What of a host is, or can be, replaced. version: found, "" for none. tried: that the adapter was tried with."""
 
     host: str
     version: str
     tried: tuple[str, ...]
     rows: tuple[Row, ...]
+    installed: bool = False
 
     @property
     def left_alone(self) -> tuple[Row, ...]:
@@ -85,8 +86,10 @@ class Report:
 
     def __str__(self) -> str:
         replaced = [row.name for row in self.rows if not row.why]
-        head = f"instructrl for {self.host} {self.version or '(not installed)'}: {len(replaced)} of {len(self.rows)}"
-        lines = [f"{head} functions replaced", *(f"  replaced    {name}" for name in replaced)]
+        done = "replaced" if self.installed else "can be replaced"
+        count = f"{len(replaced)} of {len(self.rows)} functions {done}" if self.version else "nothing to replace"
+        lines = [f"instructrl for {self.host} {self.version}: {count}".replace(" :", ":")]
+        lines += [f"  {'replaced' if self.installed else 'to replace':11} {name}" for name in replaced]
         foreseen = [f"{row.name}: {row.why}" for row in self.left_alone if row.foreseen]
         return "\n".join([*lines, *(f"  left alone  {each}" for each in (*self.problems, *foreseen))])
 
@@ -131,6 +134,7 @@ class Adapter:
         if self.host in _INSTALLED:
             return report
         passed = [each for each, row in zip(self.replacements, report.rows, strict=False) if not row.why]
+        report = replace(report, installed=True)
         _INSTALLED[self.host] = _Installed(report, [_put(each, self.package) for each in passed])
         print(report, file=sys.stderr)
         return report

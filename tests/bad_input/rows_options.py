@@ -8,6 +8,11 @@ ROWS = [
         options="trian",
         message="found the command 'trian', accepted are run, sft, rm, ppo, eval, generate, report, data, doctor",
     ),
+    Row(
+        what="host without an adapter",
+        options="doctor --host tlr",
+        message="instructrl doctor: argument --host: invalid choice: 'tlr' (choose from …)",
+    ),
     Row(what="misspelt command", options="reprt", message="found the command 'reprt', did you mean 'report'?"),
     Row(
         what="unknown run", options="run minature", message="run: found the name 'minature', did you mean 'miniature'?"

@@ -5,6 +5,7 @@ import torch
 
 from instructrl import kernels, ops
 from instructrl.commands import doctor
+from instructrl.commands.settings import DoctorCommand
 from instructrl.ops import dispatch, selftest
 
 OP = "ranking.pairwise_ranking_loss"
@@ -121,7 +122,7 @@ def test_doctor_fits_a_terminal(monkeypatch, capsys, attach):
     monkeypatch.setenv("COLUMNS", "80")
     attach(REFERENCE)
     monkeypatch.setattr(kernels, "_missing", {"native": "not built", "triton": "not built either"})
-    assert doctor.main([]) == 0
+    assert doctor.main(DoctorCommand()) == 0
     lines = capsys.readouterr().out.splitlines()
     names = kernels.names()
     assert [line.split() for line in lines if line.startswith("op ")] == [["op", *names]]
@@ -139,5 +140,5 @@ def test_doctor_fits_a_terminal(monkeypatch, capsys, attach):
 
 def test_doctor_fails_where_a_backend_does(capsys, attach):
     attach(broken_value)
-    assert doctor.main([]) == 1
+    assert doctor.main(DoctorCommand()) == 1
     assert f"self-test, toy on cpu: {OP}: found the value" in " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,7 @@
-"""Environments with a host in it: virtual environments that see the packages of this one and add what a host needs."""
+"""Environments with a host in it: virtual environments that see the packages of this one and add what a host needs.
+
+python -m benchmarks.end_to_end.host_runs.environments HOST...      prints the interpreter
+"""
 
 import hashlib
 import subprocess
@@ -15,15 +18,11 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
 """By host, as it was tried."""
 
 
-def newest(requirement: str) -> str:
-    """Without its version."""
-    return requirement.partition("==")[0]
-
-
-def environment(host: str, *, pinned: bool = True) -> str:
-    """The interpreter of a host's environment, made where there is none. Raises RuntimeError where pip fails."""
-    wanted = [x if pinned else newest(x) for x in REQUIREMENTS[host]]
-    folder = FOLDER / (host if pinned else f"{host}-newest")
+def environment(*hosts: str, pinned: bool = True) -> str:
+    """The interpreter of an environment with hosts, made where there is none. Raises RuntimeError where pip fails."""
+    requirements = [x for host in hosts for x in REQUIREMENTS[host]]
+    wanted = requirements if pinned else [x.partition("==")[0] for x in requirements]
+    folder = FOLDER / "-".join([*hosts, *([] if pinned else ["newest"])])
     python, stamp = folder / "bin" / "python", folder / "installed"
     digest = hashlib.sha256("\n".join(wanted).encode()).hexdigest()
     if pinned and stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
@@ -43,3 +42,7 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: ended with {done.returncode}: {done.stderr[-2000:]}")
+
+
+if __name__ == "__main__":
+    print(environment(*sys.argv[1:]))
