@@ -3,7 +3,7 @@
     from instructrl.integrations import trl
     trl.install()
 
-One module a host. Importing one changes nothing, and nothing of the package imports one.
+One module a host, or a package. Importing one changes nothing, and nothing of the package imports one.
 """
 
-HOSTS = ("trl",)
+HOSTS = ("trl", "verl")

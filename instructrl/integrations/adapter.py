@@ -36,7 +36,7 @@ class Replacement:
     examples: random calls to compare the two by. call: how either is called, where that is not `function(*args)`.
     described: which attribute has the signature, for a class that is called by a method ("forward").
     put: how ours gets to its place where the host has an official one, returning how it leaves; None for the name
-    itself, and wherever modules of the host have imported it by name. gains: what is better about ours, for the page.
+    itself, and wherever modules of the host have imported it by name.
     device: the kind that the host's own runs on, "" where any does.
     """
 
