@@ -118,16 +118,14 @@ def _policy_loss(
             config: Any = None,
             rollout_is_weights: Tensor | None = None,
         ) -> tuple[Tensor, dict[str, float]]:
+            given = (old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights)
             constants = [x for x in (old_log_prob, advantages, rollout_is_weights) if x is not None]
-            inputs = (old_log_prob, log_prob, advantages, response_mask)
-            mask = counted(response_mask)
-            settings = None if config is None else settings_of(config)
-            computes = plain(log_prob, *constants) and not any(x.requires_grad for x in constants)
-            mean = None
-            if mask is not None and settings is not None and computes:
-                mean = _mean(mask, fixed_mode or loss_agg_mode, **config.global_batch_info)
+            if config is None or not plain(log_prob, *constants) or any(x.requires_grad for x in constants):
+                return own(*given)
+            mask, settings = counted(response_mask), settings_of(config)
+            mean = None if mask is None else _mean(mask, fixed_mode or loss_agg_mode, **config.global_batch_info)
             if mask is None or settings is None or mean is None or _is_beyond(log_prob, old_log_prob, mask, settings):
-                return own(*inputs, loss_agg_mode, config, rollout_is_weights)
+                return own(*given)
             found = ppo.clipped_policy_loss(
                 log_prob,
                 old_log_prob,
