@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,68 +48,99 @@ def test_the_slope_is_that_of_the_larger_half():
     assert growth.slope(sizes, [5.0, 5.0, 5.0, *(3e-6 * n**2 for n in sizes[3:])]) == pytest.approx(2.0)
 
 
-def test_the_harness_checks_times_and_writes(tmp_path, monkeypatch):
-    from benchmarks.ops import bench
-
-    rows = {f"{case.op} {case.name}": case for case in CASES if (case.op, case.name) == ("ppo.ppo_loss", "(4, 5)")}
-    monkeypatch.setattr(bench, "ROWS", rows)
-    # Each of these takes a process or a compiler, half a minute a row.
-    monkeypatch.setattr(bench, "in_process", lambda extra, row, provider: 10_000_000)
-    monkeypatch.setattr(torch, "compile", lambda function: function)
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--rounds", "2", "--out", str(tmp_path)])
-    bench.main()
-    found = {path.suffix: path for path in sorted(tmp_path.glob("*/*"))}
-    assert set(found) == {".json", ".md", ".svg"}
-    (row,) = json.loads(found[".json"].read_text())["rows"]
-    assert {"eager", "compile"} <= set(row["providers"])
-    for name, provider in row["providers"].items():
-        assert min(provider["wall_seconds"]) > 0
-        assert provider["times_as_fast"][name] == 1.0
-    assert found[".md"].read_text().count("\n") == 2 + len(row["providers"])
-
-
-def test_a_provider_that_computes_something_else_is_left_out(capsys):
-    from benchmarks.core import workloads
+@pytest.fixture
+def small_row(monkeypatch):
+    """In the place of the large ones."""
+    from benchmarks.core import runner
     from benchmarks.ops import bench
 
     case = next(case for case in CASES if (case.op, case.name) == ("ppo.ppo_loss", "(4, 5)"))
-    right = workloads.running(workloads.public(case.op), case.gradients)
+    monkeypatch.setattr(bench, "ROWS", [bench.row_of(case)])
+    copy = runner.YARDSTICKS["copy"]
+    monkeypatch.setitem(runner.YARDSTICKS, "copy", lambda size, device: copy(2**-10, device))
+    # Takes a compiler, half a minute a row.
+    monkeypatch.setattr(torch, "compile", lambda function, backend: function)
+    return case
 
-    def missing(x):
-        raise ImportError
 
-    runs = {"eager": right, "wrong": lambda x: [1.001 * y for y in right(x)], "missing": missing}
-    found = {name: workloads.Provider(run=run) for name, run in runs.items()}
-    assert list(bench.checked(case, found, bench.inputs(case))) == ["eager"]
-    assert "wrong is left out" in capsys.readouterr().out
+def test_the_harness_checks_times_and_writes(tmp_path, monkeypatch, small_row):
+    from benchmarks.core import report
+    from benchmarks.ops import bench
+
+    # Each of these takes a process.
+    monkeypatch.setattr(report, "in_process", lambda extra, table, row, provider: 10 * 2**20)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--rounds", "2", "--out", str(tmp_path / "x.json")])
+    bench.main()
+    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "x.md", "x-summary.md", "x.svg"}
+    found = json.loads((tmp_path / "x.json").read_text())
+    (row,) = found["rows"]
+    assert {"eager", "compile"} <= set(row["providers"])
+    here = {name: x for name, x in row["providers"].items() if "rounds" in x}
+    for name, provider in here.items():
+        assert len(provider["wall_rounds_us"]) == provider["rounds"] == 2
+        assert min(provider["wall_rounds_us"]) > 0
+        assert provider["times_as_fast"][name] == 1.0
+        assert provider["share_pct"] > 0
+    table = (tmp_path / "x.md").read_text().split("\n\n")[-1]
+    assert table.count("\n") == 2 + len(here)
+    assert table.count("| 10 |") == len(here)
+    assert found["torch"] == torch.__version__
+
+
+def test_quickly_it_is_our_backends_and_eager_alone(tmp_path, monkeypatch, small_row):
+    from benchmarks.ops import bench
+
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--rounds", "2", "--quick", "--out", str(tmp_path / "x.json")])
+    bench.main()
+    (row,) = json.loads((tmp_path / "x.json").read_text())["rows"]
+    assert set(row["providers"]) <= {"eager", "native", "triton"}
+    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "x.md"}
+
+
+def test_memory_of_a_provider_is_taken_in_a_process_of_its_own():
+    from benchmarks.core import memory, runner
+
+    # The gradient of the scores is the least.
+    found = memory.in_process(
+        runner.extra_bytes, "benchmarks.ops.bench", "ranking.pairwise_ranking_loss 65536x9", "eager"
+    )
+    assert found >= 65536 * 9 * 4
 
 
 def test_the_limit_of_a_linear_head_is_three_products_and_of_others_their_bytes():
     from benchmarks.ops import bench
 
-    rates = {"copy_bytes_per_s": 10.0, "product_flops_per_s": 100.0}
     linear = {"weight": torch.zeros(7, 5), "tokens": torch.zeros(2, 3, dtype=torch.int64)}
-    assert bench.limit_seconds(CASES[0], linear, rates) == 6 * 7 * 5 * 6 / 100
+    assert bench.row_of(CASES[0]).limit(linear) == {"product": 6 * 7 * 5 * 6}
     case = next(case for case in CASES if case.op == "ppo.ppo_loss")
     arguments = case.make(torch.float32)
-    assert bench.limit_seconds(case, arguments, rates) == case.bytes_moved(arguments) / 10
+    assert bench.row_of(case).limit(arguments) == {"copy": case.bytes_moved(arguments)}
 
 
 def test_the_summary_takes_the_best_backend_and_the_fastest_peer():
     from benchmarks.ops import bench
 
-    def provider(seconds: float, others: dict[str, float]) -> dict:
-        fast = {name: other / seconds for name, other in others.items()}
-        return {"wall_seconds": [0, seconds, 0], "times_as_fast": fast, "share": 0.5, "extra_bytes": 2e6}
+    def provider(us: float, others: dict[str, float]) -> dict:
+        fast = {name: other / us for name, other in others.items()}
+        return {"device_us": us, "times_as_fast": fast, "share_pct": 50.0, "extra_mib": 2.0, "rounds": 3}
 
     times = {"eager": 8.0, "native": 2.0, "triton": 3.0, "compile": 5.0, "trl": 6.0, "torchrl": 4.0}
     rows = [
         {"row": "op 1x2", "providers": {name: provider(x, times) for name, x in times.items()}},
         {"row": "none of ours", "providers": {"eager": provider(1.0, {"eager": 1.0})}},
     ]
+    rows[0]["providers"]["liger"] = {"left_out": "wrong"}
     assert bench.summary(rows).splitlines()[2:] == [
-        "| op 1x2 | native | 4.00 | 2.50 | 2.00 (torchrl) | 50% | 2 MB / 2 MB |"
+        "| op 1x2 | native | 4.00 | 2.50 | 2.00 (torchrl) | 50% | 2 MiB / 2 MiB |"
     ]
+
+
+def test_a_floor_that_is_missed_is_named():
+    from benchmarks.core import report
+
+    found = {"target": "at least 2 times as fast as eager", "backend": "native", "found": 1.5, "verdict": "missed"}
+    rows = [{"row": "a", "targets": [found, {**found, "verdict": "met"}, {**found, "backend": "triton"}]}]
+    assert report.missed(rows) == ["a: at least 2 times as fast as eager: 1.5 missed"]
 
 
 @pytest.fixture
@@ -119,50 +151,60 @@ def one_process():
         yield
 
 
-def test_each_option_computes_its_formula_on_every_backend(monkeypatch, one_process):
-    from benchmarks.core import checks, timing
-    from benchmarks.ops import options
+def test_each_option_and_each_floor_computes_its_formula_on_every_backend(one_process):
+    """Against the formula in float64, and with the inputs that the op takes without the option."""
+    from benchmarks.core import checks, rows, runner
+    from benchmarks.core.timing import CpuMeter, forced
+    from benchmarks.ops import floors, options
     from instructrl import kernels
 
-    monkeypatch.setattr(torch, "compile", lambda function: function)
-    backends = ["reference", *(["native"] if not kernels.why_missing("native") else [])]
-    for row in options.ROWS:
-        inputs, found, results = row.inputs(tiny=True), row.providers(), {}
-        for backend in backends:
-            with timing.forced(backend):
-                results[backend] = found["ours"].run(inputs)
-        expected = found["eager"].run(inputs)
-        assert all(len(x) == len(expected) for x in results.values()), row.name
-        if row.compared:
-            checks.require_agreement(row.name, results, expected)
-        else:
-            assert all(torch.equal(x[0], expected[0]) for x in results.values()), row.name
-        with timing.forced(backends[-1]):
-            # Without the option it is the op that is given the same inputs, and computes something else.
-            assert "without" not in found or len(found["without"].run(inputs)) > 0, row.name
-    assert len({row.name for row in options.ROWS}) == len(options.ROWS)
+    tiny = rows.Setting(torch.device("cpu"), True)
+    here = {"reference", *([] if kernels.why_missing("native") else ["native"])}
+    for row in (*options.ROWS, *floors.ROWS):
+        (inputs,) = row.sets(tiny)
+        every = replace(row, compile=False).providers(tiny, inputs)
+        providers = {name: x for name, x in every.items() if x.backend in here}
+        found = runner.check(providers, inputs, row.truth(inputs), CpuMeter(), runner.Attempt(rounds=1))
+        assert {name: x["left_out"] for name, x in found.items() if "left_out" in x} == {}, row.name
+        expected = every["eager"].run(inputs)
+        for backend in here:
+            with forced(backend):
+                results = row.work.run(row.part)(inputs)
+            if not expected[0].is_floating_point():
+                assert row.others.get("eager") or torch.equal(results[0], expected[0]), row.name
+                continue
+            away, eager = (checks.distances(x, row.truth(inputs)) for x in (results, expected))
+            assert checks.why_ours_is_wrong(away, eager) == "", (row.name, backend)
+    names = [row.name for row in options.ROWS]
+    assert len(set(names)) == len(names)
 
 
-def test_checkouts_take_turns_and_are_compared_within_each_round():
+def test_checkouts_take_turns_and_are_compared_within_each_round(monkeypatch):
     from benchmarks.ops import against
 
-    asked = []
+    asked, started = [], []
+    speeds = {"old": 2.0, "new": 1.0}
 
     class Worker:
-        def __init__(self, name, seconds):
-            self.name, self.seconds = name, seconds
+        def __init__(self, command, cwd):
+            self.name = cwd
+            started.append(cwd)
 
         def turn(self, row):
+            assert row == "a row"
             asked.append(self.name)
             # The machine becomes slower from round to round.
-            return self.seconds * (1 + (len(asked) - 1) // 3)
+            return speeds[self.name] * (1 + (len(asked) - 1) // 3)
 
-    speeds = {"other": 2.0, "this": 1.0, "other again": 2.0}
-    workers = {name: Worker(name, seconds) for name, seconds in speeds.items()}
-    row = against.compared("a row", workers, 3)
-    assert {len(seconds) for seconds in row["seconds"].values()} == {3}
-    # One round is not counted, and nobody is always the first.
-    assert len(asked) == 12
-    assert len({tuple(asked[i : i + 3]) for i in range(0, 12, 3)}) == 3
-    name, _, _, ratio, noise = against.cells(row)
+        def end(self):
+            pass
+
+    monkeypatch.setattr(against, "Worker", Worker)
+    times = against.compared({"other": "old", "this": "new", "other again": "old"}, ["a row"], 6)["a row"]
+    assert {len(seconds) for seconds in times.values()} == {6}
+    # A round of each generation of processes is not counted, and nobody is always the first.
+    assert started == 3 * ["old", "new", "old"]
+    assert len(asked) == 3 * (6 + 3)
+    assert len({tuple(asked[i : i + 3]) for i in range(0, len(asked), 3)}) > 1
+    name, _, _, ratio, noise = against.cells("a row", times)
     assert (name, ratio, noise) == ("a row", "2.000 [2.000, 2.000]", "1.000 [1.000, 1.000]")

@@ -19,7 +19,10 @@ from instructrl.ops.cases import CASES
 
 ROOT = Path(__file__).resolve().parent.parent
 
-FILES = {"gpu.md", "gpu.json", "gpu.log", "gpu-targets.md", "gpu-targets.json", "gpu-targets.log", "tests.xml"}
+FILES = {
+    *("gpu.md", "gpu.json", "gpu.log", "gpu-targets.md", "gpu-targets.json", "gpu-targets.log", "tests.xml"),
+    *("gpu-bench.md", "gpu-bench.json"),
+}
 STEPS = steps.steps((9, 0), Path("out"), [])
 
 
@@ -56,7 +59,7 @@ def test_results_are_few_plain_files():
 @pytest.mark.parametrize(("capability", "name"), [((8, 0), "80"), ((9, 0), "90a"), ((10, 0), "100"), ((12, 0), "120")])
 def test_only_this_gpu_is_built_for(capability, name):
     build = steps.steps(capability, Path("out"), [])[0]
-    assert dict(build.environment)["INSTRUCTRL_CUDA_ARCHITECTURES"] == name
+    assert build.environment["INSTRUCTRL_CUDA_ARCHITECTURES"] == name
 
 
 def test_sanitizers_see_every_op_that_has_kernels_of_its_own_from_the_start():
@@ -141,7 +144,7 @@ def test_a_step_is_interrupted_before_its_limit(tmp_path):
         (tmp_path / name).mkdir()
         run = gpu.Run({}, tmp_path / name, time.monotonic() + 100.0)
         run.all([python(codes[name], limit_s=8), python("print('right')")])
-        return [(x.state, x.exit_code, x.summary) for x in run.outcomes]
+        return [(x["state"], x["exit_code"], x["summary"]) for x in run.outcomes]
 
     start = time.monotonic()
     with ThreadPoolExecutor() as pool:
@@ -299,3 +302,6 @@ def test_a_step_that_is_none_is_told(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--dry", "--out", str(tmp_path), "--only", "bild"])
     assert gpu.main() == 2
     assert "gpu: --only: found ['bild'], accepted are ['build'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--dry"])
+    assert gpu.main() == 2
+    assert "gpu: --dry needs --out" in capsys.readouterr().err

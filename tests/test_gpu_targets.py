@@ -1,7 +1,6 @@
 """The targets of `make gpu` where there is no GPU: tiny shapes, rows that fail or hang, the calls of CUDA."""
 
 import json
-import os
 import sys
 import time
 from contextlib import contextmanager
@@ -11,13 +10,11 @@ from typing import ClassVar
 import pytest
 import torch
 
-from benchmarks.core import timing
-from benchmarks.core.workloads import Provider
-from benchmarks.device import target_measure as measure
+from benchmarks.core import runner, timing, workloads
+from benchmarks.core.rows import Provider, Row, Setting, Target
 from benchmarks.device import targets
-from benchmarks.device.target_rows import Prepared, Row, Setting, Target
 
-DRY = Setting(device=torch.device("cpu"), dry=True, cache_bytes=2**16)
+DRY = Setting(torch.device("cpu"), True, 2**16)
 
 
 def test_every_row_goes_through_on_the_cpu(tmp_path, monkeypatch):
@@ -29,8 +26,9 @@ def test_every_row_goes_through_on_the_cpu(tmp_path, monkeypatch):
         for name in ("native", "eager", "compile"):
             assert row["providers"][name]["rounds"] == 2, (row["row"], name, row["providers"][name])
             assert row["providers"][name]["error"] < 0.02
-        assert row["yardstick"]["per_second"] > 0
-        assert row["bytes"] + row["flops"] > 0
+        assert min(row["per_second"].values()) > 0
+        assert row["limit"].keys() == row["per_second"].keys()
+        assert min(row["limit"].values()) > 0
         assert row["num_sets"] > 1 or "linear" in row["row"]
     found = {x["verdict"] for row in results["rows"] for x in row["targets"] if x["backend"] == "native"}
     assert found == {"dry"}
@@ -51,13 +49,12 @@ def test_what_is_asked_for_is_in_the_table():
 # Does what the worker does, on rows that are told by their names.
 WORKER = """
 import json, os, sys, time
-without = json.loads(sys.argv[2])
 
 def write(line):
-    with open(sys.argv[1], "a") as file:
-        file.write(json.dumps(line) + "\\n")
+    print("@" + json.dumps(line), flush=True)
 
-for name in sys.argv[3:]:
+write({"ready": True})
+for name, without in map(json.loads, sys.stdin):
     if name == "dies":
         print("the reason")
         raise SystemExit(3)
@@ -68,34 +65,30 @@ for name in sys.argv[3:]:
     for provider in ("eager", "native", "compile"):
         for stage in ("check", "graph"):
             write({"begun": provider, "stage": stage})
-            known = without.get(name, {}).get(provider, {"stage": ""})["stage"]
+            known = without.get(provider, ["", ""])[0]
             if f"{provider} {stage}" in name and known != stage:
                 print("its reason")
                 time.sleep(60) if "hangs" in name else sys.exit(3)
     write({"begun": "", "stage": ""})
     if "rounds" in name:
         raise SystemExit(4)
-    write({"row": name, "without": without.get(name, {}), "providers": {}, "targets": []})
+    write({"row": name, "without": without, "providers": {}, "targets": []})
 """
 
 
 def row(name, limit_s=30):
     target = Target(text="at most 1 us", measure="wall_us", bound=1.0)
-    return Row(name=name, prepare=lambda setting: None, targets=(target,), limit_s=limit_s)  # pyright: ignore
+    return Row(name=name, work=workloads.RANKING, targets=(target,), limit_s=limit_s)
 
 
 def run(tmp_path, rows, seconds=60.0):
     (tmp_path / "gpu-targets.log").write_text("", encoding="utf-8")
-    head = {"machine": "A GPU", "date": "today", "dry": False}
-    found = targets.Run(
-        [sys.executable, "-X", "faulthandler", "-c", WORKER], tmp_path, head, time.monotonic() + seconds
-    )
-    found.all(rows)
+    command = [sys.executable, "-X", "faulthandler", "-c", WORKER]
+    targets.Run(command, tmp_path, {"machine": "A GPU"}, time.monotonic() + seconds).all(rows)
     return json.loads((tmp_path / "gpu-targets.json").read_text(encoding="utf-8"))["rows"]
 
 
-def test_a_row_that_dies_or_hangs_costs_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(targets, "STARTUP_S", 2)
+def test_a_row_that_dies_or_hangs_costs_no_other(tmp_path):
     names = ["a", "dies", "b", "hangs", "c", "crashes"]
     rows = run(tmp_path, [row(name, limit_s=2 if name == "hangs" else 30) for name in names])
     assert [x["row"] for x in rows] == names
@@ -104,7 +97,6 @@ def test_a_row_that_dies_or_hangs_costs_no_other(tmp_path, monkeypatch):
     assert rows[5]["why"] == "failed with exit code -6: Fatal Python error: Aborted"
     assert all("why" not in rows[place] for place in (0, 2, 4))
     assert rows[3]["targets"][0]["verdict"] == rows[3]["why"]
-    assert not list(targets.SCRATCH.glob(f"targets-{os.getpid()}*"))
 
 
 @pytest.mark.parametrize(
@@ -120,9 +112,9 @@ def test_a_provider_that_spoils_its_process_costs_no_other(tmp_path, monkeypatch
     monkeypatch.setattr(targets, "PROVIDER_S", 2)
     rows = run(tmp_path, [row(name), row("b")])
     assert [x["row"] for x in rows] == [name, "b"]
-    assert {x: trouble["stage"] for x, trouble in rows[0]["without"].items()} == without
-    for trouble in rows[0]["without"].values():
-        assert trouble["why"].startswith("cut off after" if "hangs" in name else "failed with exit code 3: its reason")
+    assert {x: stage for x, (stage, _) in rows[0]["without"].items()} == without
+    for _, why in rows[0]["without"].values():
+        assert why.startswith("cut off after" if "hangs" in name else "failed with exit code 3: its reason")
     assert rows[1]["without"] == {}
 
 
@@ -139,58 +131,59 @@ def test_what_no_time_is_left_for_is_written_down(tmp_path):
 
 
 def attempt(**without):
-    troubles = {name: measure.Trouble(stage=stage, why="it died") for name, stage in without.items()}
-    return measure.Attempt(rounds=2, deadline=0.0, without=troubles, tell=lambda provider, stage: None)
+    troubles = {name: runner.Trouble(stage, "it died") for name, stage in without.items()}
+    return runner.Attempt(rounds=2, deadline=0.0, without=troubles)
 
 
-def prepared(**providers):
-    truth = torch.linspace(1.0, 2.0, 8, dtype=torch.float64)
-    others = {"eager": Provider(run=lambda x: [truth.float()])}
-    made = {name: Provider(run=function) for name, function in providers.items()}
-    return Prepared(sets=[{"x": torch.ones(8)}], providers={**others, **made}, truth=[truth], gate="")
+RIGHT = torch.linspace(1.0, 2.0, 8, dtype=torch.float64)
+
+
+def row_of(graph=False, backends=(), **functions):
+    """A row whose formula is `RIGHT`, beside the functions."""
+    made = {name: Provider(run=function) for name, function in functions.items()}
+    work = workloads.Workload(op="", make=lambda draw: {"x": torch.ones(8)}, call=lambda x: RIGHT.to(x.dtype))
+    return Row(name="", work=work, compile=False, graph=graph, backends=backends, others=made)
+
+
+def measured(row, meter=None, **without):
+    return runner.measure(row, DRY, meter or timing.CpuMeter(), attempt(**without))["providers"]
 
 
 def test_only_what_is_right_is_timed():
-    right = torch.linspace(1.0, 2.0, 8, dtype=torch.float64)
-
     def missing(x):
         raise ImportError("no such library")
 
-    found = measure.check(
-        prepared(
-            native=lambda x: [right.float() * (1 + 3e-6)],
-            triton=lambda x: [right.float()],
-            near=lambda x: [right.float() * (1 + 3e-6)],
-            far=lambda x: [right.float() * 1.001],
+    found = measured(
+        row_of(
+            native=lambda x: [RIGHT.float() * (1 + 3e-6)],
+            triton=lambda x: [RIGHT.float()],
+            near=lambda x: [RIGHT.float() * (1 + 3e-6)],
+            far=lambda x: [RIGHT.float() * 1.001],
             nothing=lambda x: [torch.full((8,), torch.nan)],
-            short=lambda x: [right.float()[:4]],
+            short=lambda x: [RIGHT.float()[:4]],
             missing=missing,
-        ),
-        timing.CpuMeter(),
-        attempt(),
+        )
     )
     kept = {name for name, x in found.items() if "left_out" not in x}
-    assert kept == {"eager", "triton", "near"}
+    assert kept == {name for name, x in found.items() if "rounds" in x} == {"eager", "triton", "near"}
     assert found["missing"]["left_out"] == "ImportError: no such library"
     assert found["far"]["error"] == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_what_a_provider_leaves_unwritten_is_seen():
-    kept = torch.linspace(1.0, 2.0, 8)
+    kept = RIGHT.float()
     calls = []
 
     def writes_once(x):
         if not calls:
-            kept.copy_(torch.linspace(1.0, 2.0, 8))
+            kept.copy_(RIGHT)
         calls.append(1)
         return [kept]
 
-    assert "left_out" in measure.check(prepared(lazy=writes_once), timing.CpuMeter(), attempt())["lazy"]
+    assert "left_out" in measured(row_of(lazy=writes_once))["lazy"]
 
 
 def test_what_spoiled_a_process_is_not_tried_again():
-    right = torch.linspace(1.0, 2.0, 8)
-
     class Meter(timing.CpuMeter):
         asked: ClassVar = {}
 
@@ -201,13 +194,12 @@ def test_what_spoiled_a_process_is_not_tried_again():
     def never(x):
         raise AssertionError
 
-    made = prepared(dead=never, near=lambda x: [right * (1 + 1e-5)])
-    graphs = Row(name="", prepare=lambda setting: made, yardstick="", graph=True)
-    found = measure.run_row(graphs, DRY, Meter(), attempt(dead="check", near="graph"))["providers"]
+    near = RIGHT.float() * (1 + 1e-5)
+    found = measured(row_of(graph=True, dead=never, near=lambda x: [near.clone()]), Meter(), dead="check", near="graph")
     assert found["dead"] == {"left_out": "it died"}
     assert found["near"]["why_no_graph"] == "it died"
     assert found["eager"]["why_no_graph"] == ""
-    assert Meter.asked == {1.0: True, float(right[0] * (1 + 1e-5)): False}
+    assert Meter.asked == {1.0: True, float(near[0]): False}
 
 
 def test_a_capture_that_fails_ends_the_process():
@@ -215,9 +207,8 @@ def test_a_capture_that_fails_ends_the_process():
         def timer(self, step, calls, graph):
             raise timing.CaptureError("operation not permitted")
 
-    graphs = Row(name="", prepare=lambda setting: prepared(), yardstick="", graph=True)
     with pytest.raises(timing.CaptureError):
-        measure.run_row(graphs, DRY, Meter(), attempt())
+        measured(row_of(graph=True), Meter())
 
 
 def test_a_device_that_is_dead_ends_the_process():
@@ -229,21 +220,36 @@ def test_a_device_that_is_dead_ends_the_process():
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal"):
-        measure.check(prepared(dies=dies), Meter(), attempt())
+        measured(row_of(dies=dies), Meter())
 
 
 def test_shares_and_verdicts():
     # A copy of twice the bytes in 30 us: a step that moves half of them in 20 us has three quarters of its rate.
     memory = timing.Memory(extra_bytes=3 * 2**20, result_bytes=2**20)
-    found = measure.figures([(25e-6, 20e-6)] * 4, [(1.0, 30e-6)] * 4, 0.5, memory)
+    timer = timing.DeviceTimer(None, "events")
+    step = timing.Contender(step=list, backend="", calls=1, timer=timer, memory=memory)
+    found = runner.figures([(25e-6, 20e-6)] * 4, [0.5 * 30e-6] * 4, step)
     assert found["share_pct"] == pytest.approx(75.0)
     assert found["device_us"] == pytest.approx(20.0)
     assert found["workspace_mib"] == pytest.approx(2.0)
     least = Target(text="", measure="share_pct", bound=75.1, at_least=True)
     most = Target(text="", measure="wall_us", bound=25.1)
-    assert measure.verdict(least, found, dry=False)["verdict"] == "missed"
-    assert measure.verdict(most, found, dry=False)["verdict"] == "met"
-    assert measure.verdict(most, {"left_out": "wrong"}, dry=False)["verdict"] == "wrong"
+    fast = Target(text="", measure="eager", bound=2.0, at_least=True)
+    assert runner.verdict(least, found, False)["verdict"] == "missed"
+    assert runner.verdict(most, found, False)["verdict"] == "met"
+    assert runner.verdict(most, {"left_out": "wrong"}, False)["verdict"] == "wrong"
+    assert runner.verdict(fast, {"times_as_fast": {"eager": 1.9}}, False)["verdict"] == "missed"
+    assert runner.verdict(fast, {"times_as_fast": {"eager": 2.0}}, False)["verdict"] == "met"
+
+
+def test_the_share_is_that_of_what_is_timed_in_the_same_rounds(monkeypatch):
+    """Two rates that add up: half of a copy, and a quarter of a read."""
+    work = workloads.Workload(op="", make=lambda draw: {"x": torch.ones(8)}, call=lambda x: RIGHT.to(x.dtype))
+    row = Row(name="", work=work, compile=False, backends=(), limit=lambda x: {"copy": 50, "read": 25})
+    monkeypatch.setattr(runner, "YARDSTICKS", {name: lambda size, device: (list, 100) for name in ("copy", "read")})
+    seconds = {"copy": 2.0, "read": 4.0, "eager": 8.0}
+    monkeypatch.setattr(runner, "take_turns", lambda steps, *_: {name: [(9.0, seconds[name])] * 3 for name in steps})
+    assert measured(row)["eager"]["share_pct"] == pytest.approx(100 * (0.5 * 2.0 + 0.25 * 4.0) / 8.0)
 
 
 def test_rounds_end_with_the_time_but_not_before_three():

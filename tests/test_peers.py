@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from benchmarks.core import peers, workloads
+from benchmarks.core import peers, runner
+from benchmarks.core.report import figures_table
+from benchmarks.core.rows import CPU
+from benchmarks.core.timing import CpuMeter
+from benchmarks.core.workloads import public
 from benchmarks.ops import bench
 from instructrl.ops.cases import CASES
 
@@ -24,42 +28,49 @@ SMALL = {
 PEERS = [(op, name) for op, by_name in peers.PEERS.items() for name in by_name]
 
 
-def case_of(op, name):
-    return next(case for case in CASES if (case.op, case.name) == (op, name))
+def row_of(op, name):
+    return bench.row_of(next(case for case in CASES if (case.op, case.name) == (op, name)))
 
 
-def eager(case):
-    return workloads.Provider(run=workloads.running(workloads.public(case.op), case.gradients))
+def inputs_of(row):
+    (inputs,) = row.sets(CPU)
+    return inputs
+
+
+def checked(row):
+    """What is found of everybody: "error", or why they are "left_out"."""
+    arguments = inputs_of(row)
+    attempt = runner.Attempt(rounds=1)
+    return runner.check(row.providers(CPU, arguments), arguments, row.truth(arguments), CpuMeter(), attempt)
 
 
 @pytest.mark.parametrize(("op", "name"), PEERS)
-def test_a_peer_computes_what_the_op_computes(op, name, capsys):
-    peer, num_taken = peers.PEERS[op][name], 0
-    for case in (case_of(op, small) for small in SMALL[op]):
-        arguments = bench.inputs(case)
-        if not peer.takes(workloads.public(case.op), arguments):
+def test_a_peer_computes_what_the_op_computes(op, name, monkeypatch):
+    monkeypatch.setattr(bench, "PEERS", {op: {name: peers.PEERS[op][name]}})
+    monkeypatch.setattr(torch, "compile", lambda function, backend: function)
+    num_taken = 0
+    for found in (checked(row_of(op, small)) for small in SMALL[op]):
+        if name not in found:
             continue
         num_taken += 1
-        provider = workloads.beside(peer, case.gradients)
-        try:
-            provider.run(arguments)
-        except ImportError as reason:
-            pytest.skip(f"{name}: {reason}")
-        assert name in bench.checked(case, {"eager": eager(case), name: provider}, arguments), capsys.readouterr().out
+        why = found[name].get("left_out", "")
+        if why.startswith(("ImportError", "ModuleNotFoundError")):
+            pytest.skip(f"{name}: {why}")
+        assert why == ""
     assert num_taken > 0
 
 
 def test_every_row_of_an_op_with_peers_is_one_they_are_given():
-    for row, case in bench.ROWS.items():
-        arguments = bench.inputs(case) if case.op.startswith(("advantages", "ppo.clipped", "ppo.ppo")) else {}
-        for name, peer in peers.PEERS.get(case.op, {}).items():
-            assert peer.takes(workloads.public(case.op), arguments), (row, name)
+    for row in bench.ROWS:
+        arguments = inputs_of(row) if row.work.op.startswith(("advantages", "ppo.clipped", "ppo.ppo")) else {}
+        for name, peer in row.peers.items():
+            assert peer.takes(public(row.work.op), arguments), (row.name, name)
+    assert {row.work.op for row in bench.ROWS if row.peers} == set(peers.PEERS)
 
 
 def test_a_peer_is_not_given_an_option_or_a_mask_that_it_does_not_know():
     def taken(op, small, **what):
-        case = case_of(op, small)
-        return peers.Peer(adapt=lambda arguments: list, **what).takes(workloads.public(case.op), bench.inputs(case))
+        return peers.Peer(adapt=lambda arguments: list, **what).takes(public(op), inputs_of(row_of(op, small)))
 
     assert taken("logprobs.token_logprobs", "5x257")
     assert not taken("logprobs.token_logprobs", "temperature")
@@ -73,7 +84,7 @@ def test_a_peer_is_not_given_an_option_or_a_mask_that_it_does_not_know():
 
 
 def test_what_a_peer_is_given_is_0_where_nothing_counts():
-    arguments = bench.inputs(case_of("ppo.ppo_loss", "(4, 5)"))
+    arguments = inputs_of(row_of("ppo.ppo_loss", "(4, 5)"))
     given = peers.padded_with_zeros(arguments)
     mask = arguments["mask"]
     assert not mask.all()
@@ -83,19 +94,17 @@ def test_what_a_peer_is_given_is_0_where_nothing_counts():
         assert torch.equal(given[name][mask], arguments[name][mask])
         assert given[name].requires_grad == arguments[name].requires_grad
     # Logits of a position and hidden states go, the weights of the head stay.
-    head = bench.inputs(case_of("logprobs.linear_token_logprobs", "masked"))
+    head = inputs_of(row_of("logprobs.linear_token_logprobs", "masked"))
     assert peers.padded_with_zeros(head)["hidden"].isfinite().all()
     assert peers.padded_with_zeros(head)["weight"] is head["weight"]
 
 
 def stand_in(monkeypatch, adapt):
-    """The names that are timed for the policy loss where `adapt` is its only peer."""
+    """What is found for the policy loss where `adapt` is its only peer."""
     peer = peers.Peer(adapt=adapt, mask=peers.something_counts)
     monkeypatch.setattr(bench, "PEERS", {"ppo.clipped_policy_loss": {"stand-in": peer}})
-    monkeypatch.setattr(torch, "compile", lambda function: function)
-    case = case_of("ppo.clipped_policy_loss", "(4, 5)")
-    arguments = bench.inputs(case)
-    return bench.checked(case, bench.providers(case, arguments), arguments)
+    monkeypatch.setattr(torch, "compile", lambda function, backend: function)
+    return checked(row_of("ppo.clipped_policy_loss", "(4, 5)"))
 
 
 def right(arguments):
@@ -108,17 +117,21 @@ def right(arguments):
 
 
 def test_a_peer_that_is_right_is_timed(monkeypatch):
-    kept = stand_in(monkeypatch, right)
-    assert "stand-in" in kept
-    assert kept["eager"] <= 1.0
+    found = stand_in(monkeypatch, right)
+    assert "left_out" not in found["stand-in"]
+    assert found["eager"]["error"] <= 1e-6
 
 
-def test_a_peer_that_is_not_installed_is_skipped_without_a_word(monkeypatch, capsys):
+def test_a_peer_that_is_not_installed_is_skipped_without_a_word(monkeypatch):
     def missing(arguments):
         import a_library_that_is_not_installed  # noqa: F401  # pyright: ignore
 
-    assert "stand-in" not in stand_in(monkeypatch, missing)
-    assert "stand-in" not in capsys.readouterr().out
+    found = stand_in(monkeypatch, missing)
+    assert "left_out" in found["stand-in"]
+    named = {name: found["stand-in"] for name in ("stand-in",)}
+    table = figures_table([{"row": "a row", "providers": {"wrong": {"left_out": "wrong: too far"}, **named}}])
+    assert "| a row | wrong | left out: wrong: too far |" in table
+    assert "stand-in" not in table
 
 
 @pytest.mark.parametrize(
@@ -132,6 +145,5 @@ def test_a_peer_that_is_not_installed_is_skipped_without_a_word(monkeypatch, cap
     ],
     ids=["a thousandth off", "a sum for a mean", "no gradient", "one result too many", "NaN"],
 )
-def test_a_peer_that_computes_something_else_is_left_out(monkeypatch, capsys, wrong):
-    assert "stand-in" not in stand_in(monkeypatch, wrong)
-    assert "stand-in is left out" in capsys.readouterr().out
+def test_a_peer_that_computes_something_else_is_left_out(monkeypatch, wrong):
+    assert "left_out" in stand_in(monkeypatch, wrong)["stand-in"]

@@ -28,7 +28,10 @@ print(json.dumps({
 
 def gpu() -> dict[str, Any]:
     """The GPU and its software, asked in a process of its own. RuntimeError where there is none."""
-    done = subprocess.run([sys.executable, "-c", MACHINE], capture_output=True, text=True, timeout=120)
+    try:
+        done = subprocess.run([sys.executable, "-c", MACHINE], capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired as why:
+        raise RuntimeError(f"asking torch for a GPU: {why}") from None
     if done.returncode != 0:
         raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
     return json.loads(done.stdout.splitlines()[-1])
@@ -40,8 +43,8 @@ def folder_name(machine: str) -> str:
 
 def results_folder(asked: Path | None, machine: str) -> Path:
     """The first that can be written: what is asked for, what OUT names, the machine's. RuntimeError where none can."""
-    wanted = [asked, Path(os.environ["OUT"]) if os.environ.get("OUT") else None]
-    for folder in [*(x for x in wanted if x is not None), RESULTS / folder_name(machine), SCRATCH / "results"]:
+    named = [Path(os.environ["OUT"])] if os.environ.get("OUT") else []
+    for folder in [*([asked] if asked else []), *named, RESULTS / folder_name(machine), SCRATCH / "results"]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f"{os.getpid()}.tmp"

@@ -245,7 +245,8 @@ def _liger_sequences_ppo(arguments: Arguments) -> Call:
         beta=0.0, use_ref_model=False, loss_type="bnpo", compiled=arguments["hidden"].is_cuda
     )
     head = tuple(arguments[name] for name in ("hidden", "weight", "tokens"))
-    constants = arguments["mask"].to(torch.int64), arguments["sequence_advantages"]
+    # All tokens of a sequence have the same.
+    constants = arguments["mask"].to(torch.int64), arguments["advantages"][:, 0].contiguous()
     old = arguments["old_logprobs"]
     return lambda: loss(*head, *constants, old_per_token_logps=old)[0] + 0.1 * _value_loss(arguments)
 

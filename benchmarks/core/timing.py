@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,22 +25,17 @@ GRAPH_STEPS = 24
 LEAST_ROUNDS = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class Memory(NamedTuple):
     """extra_bytes: the high-water mark of a step over what was there before. result_bytes: what it returned of that."""
 
     extra_bytes: int
     result_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceTimer:
-    """How the device time of one step is taken.
-
-    seconds: of a step; None where wall time is it. method: "graph" (replays of `GRAPH_STEPS` steps, no gaps between
-    launches), "events" (around steps that the host sends while the device is still busy with the flush before them) or
-    "wall".
-    """
+class DeviceTimer(NamedTuple):
+    """seconds: the device time of a step; None where wall time is it. method: "graph" (replays of `GRAPH_STEPS` steps,
+    no gaps between launches), "events" (around steps that the host sends while the device is still busy with the flush
+    before them) or "wall"."""
 
     seconds: Callable[[], float] | None
     method: str
@@ -60,15 +56,10 @@ class CaptureError(RuntimeError):
     """A step could not be captured as a graph. What it leaves behind spoils what comes after it in this process."""
 
 
-def num_calls(seconds: float) -> int:
-    """Of a step that takes this long, in a sample."""
-    return max(1, min(1000, int(SAMPLE_SECONDS / max(seconds, 1e-9))))
-
-
 class CpuMeter:
     """In place of `GpuMeter` where there is no GPU."""
 
-    cache_bytes = 2**16
+    cache_bytes = 0
 
     def synchronize(self) -> None:
         pass
@@ -152,10 +143,6 @@ class GpuMeter(CpuMeter):
         return Memory(extra_bytes=extra, result_bytes=sum(x.nbytes for x in found))
 
 
-def meter_of(device: torch.device) -> CpuMeter:
-    return GpuMeter() if device.type == "cuda" else CpuMeter()
-
-
 def forced(backend: str) -> "ops.use_backend | nullcontext[None]":
     return ops.use_backend(backend) if backend else nullcontext()
 
@@ -163,7 +150,7 @@ def forced(backend: str) -> "ops.use_backend | nullcontext[None]":
 def contender(step: Step, meter: CpuMeter, backend: str = "", graph: bool = False) -> Contender:
     """A step that was called before, with the number of its calls and its memory."""
     with forced(backend):
-        calls = num_calls(meter.wall(step, 1))
+        calls = max(1, min(1000, int(SAMPLE_SECONDS / max(meter.wall(step, 1), 1e-9))))
         memory = meter.memory(step)
         return Contender(step=step, backend=backend, calls=calls, timer=meter.timer(step, calls, graph), memory=memory)
 

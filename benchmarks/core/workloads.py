@@ -1,11 +1,10 @@
-"""The ops as benchmarks call them: inputs of a shape, what is differentiated, and who computes.
+"""The ops as benchmarks call them: inputs of a shape, what is differentiated, and the formula without us.
 
-Every question asks about the same inputs. Those of clipped losses stay away from the kinks, where rounding picks the
-branch.
+Inputs of clipped losses stay away from the kinks, where rounding picks the branch.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.core.peers import Peer, padded_with_zeros
-from instructrl import kernels
-from instructrl.ops import advantages, likelihood, logprobs, ppo, ranking, sampling
+from instructrl.ops import ppo, ranking
 
 Inputs = dict[str, Any]
 Run = Callable[[Inputs], list[Tensor]]
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward + backward"
-BESIDE = ("upstream", "sequence_advantages")
-"""Names among the inputs that are no argument of the op."""
-EAGER, COMPILE = "eager", "compile"
+UPSTREAM = "upstream"
+"""The name of the gradient that goes in, among the inputs, where it is not 1."""
+CRITIC = ("values", "old_values", "returns")
 
 
 def whole(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -116,6 +113,10 @@ def _ppo(draw: Draw, *shape: int) -> Inputs:
     return {"logprobs": new, "old_logprobs": new - draw.shifts(*shape)} | _per_token(draw, *shape)
 
 
+def _policy(draw: Draw, *shape: int) -> Inputs:
+    return {name: x for name, x in _ppo(draw, *shape).items() if name not in CRITIC}
+
+
 def _linear_ppo(draw: Draw, width: int, num_classes: int, *shape: int) -> Inputs:
     """Advantages are the same for all tokens of a sequence, as those who know no others want it."""
     found = _head(draw, width, num_classes, *shape) | _per_token(draw, *shape)
@@ -126,9 +127,8 @@ def _linear_ppo(draw: Draw, width: int, num_classes: int, *shape: int) -> Inputs
     weight = found["weight"].float()
     parts = zip(found["hidden"].flatten(0, -2).split(64), found["tokens"].flatten().split(64), strict=True)
     new = torch.cat([plain_linear(hidden.float(), weight, tokens) for hidden, tokens in parts]).view(shape)
-    same = draw.normal(shape[0])
-    spread = same.view(-1, *[1] * (len(shape) - 1)).expand(shape).contiguous()
-    return found | {"old_logprobs": new - draw.shifts(*shape), "advantages": spread, "sequence_advantages": same}
+    same = draw.normal(shape[0]).view(-1, *[1] * (len(shape) - 1))
+    return found | {"old_logprobs": new - draw.shifts(*shape), "advantages": same.expand(shape).contiguous()}
 
 
 def _advantages(*names: str) -> Callable[..., Inputs]:
@@ -165,16 +165,23 @@ def plain_ranking(scores: Tensor, preferred: Tensor) -> Tensor:
     return ranking.PAIRWISE_RANKING_LOSS.reference(scores, preferred, None, None, 0.0).loss_sum
 
 
+def public(op: str) -> Callable[..., Any]:
+    family, function = op.split(".")
+    return getattr(importlib.import_module(f"instructrl.ops.{family}"), function)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """An op. make: from a `Draw` and a shape to its arguments. call: what is compared and differentiated. leaves: by
-    what. plain: the formula as it is written without us, where the reference is not that."""
+    what. plain: the formula as it is written without us, where the reference is not that. compiled: what torch.compile
+    is given, where that is not the formula."""
 
     op: str
     make: Callable[..., Inputs]
     call: Callable[..., Any]
     leaves: tuple[str, ...] = ()
     plain: Callable[..., Any] | None = None
+    compiled: Callable[..., Any] | None = None
 
     def inputs(self, draw: Draw, *shape: int, gradients: bool = True) -> Inputs:
         """gradients: whether leaves need them; then some ops make them in the forward."""
@@ -190,32 +197,30 @@ class Workload:
         return running(self.plain or self.call, self.leaves, part)
 
 
-def _loss(function: Callable[..., Any], field: str = "loss") -> Callable[..., Tensor]:
-    return lambda **x: getattr(function(**x), field)
+def workload(
+    op: str, make: Callable[..., Inputs], *leaves: str, field: str = "", plain: Callable[..., Any] | None = None
+) -> Workload:
+    """A public op. field: of what it returns."""
+    function = public(op)
+    call = (lambda **x: getattr(function(**x), field)) if field else function
+    return Workload(op=op, make=make, call=call, leaves=leaves, plain=plain)
 
 
-RANKING = Workload(op="ranking.pairwise_ranking_loss", make=_ranking, leaves=("scores",),
-                   call=_loss(ranking.pairwise_ranking_loss, "loss_sum"),
-                   plain=plain_ranking)  # fmt: skip
-TOKEN_LOGPROBS = Workload(op="logprobs.token_logprobs", make=_logits, leaves=("logits",),
-                          call=logprobs.token_logprobs, plain=plain_logprobs)  # fmt: skip
-LINEAR_LOGPROBS = Workload(op="logprobs.linear_token_logprobs", make=_head, leaves=("hidden", "weight"),
-                           call=logprobs.linear_token_logprobs, plain=plain_linear)  # fmt: skip
-LINEAR_NLL = Workload(op="likelihood.linear_nll_loss", make=_masked_head, leaves=("hidden", "weight"),
-                      call=likelihood.linear_nll_loss)  # fmt: skip
-PPO = Workload(op="ppo.ppo_loss", make=_ppo, leaves=("logprobs", "values"), call=_loss(ppo.ppo_loss))
-LINEAR_PPO = Workload(op="ppo.linear_ppo_loss", make=_linear_ppo, leaves=("hidden", "weight", "values"),
-                      call=_loss(ppo.linear_ppo_loss), plain=plain_linear_ppo)  # fmt: skip
-PPO_ADVANTAGES = Workload(op="advantages.ppo_advantages", make=_advantages("logprobs", "ref_logprobs", "values"),
-                          call=advantages.ppo_advantages)  # fmt: skip
-GAE = Workload(op="advantages.generalized_advantages", make=_advantages("rewards", "values"),
-               call=advantages.generalized_advantages)  # fmt: skip
-SAMPLING = Workload(op="sampling.sample_tokens", make=_sampling, call=sampling.sample_tokens)
-
-
-def public(op: str) -> Callable[..., Any]:
-    family, function = op.split(".")
-    return getattr(importlib.import_module(f"instructrl.ops.{family}"), function)
+RANKING = workload("ranking.pairwise_ranking_loss", _ranking, "scores", field="loss_sum", plain=plain_ranking)
+TOKEN_LOGPROBS = workload("logprobs.token_logprobs", _logits, "logits", plain=plain_logprobs)
+LINEAR_LOGPROBS = workload("logprobs.linear_token_logprobs", _head, "hidden", "weight", plain=plain_linear)
+LINEAR_NLL = workload("likelihood.linear_nll_loss", _masked_head, "hidden", "weight")
+POLICY = workload("ppo.clipped_policy_loss", _policy, "logprobs", field="loss")
+PPO = workload("ppo.ppo_loss", _ppo, "logprobs", "values", field="loss")
+LINEAR_PPO = workload(
+    "ppo.linear_ppo_loss", _linear_ppo, "hidden", "weight", "values", field="loss", plain=plain_linear_ppo
+)
+PPO_ADVANTAGES = workload("advantages.ppo_advantages", _advantages("logprobs", "ref_logprobs", "values"))
+GAE = workload("advantages.generalized_advantages", _advantages("rewards", "values"))
+WHITEN = workload(
+    "advantages.masked_whiten", lambda draw, *shape: {"x": draw.normal(*shape), "mask": draw.mask(*shape)}
+)
+SAMPLING = workload("sampling.sample_tokens", _sampling)
 
 
 def tensors(output: object) -> list[Tensor]:
@@ -229,12 +234,12 @@ def running(call: Callable[..., Any], leaves: tuple[str, ...], part: str = BOTH)
     graphs: dict[int, list[Tensor]] = {}
 
     def forward(x: Inputs) -> list[Tensor]:
-        return tensors(call(**{name: value for name, value in x.items() if name not in BESIDE}))
+        return tensors(call(**{name: value for name, value in x.items() if name != UPSTREAM}))
 
     def backward(x: Inputs, outputs: list[Tensor]) -> tuple[Tensor, ...]:
         wanted, keep = [x[name] for name in leaves], part == BACKWARD
-        if "upstream" in x:
-            return torch.autograd.grad(outputs[0], wanted, x["upstream"].to(outputs[0].dtype), retain_graph=keep)
+        if UPSTREAM in x:
+            return torch.autograd.grad(outputs[0], wanted, x[UPSTREAM].to(outputs[0].dtype), retain_graph=keep)
         differentiable = [y.sum() for y in outputs if y.requires_grad]
         return torch.autograd.grad(sum(differentiable[1:], differentiable[0]), wanted) if differentiable else ()
 
@@ -248,44 +253,3 @@ def running(call: Callable[..., Any], leaves: tuple[str, ...], part: str = BOTH)
         return [y.detach() for y in found]
 
     return run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
-    """run: from one set of inputs to the tensors that are compared. backend: forced around it. once: it writes over
-    what it reads, so only its first results are right."""
-
-    run: Run
-    backend: str = kernels.REFERENCE
-    once: bool = False
-
-
-def beside(peer: Peer, leaves: tuple[str, ...], part: str = BOTH) -> Provider:
-    """A peer, which lays out its constants at the first call with a set of inputs. It is imported there too, so that a
-    process loads the libraries it runs."""
-    made: dict[int, tuple[Inputs, Run]] = {}
-    once = peer.writes_over and part != FORWARD
-
-    def run(x: Inputs) -> list[Tensor]:
-        if id(x) not in made:
-            given = dict(padded_with_zeros(x))
-            if once:
-                # Of its own, made once: later calls read what the one before wrote.
-                given |= {name: x[name].detach().clone() for name in leaves}
-            call = peer.adapt(given)
-            made[id(x)] = given, running(lambda **_: call(), leaves, part)
-        given, found = made[id(x)]
-        if once:
-            given |= {name: given[name].detach().requires_grad_() for name in leaves}
-        return found(given)
-
-    return Provider(run=run, once=once)
-
-
-def doubled(x: Mapping[str, Any]) -> Inputs:
-    """The same numbers in float64, as leaves that need gradients where they did."""
-    found = dict(x)
-    for name, value in x.items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            found[name] = value.detach().double().requires_grad_(value.requires_grad)
-    return found

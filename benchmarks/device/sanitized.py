@@ -7,7 +7,6 @@ a tile's edge, masks, misaligned rows, packed sequences. Cases take turns by op,
 them. It ends by itself when its seconds are over. What the results are is for the tests.
 """
 
-import argparse
 import time
 from itertools import zip_longest
 from typing import Any
@@ -15,23 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.core.tables import command
 from benchmarks.core.workloads import public, tensors
 from instructrl import ops
 from instructrl.ops.cases import CASES, Case
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Matrix products, which are a library's, and the kernels of the ops that are called here.
-OTHERS = ("linear",)
 
 
 def jobs() -> list[tuple[Case, torch.dtype]]:
-    """Every op's first case, then every op's second, and so on, for one dtype after the other."""
+    """Every op's first case, then every op's second, and so on, for one dtype after the other; but for the linear ops,
+    which are matrix products, a library's, and the kernels of the ops that are called here."""
     by_op: dict[str, list[Case]] = {}
     for case in CASES:
-        if not case.large and not any(name in case.op for name in OTHERS):
+        if not case.large and "linear" not in case.op:
             by_op.setdefault(case.op, []).append(case)
-    turns = [case for turn in zip_longest(*by_op.values()) for case in turn if case is not None]
-    return [(case, dtype) for dtype in DTYPES for case in turns]
+    in_turns = [case for turn in zip_longest(*by_op.values()) for case in turn if case is not None]
+    return [(case, dtype) for dtype in DTYPES for case in in_turns]
 
 
 def moved(x: Any, device: torch.device) -> Any:
@@ -54,13 +53,9 @@ def call(case: Case, dtype: torch.dtype, device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def main() -> int:
-    """Call what the seconds allow. Returns the exit code."""
-    start = time.monotonic()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    arguments = parser.parse_args()
+def main() -> None:
+    """Call what the seconds allow."""
+    start, arguments = time.monotonic(), command(__doc__, seconds=30.0, device=("cuda", "cpu"))
     todo, done = jobs(), 0
     with ops.use_backend("native"):
         for case, dtype in todo:
@@ -71,8 +66,7 @@ def main() -> int:
             done += 1
     seen = len({case.op for case, _ in todo[:done]})
     print(f"{done} of {len(todo)} cases of {seen} ops in {time.monotonic() - start:.0f} s")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -4,15 +4,14 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.core.machine import SCRATCH
 
 SITE = SCRATCH / "peers"
-BENCHMARKS = SCRATCH / "benchmarks.json"
 BUILD = ("setuptools", "torch", "pybind11", "ninja")
 TESTS = ("pytest", "pytest-timeout", "hypothesis")
 WORKERS = 8
@@ -53,7 +52,7 @@ class Step:
     name: str
     command: tuple[str, ...]
     limit_s: float
-    environment: tuple[tuple[str, str], ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     after: str = ""
@@ -61,17 +60,20 @@ class Step:
 
 def steps(capability: Sequence[int], folder: Path, wheels: Sequence[Path]) -> list[Step]:
     """In order, on a GPU of this compute capability. folder: for results. wheels: of other libraries."""
-    gpu = (("INSTRUCTRL_BUILD_CUDA", "1"), ("INSTRUCTRL_CUDA_ARCHITECTURES", architecture(capability)))
+    major, minor = capability
+    # As the build takes it: the only architecture that this machine needs.
+    architecture = f"{major}{minor}a" if (major, minor) == (9, 0) else f"{major}{minor}"
+    gpu = {"INSTRUCTRL_BUILD_CUDA": "1", "INSTRUCTRL_CUDA_ARCHITECTURES": architecture}
     return [
         *peers(wheels),
         build("build", 130, gpu),
         # With Triton alone there is still something to measure.
-        build("build-cpu", 90, (("INSTRUCTRL_BUILD_CUDA", "0"),), after="build"),
-        Step(name="self-test", command=(sys.executable, "-c", SELF_TEST, "cuda"), limit_s=60),
+        build("build-cpu", 90, {"INSTRUCTRL_BUILD_CUDA": "0"}, after="build"),
+        Step(name="self-test", command=python("-c", SELF_TEST, "cuda"), limit_s=60),
         targets(folder),
         tests(folder, "cuda"),
         *(sanitizer(tool, limit_s) for tool, limit_s in (("memcheck", 50), ("racecheck", 45), ("synccheck", 40))),
-        benchmarks(),
+        benchmarks(folder),
     ]
 
 
@@ -79,59 +81,43 @@ def dry_steps(folder: Path, wheels: Sequence[Path]) -> list[Step]:
     """The same with tiny tasks on the CPU, without the sanitizers' program."""
     return [
         *peers(wheels),
-        build("build", 300, ()),
-        build("build-cpu", 300, (("INSTRUCTRL_BUILD_CUDA", "0"),), after="build"),
-        Step(name="self-test", command=(sys.executable, "-c", SELF_TEST), limit_s=60),
+        build("build", 300, {}),
+        build("build-cpu", 300, {"INSTRUCTRL_BUILD_CUDA": "0"}, after="build"),
+        Step(name="self-test", command=python("-c", SELF_TEST), limit_s=60),
         targets(folder, "--dry", "--rounds", "3"),
         tests(folder, "ranking and cpu and float32"),
         Step(name="memcheck", command=(*DRIVER, "--device", "cpu"), limit_s=60),
-        benchmarks("-k", "ranking"),
+        benchmarks(folder, "--only", "pairwise_ranking_loss 1024x9"),
     ]
+
+
+def python(*words: str) -> tuple[str, ...]:
+    return (sys.executable, *words)
 
 
 def peers(wheels: Sequence[Path]) -> list[Step]:
     paths = [str(path.resolve()) for path in wheels]
-    return [Step(name="peers", command=(sys.executable, "-c", PEERS, str(SITE), *paths), limit_s=60)] if paths else []
+    return [Step(name="peers", command=python("-c", PEERS, str(SITE), *paths), limit_s=60)] if paths else []
 
 
-def build(name: str, limit_s: float, environment: tuple[tuple[str, str], ...], after: str = "") -> Step:
-    pip = (sys.executable, "-m", "pip", "install", "-v", "--no-build-isolation", "--no-deps", "--editable", ".")
+def build(name: str, limit_s: float, environment: Mapping[str, str], after: str = "") -> Step:
+    pip = python("-m", "pip", "install", "-v", "--no-build-isolation", "--no-deps", "--editable", ".")
     return Step(name=name, command=pip, limit_s=limit_s, environment=environment, needs=BUILD, after=after)
 
 
-def architecture(capability: Sequence[int]) -> str:
-    """The compute capability as the build takes it: the only one that this machine needs."""
-    major, minor = capability
-    return f"{major}{minor}a" if (major, minor) == (9, 0) else f"{major}{minor}"
-
-
 def targets(folder: Path, *options: str) -> Step:
-    command = (
-        sys.executable,
-        "-m",
-        "benchmarks.device.targets",
-        "--budget-s",
-        "{seconds}",
-        "--out",
-        str(folder),
-        *options,
-    )
+    command = python("-m", "benchmarks.device.targets", "--budget-s", "{seconds}", "--out", str(folder), *options)
     files = ("gpu-targets.json", "gpu-targets.md", "gpu-targets.log")
     return Step(name="targets", command=command, limit_s=290, files=files)
 
 
-def pytest(*arguments: str) -> tuple[str, ...]:
-    """Without the options of pyproject.toml, which are those of a machine that has every tool."""
-    return (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", *arguments)
-
-
 def tests(folder: Path, chosen: str) -> Step:
     """Every test that knows a device has it in its name; the rest of the suite is the same without a GPU. That of the
-    self-test imports the console command and what it needs."""
-    where = ("tests/ops", "--ignore=tests/ops/test_selftest.py", "-k", chosen)
-    told = ("-v", "--tb=short", "-rfE", f"--junitxml={folder / 'tests.xml'}")
-    command = pytest(*where, *told, *in_parallel())
-    return Step(name="tests", command=command, limit_s=130, needs=TESTS, files=("tests.xml",))
+    self-test imports the console command and what it needs. Without the options of pyproject.toml, which are those of a
+    machine that has every tool."""
+    command = python("-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", "tests/ops", "-k", chosen)
+    told = ("--ignore=tests/ops/test_selftest.py", "-v", "--tb=short", "-rfE", f"--junitxml={folder / 'tests.xml'}")
+    return Step(name="tests", command=(*command, *told, *in_parallel()), limit_s=130, needs=TESTS, files=("tests.xml",))
 
 
 def in_parallel() -> tuple[str, ...]:
@@ -141,7 +127,7 @@ def in_parallel() -> tuple[str, ...]:
     return ("-n", str(min(WORKERS, os.cpu_count() or 1)), "--timeout=60", "--timeout-method=thread")
 
 
-DRIVER = (sys.executable, "-m", "benchmarks.device.sanitized", "--seconds", "{seconds}")
+DRIVER = python("-m", "benchmarks.device.sanitized", "--seconds", "{seconds}")
 
 
 def sanitizer(tool: str, limit_s: float) -> Step:
@@ -150,13 +136,14 @@ def sanitizer(tool: str, limit_s: float) -> Step:
     # Calls of the API that fail are not reported: torch probes with some, and ours are checked.
     check = ("--tool", tool, "--kernel-name", "kns=instructrl", "--error-exitcode", "9", "--report-api-errors", "no")
     # The caching allocator hides writes behind the end of a tensor from memcheck.
-    environment = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),) if tool == "memcheck" else ()
+    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {}
     return Step(name=tool, command=(program, *check, *DRIVER), limit_s=limit_s, environment=environment)
 
 
-def benchmarks(*options: str) -> Step:
-    command = pytest("benchmarks/ops/test_ops.py", "--benchmark-only", f"--benchmark-json={BENCHMARKS}", *options)
-    return Step(name="benchmarks", command=command, limit_s=60, needs=(*TESTS, "pytest-benchmark"))
+def benchmarks(folder: Path, *options: str) -> Step:
+    out = ("--out", str(folder / "gpu-bench.json"), "--rounds", "5")
+    command = python("-m", "benchmarks.ops.bench", "--quick", *out, *options)
+    return Step(name="benchmarks", command=command, limit_s=60, files=("gpu-bench.json", "gpu-bench.md"))
 
 
 def version(package: str) -> str | None:

@@ -95,15 +95,11 @@ def report_rates(task: given.Task, result: dict) -> dict:
 
 
 def main() -> None:
-    parser = command(__doc__, rounds=5, only="tasks")
-    parser.add_argument("step", choices=("ppo", "sft"))
-    parser.add_argument("--peer", required=True, help="python of an environment with trl")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: of ppo alone")
-    arguments = parser.parse_args()
+    arguments = command(__doc__, step_=("ppo", "sft"), peer=True, device=("cpu", "cuda"), rounds=5, only="", out=Path)
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     sequences = {"ppo": given.Task().batch, "sft": given.SFT_STEPS * given.Task().minibatch}[arguments.step]
     if arguments.device == "cuda" and arguments.step != "ppo":
-        parser.error("--device: found cuda with sft, accepted is ppo")
+        raise SystemExit("--device: found cuda with sft, accepted is ppo")
     results = []
     for name, task in (TASKS if arguments.device == "cpu" else GPU_TASKS).items():
         if arguments.only in name:

@@ -16,23 +16,13 @@ from benchmarks.end_to_end import task as given
 from benchmarks.end_to_end.compare import commands
 
 TASK = given.Task(
-    layers=2,
-    width=64,
-    vocabulary=200,
-    prompt_tokens=8,
-    response_tokens=16,
-    learning_rate=3e-4,
-    score_scale=1.0,
+    layers=2, width=64, vocabulary=200, prompt_tokens=8, response_tokens=16, learning_rate=3e-4, score_scale=1.0
 )
 LAST = 10
 
 
 def main() -> None:
-    parser = command(__doc__)
-    parser.add_argument("--peer", required=True, help="python of an environment with trl 1.12")
-    parser.add_argument("--iterations", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = command(__doc__, peer=True, iterations=40, seeds=3, out=Path)
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     results: dict[str, list[list[dict]]] = {"ours": [], "trl": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,7 @@ Extra memory is the peak of a step in a process of its own, over what that held 
 import random
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ def extra(provider: str) -> int:
 
 
 def main() -> None:
-    arguments, providers = command(__doc__, rounds=5).parse_args(), steps()
+    arguments, providers = command(__doc__, rounds=5, out=Path), steps()
     results = {name: torch.cat([x.flatten() for x in step()]) for name, step in providers.items()}
     for name, found in results.items():
         error = float((found - results["shared"]).abs().max() / found.abs().max())

@@ -38,20 +38,21 @@ GENERATIONS = 3
 
 def serve() -> None:
     """In a process: a turn names a row, and is answered with the seconds of a call of ours."""
+    from benchmarks.core.rows import CPU, NATIVE
     from benchmarks.core.timing import CpuMeter, contender, take_turns
-    from benchmarks.ops.floor_rows import OURS, ROWS
+    from benchmarks.ops.floors import ROWS
 
-    rows, current, ready = {row.name: row for row in ROWS}, "", {}
-    meter = CpuMeter()
+    rows, current, ready, meter = {row.name: row for row in ROWS}, "", {}, CpuMeter()
     for name in turns():
         if name != current:
             # What the last row held goes first.
             ready.clear()
-            inputs, ours = rows[name].inputs(), rows[name].ours()
+            (inputs,) = rows[name].sets(CPU)
+            ours = rows[name].providers(CPU, inputs)[NATIVE]
             with_inputs = lambda run=ours.run, given=inputs: run(given)  # noqa: E731
             with_inputs()
-            ready[OURS], current = contender(with_inputs, meter, ours.backend), name
-        say(take_turns(ready, meter, 1)[OURS][0][0])
+            ready[NATIVE], current = contender(with_inputs, meter, ours.backend), name
+        say(take_turns(ready, meter, 1)[NATIVE][0][0])
     say({})
 
 
@@ -79,13 +80,13 @@ def cells(name: str, times: dict[str, list[float]]) -> list[str]:
 
 
 def main() -> int:
-    parser = command(__doc__, rounds=15, only="rows")
-    parser.add_argument("checkout", type=Path, help="of the other version, its extension in place")
-    arguments = parser.parse_args()
+    arguments = command(__doc__, checkout_=Path, rounds=15, only="", out=Path)
     checkout = arguments.checkout.resolve()
     if not list(checkout.glob("instructrl/_C*.so")):
-        parser.error(f"checkout: found no extension in {checkout}/instructrl, accepted is one that is built in place")
-    from benchmarks.ops.floor_rows import ROWS
+        raise SystemExit(
+            f"checkout: found no extension in {checkout}/instructrl, accepted is one that is built in place"
+        )
+    from benchmarks.ops.floors import ROWS
 
     names = [row.name for row in ROWS if arguments.only in row.name]
     times = compared({OLD: checkout, NEW: ROOT, AGAIN: checkout}, names, arguments.rounds)

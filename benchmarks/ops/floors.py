@@ -4,135 +4,115 @@
 
 Every row checks its results before it is timed. A round runs each provider in turn, so that what else the machine does
 falls on all of them; figures are medians over rounds with the middle half of the rounds in brackets, and
-ratios are medians of the rounds' own ratios. The limits (read bandwidth, rate of matrix products) are measured in the
-same run. Extra memory is the peak of a call in a process of its own, over what that held with the inputs alone.
+ratios are medians of the rounds' own ratios. The limits (reading, filling fresh memory, the product of a head) are
+timed in the same rounds. Extra memory is the peak of a call in a process of its own, over what that held with the
+inputs alone. Exit code 1 where a floor is missed.
 """
 
-import os
-import statistics
 import sys
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from benchmarks.core import checks, limits
-from benchmarks.core.memory import extra_bytes, in_process
-from benchmarks.core.tables import command, markdown, median_ratio, spread, write_json
-from benchmarks.core.timing import CpuMeter, Step, contender, forced, take_turns
-from benchmarks.core.workloads import EAGER, Inputs, Provider
-from benchmarks.ops.floor_rows import BARE, OURS, ROWS, WITHOUT, Rates, Row, V
+from benchmarks.core import workloads
+from benchmarks.core.peers import Peer
+from benchmarks.core.report import missed, run
+from benchmarks.core.rows import EAGER, NATIVE, Provider, Row, V, beside, faster
+from benchmarks.core.tables import command
+from benchmarks.core.workloads import FORWARD, Inputs, Run
 from instructrl import kernels
+from instructrl.ops import logprobs
 
 
-def rates(rounds: int) -> Rates:
-    x = torch.randn(2**26)
-    # As a language-model head multiplies, with rows of the output as far apart as the linear ops have them.
-    a, b, out = torch.randn(512, 256), torch.randn(V, 256).t(), torch.empty(512, 50304)[:, :V]
-    meter = CpuMeter()
-    return Rates(
-        read_bytes_per_s=limits.rate((x.sum, x.nbytes), meter, rounds),
-        fresh_bytes_per_s=limits.rate((lambda: torch.empty(2**26).fill_(1.0), x.nbytes), meter, rounds),
-        flops_per_s=limits.rate((lambda: torch.mm(a, b, out=out), 2 * 512 * 256 * V), meter, rounds),
-    )
+def _deltas(x: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """One-step errors, values and rewards, 0 where the mask is False."""
+    mask, scores = x["mask"], x["scores"].unsqueeze(1)
+    rewards = torch.where(mask, -x["kl_coef"] * (x["logprobs"] - x["ref_logprobs"]), 0.0)
+    rewards = rewards.scatter_add_(1, mask.sum(1, keepdim=True) - 1, scores)
+    counted = torch.where(mask, x["values"], 0.0)
+    following = torch.cat([counted[:, 1:], counted.new_zeros(len(mask), 1)], dim=1)
+    return rewards + following - counted, counted, rewards
 
 
-def measured(
-    name: str,
-    providers: dict[str, Provider],
-    inputs: Inputs,
-    rounds: int,
-    compared: bool,
-    bare: Step | None = None,
-) -> dict[str, list[float]]:
-    """Seconds of each provider in each round, once all of them were found to compute the same as eager, or ours."""
-    meter, results, contenders = CpuMeter(), {}, {}
-    for key, x in providers.items():
-        with forced(x.backend):
-            results[key] = x.run(inputs)
-    if compared:
-        others = {key: x for key, x in results.items() if key != WITHOUT}
-        checks.require_agreement(name, others, results.get(EAGER, results[OURS]))
-    results.clear()
-    for key, x in providers.items():
-        contenders[key] = contender(lambda run=x.run: run(inputs), meter, x.backend)
-    if bare is not None:
-        contenders[BARE] = contender(bare, meter)
-    return {key: [wall for wall, _ in x] for key, x in take_turns(contenders, meter, rounds).items()}
+def _found(x: Inputs, found: Tensor, counted: Tensor, rewards: Tensor) -> list[Tensor]:
+    found = torch.where(x["mask"], found, 0.0)
+    return [found, torch.where(x["mask"], found + counted, 0.0), rewards]
 
 
-def measure(row: Row, rounds: int) -> dict[str, list[float]]:
-    inputs = row.inputs()
-    bare = None if row.bare is None else row.bare(inputs)
-    return measured(row.name, row.providers(), inputs, rounds, row.compared, bare)
+def time_loop(x: Inputs) -> list[Tensor]:
+    delta, counted, rewards = _deltas(x)
+    found, running = torch.empty_like(delta), delta.new_zeros(len(delta))
+    for t in range(delta.shape[1] - 1, -1, -1):
+        running = delta[:, t] + 0.95 * running
+        found[:, t] = running
+    return _found(x, found, counted, rewards)
 
 
-def extra(name: str, provider: str) -> int:
-    """Memory of a provider's first call in this process."""
-    row = next(row for row in ROWS if row.name == name)
-    inputs, x = row.inputs(), row.providers()[provider]
-    with forced(x.backend):
-        return extra_bytes(lambda: x.run(inputs))
+def matrix_product(length: int) -> Run:
+    steps = torch.arange(length)
+    weights = torch.tril(torch.full((length, length), 0.95).pow((steps.unsqueeze(1) - steps).clamp(0)))
+
+    def run(x: Inputs) -> list[Tensor]:
+        delta, counted, rewards = _deltas(x)
+        return _found(x, delta @ weights, counted, rewards)
+
+    return run
 
 
-def report(row: Row, times: dict[str, list[float]], found: Rates) -> dict[str, Any]:
-    """Print a row; returns it for the file."""
-    shown = {name: f"{spread([1e3 * x for x in values])} ms" for name, values in times.items()}
-    print(f"\n{row.name}\n  ours            {shown[OURS]}")
-    ratios = {name: median_ratio(times[name], times[OURS]) for name in row.floors}
-    for name, ratio in ratios.items():
-        verdict = "reached" if ratio >= row.floors[name] else "MISSED"
-        print(f"  {name:<15} {shown[name]}: {ratio:.2f}x, floor {row.floors[name]:g}x {verdict}")
-    result: dict[str, Any] = {"name": row.name, "seconds": times, "ratios": ratios, "floors": row.floors}
-    limit = row.limit(found)
-    if limit is not None:
-        result["share_of_limit"] = share = limit[0] / statistics.median(times[OURS])
-        print(f"  limit           {1e3 * limit[0]:.3g} ms ({limit[1]}): ours reaches {100 * share:.0f}% of it")
-    if BARE in times:
-        result["share_of_limit"] = share = median_ratio(times[BARE], times[OURS])
-        print(f"  limit           {shown[BARE]} (its matrix products alone): {100 * share:.0f}% of ours")
-    if row.memory:
-        ours, theirs = (in_process(extra, row.name, provider) for provider in (OURS, row.memory))
-        result["extra_bytes"] = {OURS: ours, row.memory: theirs}
-        less = f"{ours / theirs:.3f} of {row.memory}'s {theirs / 1e6:.0f} MB"
-        print(f"  extra memory    {ours / 1e6:.0f} MB, {less}")
-    return result
+def multinomial(x: Inputs) -> list[Tensor]:
+    return [torch.multinomial(torch.softmax(x["logits"], dim=-1), 1).squeeze(1)]
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: a line an op, ratios of times against each of those it was measured beside."""
-    lines = []
-    for row in results:
-        share = f"{100 * row['share_of_limit']:.0f}%" if "share_of_limit" in row else ""
-        head = [row["name"], share, " / ".join(f"{x / 1e6:.0f} MB" for x in row.get("extra_bytes", {}).values())]
-        for provider, ratio in row["ratios"].items():
-            lines.append([head[0], provider, f"{ratio:.2f}", f"{row['floors'][provider]:g}", *head[1:]])
-            head = ["", "", ""]
-    return markdown(("op, shape", "against", "times as fast", "asked for", "of the limit", "extra memory"), lines)
+def over_a_copy(x: Inputs) -> Callable[[], Tensor]:
+    """The backward in place, which means over what a model just made."""
+    return lambda: logprobs.token_logprobs(x["logits"], x["tokens"], inplace_backward=True)
+
+
+LOGITS, TOKENS, PRODUCT = 1024 * V * 4, 512 * 1024, 2 * 2048 * 256 * V
+# What formulas of others return: without the metrics.
+ADVANTAGES = replace(workloads.PPO_ADVANTAGES, call=lambda **x: workloads.PPO_ADVANTAGES.call(**x)[:3])
+PER_LOGIT = {"work": workloads.TOKEN_LOGPROBS, "shape": (1024, V), "tiny": (5, 67)}
+HEAD = {"shape": (256, V, 2048), "tiny": (8, 67, 6)}
+ROWS = (
+    Row(name="pairwise ranking 64x9, fwd+bwd", work=workloads.RANKING, shape=(64, 9), tiny=(6, 5),
+        targets=faster(eager=1.7, compile=2.5)),
+    Row(name="pairwise ranking 4096x9, fwd+bwd", work=workloads.RANKING, shape=(4096, 9), tiny=(6, 5),
+        targets=faster(eager=5.0, compile=5.0)),
+    # Three tensors and a mask in, three tensors out. The reference is a scan that doubles its steps.
+    Row(name="ppo_advantages 512x1024", work=ADVANTAGES, shape=(512, 1024), tiny=(4, 1024), compile=False,
+        counts=workloads.prefixes(0.5), limit=lambda x: {"read": 25 * TOKENS},
+        targets=faster(time_loop=20.0, matrix_product=5.0, eager=5.0),
+        others={"time loop": Provider(run=time_loop), "matrix product": Provider(run=matrix_product(1024))}),
+    Row(name="ppo_loss 512x1024, fwd+bwd", work=workloads.PPO, shape=(512, 1024), tiny=(4, 37),
+        counts=workloads.scattered(0.8), limit=lambda x: {"read": (25 + 8 + 16) * TOKENS},
+        targets=faster(eager=12.0, compile=2.0)),
+    Row(name=f"token_logprobs 1024x{V} float32, fwd", part=FORWARD, gradients=False, **PER_LOGIT,
+        limit=lambda x: {"read": LOGITS}, targets=faster(eager=10.0, compile=2.0)),
+    Row(name=f"token_logprobs 1024x{V}, fwd+bwd", **PER_LOGIT, limit=lambda x: {"read": 2 * LOGITS, "fresh": LOGITS},
+        targets=faster(eager=2.5, compile=2.0)),
+    Row(name=f"token_logprobs 1024x{V}, fwd+bwd, inplace_backward", **PER_LOGIT,
+        limit=lambda x: {"read": 3 * LOGITS}, targets=faster(eager=8.0, compile=5.0),
+        others={NATIVE: beside(Peer(adapt=over_a_copy, writes_over=True), ("logits",), backend=NATIVE)}),
+    # Most logits are made twice: per-token gradients are not known in the forward.
+    Row(name=f"linear_token_logprobs 2048x256 -> {V}, fwd+bwd", work=workloads.LINEAR_LOGPROBS, **HEAD,
+        limit=lambda x: {"head product": 4 * PRODUCT}, targets=faster(eager=1.3, compile=1.0)),
+    Row(name=f"linear_ppo_loss 2048x256 -> {V}, fwd+bwd", work=workloads.LINEAR_PPO, **HEAD,
+        limit=lambda x: {"head product": 3 * PRODUCT}, targets=faster(eager=1.6, compile=1.2)),
+    Row(name=f"sample_tokens 64x{V}", work=workloads.SAMPLING, shape=(64, V), tiny=(3, 67), compile=False,
+        limit=lambda x: {"read": 64 * V * 4}, others={EAGER: Provider(run=multinomial)}, targets=faster(eager=20.0)),
+)  # fmt: skip
 
 
 def main() -> int:
-    """Print the table. Exit code 1 where a floor is missed."""
-    arguments = command(__doc__, rounds=9, only="rows").parse_args()
-    if kernels.why_missing("native"):
-        print(f"floors: {kernels.why_missing('native')}", file=sys.stderr)
+    arguments = command(__doc__, rounds=9, only="", out=Path)
+    if kernels.why_missing(NATIVE):
+        print(f"floors: {kernels.why_missing(NATIVE)}", file=sys.stderr)
         return 2
-    found = rates(arguments.rounds)
-    tunables = os.environ.get("GLIBC_TUNABLES", "default allocator")
-    print(f"{kernels.about('native')}\n{torch.get_num_threads()} threads, {tunables}")
-    rate = f"read {found.read_bytes_per_s / 1e9:.1f} GB/s, fresh memory {found.fresh_bytes_per_s / 1e9:.1f} GB/s"
-    print(f"{rate}, matrix products {found.flops_per_s / 1e9:.0f} GFLOP/s")
-    results = []
-    for row in ROWS:
-        if arguments.only in row.name:
-            results.append(report(row, measure(row, arguments.rounds), found))
-            torch.compiler.reset()
-    if arguments.out:
-        head = {"about": kernels.about("native"), "threads": torch.get_num_threads(), "rates": asdict(found)}
-        write_json(arguments.out, {**head, "allocator": tunables, "rows": results})
-        arguments.out.with_suffix(".md").write_text(table(results), encoding="utf-8")
-    missed = [row for row in results if any(row["ratios"][p] < f for p, f in row["floors"].items())]
-    return 1 if missed else 0
+    found = run(__spec__.name, ROWS, arguments, memory=lambda name: name in (NATIVE, EAGER))
+    return 1 if missed(found) else 0
 
 
 if __name__ == "__main__":

@@ -8,27 +8,22 @@ import torch
 from torch import Tensor
 
 from benchmarks.core import workloads
-from benchmarks.core.workloads import FORWARD, Draw, Inputs, Workload
+from benchmarks.core.rows import Row
+from benchmarks.core.workloads import FORWARD, GAE, PPO_ADVANTAGES, WHITEN, Draw, Inputs, Workload, workload
 from benchmarks.ops import option_formulas as plain
-from benchmarks.ops.option_rows import Option
-from instructrl.ops import advantages, groups
+from benchmarks.ops.option_rows import option
 from instructrl.ops.advantage_settings import GAESettings, GroupSettings, RewardSettings, WhitenSettings
 from instructrl.ops.advantage_terms import Ends
 from instructrl.ops.ppo_settings import KLEstimator
 
 
-def ends(draw: Draw, x: Inputs) -> Inputs:
-    return {"dones": draw.normal(*x["mask"].shape) > 2.0, "bootstrap": draw.normal(len(x["mask"]))}
-
-
 def with_ends(dones: Tensor, bootstrap: Tensor, **x: Any) -> tuple[Tensor, ...]:
-    return advantages.generalized_advantages(**x, ends=Ends(dones=dones, bootstrap=bootstrap))
+    return GAE.call(**x, ends=Ends(dones=dones, bootstrap=bootstrap))
 
 
-def gae_row(option: str, call: Callable[..., Any], formula: Callable[..., Any], **more: Any) -> Option:
-    """A loop over time is how it is written; compiled, that would be a thousand steps, so the reference is."""
-    kept = {"work": workloads.GAE, "shape": (512, 1024), "tiny": (4, 37), "counts": workloads.prefixes(0.5)}
-    return Option(option=option, call=call, plain=formula, compiled=call, part=FORWARD, **{**kept, **more})
+def with_shaped_rewards(**x: Any) -> tuple[Tensor, ...]:
+    settings = RewardSettings(kl=KLEstimator(estimator="k3", input_clamp=0.5), score_clip=1.0)
+    return PPO_ADVANTAGES.call(**x, settings=settings)[:3]
 
 
 def shaped_rewards(logprobs: Tensor, ref_logprobs: Tensor, values: Tensor, scores: Tensor, mask: Tensor,
@@ -40,48 +35,53 @@ def shaped_rewards(logprobs: Tensor, ref_logprobs: Tensor, values: Tensor, score
     return [*plain.gae(rewards, values, mask), rewards]
 
 
-REWARDS = RewardSettings(kl=KLEstimator(estimator="k3", input_clamp=0.5), score_clip=1.0)
-WHITEN = Workload(
-    op="advantages.masked_whiten", call=advantages.masked_whiten,
-    make=lambda draw, *shape: {"x": draw.normal(*shape), "mask": draw.mask(*shape)},
-)  # fmt: skip
-SCORES = Workload(
-    op="groups.group_advantages", call=groups.group_advantages,
-    make=lambda draw, number: {"scores": draw.normal(number), "groups": torch.arange(number) // 8,
-                               "num_groups": number // 8},
-)  # fmt: skip
+PREFIXES = workloads.prefixes(0.5)
 
 
-def whiten_row(option: str, formula: Callable[..., Tensor], add: Any = None, **settings: Any) -> Option:
-    call = partial(advantages.masked_whiten, settings=WhitenSettings(**settings))
-    more = {"add": add} if add else {}
-    return Option(option=option, work=WHITEN, call=call, plain=formula, shape=(512, 1024), tiny=(6, 37), part=FORWARD,
-                  counts=workloads.scattered(0.8), **more)  # fmt: skip
+def gae_row(text: str, formula: Callable[..., Any], call: Callable[..., Any], work: Workload = GAE,
+            counts: Any = PREFIXES, **more: Any) -> Row:  # fmt: skip
+    """A loop over time is how it is written; compiled, that would be a thousand steps, so the reference is."""
+    return option(text, work, formula, call, compiled=call, shape=(512, 1024), tiny=(4, 37), part=FORWARD,
+                  counts=counts, **more)  # fmt: skip
 
 
-def group_row(option: str, baseline: str, scale: str) -> Option:
-    call = partial(groups.group_advantages, settings=GroupSettings(baseline=baseline, scale=scale))
+def whiten_row(text: str, formula: Callable[..., Tensor], add: Any = None, **settings: Any) -> Row:
+    call = partial(WHITEN.call, settings=WhitenSettings(**settings))
+    return option(text, WHITEN, formula, call, add=add, shape=(512, 1024), tiny=(6, 37), part=FORWARD,
+                  counts=workloads.scattered(0.8))  # fmt: skip
+
+
+def _scores(draw: Draw, number: int) -> Inputs:
+    return {"scores": draw.normal(number), "groups": torch.arange(number) // 8, "num_groups": number // 8}
+
+
+GROUPS = workload("groups.group_advantages", _scores)
+
+
+def group_row(text: str, baseline: str, scale: str) -> Row:
+    call = partial(GROUPS.call, settings=GroupSettings(baseline=baseline, scale=scale))
     formula = plain.group_advantages(baseline, scale == "deviation")
-    return Option(option=option, work=SCORES, call=call, plain=formula, shape=(4096,), tiny=(24,), part=FORWARD,
-                  alone=True)  # fmt: skip
+    return option(text, GROUPS, formula, call, shape=(4096,), tiny=(24,), part=FORWARD, alone=True)
 
 
 ADVANTAGE_ROWS = (
-    gae_row("ends of episodes, a value behind", with_ends, plain.gae, add=ends),
-    gae_row("lambda a sequence", advantages.generalized_advantages, lambda lam, **x: plain.gae(**x, lam=lam),
-            add=lambda draw, x: {"lam": draw.normal(len(x["mask"])).sigmoid()}),
-    gae_row("lambda of the returns", partial(advantages.generalized_advantages, settings=GAESettings(value_lam=1.0)),
-            partial(plain.gae, value_lam=1.0)),
-    gae_row("gaps count", partial(advantages.generalized_advantages, settings=GAESettings(gaps="count")),
-            partial(plain.gae, gaps=True), counts=workloads.scattered(0.8)),
-    gae_row("k3, clamps", lambda **x: advantages.ppo_advantages(**x, settings=REWARDS)[:3], shaped_rewards,
-            work=workloads.PPO_ADVANTAGES),
+    gae_row("ends of episodes, a value behind", plain.gae, with_ends, add={
+        "dones": lambda draw, x: draw.normal(*x["mask"].shape) > 2.0,
+        "bootstrap": lambda draw, x: draw.normal(len(x["mask"])),
+    }),
+    gae_row("lambda a sequence", plain.gae, GAE.call,
+            add={"lam": lambda draw, x: draw.normal(len(x["mask"])).sigmoid()}),
+    gae_row("lambda of the returns", partial(plain.gae, value_lam=1.0),
+            partial(GAE.call, settings=GAESettings(value_lam=1.0))),
+    gae_row("gaps count", partial(plain.gae, gaps=True), partial(GAE.call, settings=GAESettings(gaps="count")),
+            counts=workloads.scattered(0.8)),
+    gae_row("k3, clamps", shaped_rewards, with_shaped_rewards, work=PPO_ADVANTAGES),
     whiten_row("the mean is kept", plain.whiten(center=False), center=False),
     whiten_row("population, epsilon beside the deviation", plain.whiten(ddof=0, epsilon_at="deviation", epsilon=1e-4),
                ddof=0, epsilon_at="deviation", epsilon=1e-4),
     whiten_row("a least variance", plain.whiten(epsilon_at="clamp"), epsilon_at="clamp"),
-    whiten_row("by group", plain.group_whiten,
-               add=lambda draw, x: {"groups": torch.arange(len(x["x"])) % 3, "num_groups": 3}),
+    whiten_row("by group", plain.group_whiten, add={"groups": lambda draw, x: torch.arange(len(x["x"])) % 3,
+                                                    "num_groups": lambda draw, x: 3}),
     group_row("GRPO", "mean", "deviation"),
     group_row("RLOO", "leave_one_out", "none"),
     group_row("Dr. GRPO", "mean", "none"),

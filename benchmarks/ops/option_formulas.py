@@ -1,5 +1,6 @@
 """The options' formulas as they are written without us: what options.py calls eager PyTorch, and compiles."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -37,6 +38,20 @@ def candidates(logits: Tensor, ids: Tensor) -> Tensor:
 
 def linear_candidates(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
     return candidates(F.linear(hidden, weight), ids)
+
+
+def statistics(logits: Tensor, tokens: Tensor) -> list[Tensor]:
+    """Log-probability, entropy, whether the token is the largest, mean logit, sum of squares of probabilities."""
+    found = torch.log_softmax(logits, dim=-1)
+    probabilities = found.exp()
+    largest, fixed = logits.argmax(-1) == tokens, probabilities.detach()
+    entropy = -(probabilities * found).sum(-1)
+    logprobs = found.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    return [logprobs, entropy, largest, logits.detach().mean(-1), fixed.square().sum(-1)]
+
+
+def linear_statistics(hidden: Tensor, weight: Tensor, tokens: Tensor) -> list[Tensor]:
+    return statistics(F.linear(hidden, weight), tokens)
 
 
 def sampled(logits: Tensor, uniforms: Tensor) -> Tensor:
@@ -116,6 +131,11 @@ def weighted(d: Tensor, ratio: Tensor) -> Tensor:
 PPO_CLIP = clip(0.2, 0.2)
 
 
+def squares(values: Tensor, old_values: Tensor, returns: Tensor) -> Tensor:
+    near = old_values + (values - old_values).clamp(-0.2, 0.2)
+    return 0.5 * torch.maximum((values - returns).square(), (near - returns).square())
+
+
 def objective(policy: Terms = PPO_CLIP, kl: Terms | None = None, critic: bool = True) -> Terms:
     """The whole loss, with a tenth of the value loss and of the KL."""
 
@@ -123,9 +143,7 @@ def objective(policy: Terms = PPO_CLIP, kl: Terms | None = None, critic: bool = 
         log_ratio = logprobs - x.get("old_logprobs", logprobs.detach())
         terms = policy(log_ratio=log_ratio, advantages=advantages, logprobs=logprobs, mask=mask)
         if critic:
-            near = x["old_values"] + (x["values"] - x["old_values"]).clamp(-0.2, 0.2)
-            squares = torch.maximum((x["values"] - x["returns"]).square(), (near - x["returns"]).square())
-            terms = terms + 0.1 * 0.5 * squares
+            terms = terms + 0.1 * squares(x["values"], x["old_values"], x["returns"])
         if kl is not None:
             terms = terms + 0.1 * kl(d=logprobs - x["ref_logprobs"], ratio=log_ratio.exp())
         return mean_of(x["weights"] * terms if "weights" in x else terms, mask)
@@ -140,6 +158,14 @@ def linear_objective(policy: Terms, critic: bool) -> Terms:
 
 def policy_terms(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, PPO_CLIP(logprobs - old_logprobs, advantages), 0.0)
+
+
+def value_terms(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, squares(values, old_values, returns), 0.0)
+
+
+def kl_terms(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, k3(logprobs - ref_logprobs, logprobs), 0.0)
 
 
 def gae(
@@ -234,7 +260,7 @@ def _rao_kupper_win(x: Tensor) -> Tensor:
     return -torch.log1p(2.0 * torch.exp(-x))
 
 
-RAO_KUPPER = ties(_rao_kupper_win, lambda x: _rao_kupper_win(x) + _rao_kupper_win(-x) + torch.tensor(3.0).log())
+RAO_KUPPER = ties(_rao_kupper_win, lambda x: _rao_kupper_win(x) + _rao_kupper_win(-x) + math.log(3.0))
 DAVIDSON = ties(
     lambda x: -torch.log(1 + torch.exp(-x) + torch.exp(-x / 2)),
     lambda x: -x / 2 - torch.log(1 + torch.exp(-x) + torch.exp(-x / 2)),

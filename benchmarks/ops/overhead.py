@@ -1,6 +1,6 @@
 """What a call costs beside its work: microseconds on inputs so small that nothing else is left.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.ops.overhead [--backend native]
+    OMP_NUM_THREADS=1 python -m benchmarks.ops.overhead [--backend native] [--rounds 15]
 
 Three figures an op: the registered private op, the public function without a gradient, and forward and backward.
 Medians of rounds that take turns. The last line is a multiplication by PyTorch itself, for the cost of autograd.
@@ -12,33 +12,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.core import workloads
-from benchmarks.core.tables import command
+from benchmarks.core.tables import command, markdown
 from benchmarks.core.timing import Step, cpu_seconds
 from benchmarks.core.workloads import Draw, Workload
 from instructrl import kernels, ops
-from instructrl.ops import advantages, ppo
 
-ROUNDS = 15
-POLICY = Workload(
-    op="ppo.clipped_policy_loss", leaves=("logprobs",), call=lambda **x: ppo.clipped_policy_loss(**x).loss,
-    make=lambda draw, *shape: {name: draw.normal(*shape) for name in ("logprobs", "old_logprobs", "advantages")}
-    | {"mask": draw.mask(*shape)},
-)  # fmt: skip
-WHITEN = Workload(
-    op="advantages.masked_whiten", call=advantages.masked_whiten,
-    make=lambda draw, *shape: {"x": draw.normal(*shape), "mask": draw.mask(*shape)},
-)  # fmt: skip
 ROWS = (
     (workloads.RANKING, (2, 3)),
     (workloads.TOKEN_LOGPROBS, (2, 4)),
-    (POLICY, (4,)),
+    (workloads.POLICY, (4,)),
     (workloads.PPO, (4,)),
     (workloads.PPO_ADVANTAGES, (2, 4)),
-    (WHITEN, (2, 4)),
+    (workloads.WHITEN, (2, 4)),
     (workloads.SAMPLING, (2, 4)),
 )
 
@@ -69,29 +57,20 @@ def steps_of(work: Workload, shape: tuple[int, ...]) -> list[Callable[[], object
 
 def multiplication() -> list[Callable[[], object]]:
     x, a = torch.randn(4), torch.randn(4).requires_grad_()
-
-    def both() -> tuple[Tensor, ...]:
-        return torch.autograd.grad((a * x).sum(), a)
-
-    return [lambda: torch.mul(x, x), lambda: x * x, both]
+    return [lambda: torch.mul(x, x), lambda: x * x, lambda: torch.autograd.grad((a * x).sum(), a)]
 
 
 def main() -> None:
-    """Print the table."""
-    parser = command(__doc__, out="")
-    parser.add_argument("--backend", default="native")
-    backend = parser.parse_args().backend
-    if kernels.why_missing(backend):
-        parser.error(f"{backend}: {kernels.why_missing(backend)}")
-    with ops.use_backend(backend):
+    arguments = command(__doc__, backend="native", rounds=15)
+    if why := kernels.why_missing(arguments.backend):
+        raise SystemExit(f"{arguments.backend}: {why}")
+    with ops.use_backend(arguments.backend):
         found = {work.op.split(".")[1]: steps_of(work, shape) for work, shape in ROWS}
         found["torch.mul"] = multiplication()
         every = {f"{name} {place}": step for name, steps in found.items() for place, step in enumerate(steps)}
-        times = cpu_seconds(every, ROUNDS)
-    print(f"{'microseconds a call':<24}{'registered':>12}{'public':>12}{'fwd + bwd':>12}")
-    for name, steps in found.items():
-        cells = [f"{1e6 * statistics.median(times[f'{name} {place}']):12.1f}" for place in range(len(steps))]
-        print(f"{name:<24}" + "".join(cells))
+        times = {name: f"{1e6 * statistics.median(x):.1f}" for name, x in cpu_seconds(every, arguments.rounds).items()}
+    rows = [[name, *(times.get(f"{name} {place}", "") for place in range(3))] for name in found]
+    print(markdown(("microseconds a call", "registered", "public", "fwd + bwd"), rows), end="")
 
 
 if __name__ == "__main__":

@@ -170,11 +170,7 @@ def last_line(table: str) -> str:
 
 
 def main() -> None:
-    parser = command(__doc__, rounds=3, only="ops")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--gib", type=float, default=4.0, help="the limit of the largest shapes")
-    parser.add_argument("--patience", type=float, default=20.0, help="seconds that one of their runs may take")
-    arguments = parser.parse_args()
+    arguments = command(__doc__, rounds=3, only="", out=Path, parts=[*PARTS], gib=4.0, patience=20.0)
     parts, only = arguments.parts, arguments.only
     found: dict[str, Any] = {"about": kernels.about("native"), "threads": torch.get_num_threads()}
     found |= {"torch": torch.__version__, "rounds": arguments.rounds, "axes": [], "few_rows": [], "largest": []}

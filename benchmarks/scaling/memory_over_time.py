@@ -9,6 +9,7 @@ once, in the first of them, is not growth.
 import io
 import json
 import os
+from pathlib import Path
 
 import numpy
 from rich.console import Console
@@ -43,9 +44,7 @@ def trainer(iterations: int) -> PPOTrainer:
 
 
 def main() -> None:
-    parser = command(__doc__)
-    parser.add_argument("--iterations", type=int, default=300)
-    arguments = parser.parse_args()
+    arguments = command(__doc__, iterations=300, out=Path)
     ppo, log = trainer(arguments.iterations), RunLog(None, Console(file=io.StringIO()))
     resident, files = [], []
     while ppo.step < arguments.iterations:

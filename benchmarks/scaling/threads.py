@@ -9,7 +9,6 @@ Medians of rounds, but means of many products in each: what a preempted thread c
 this takes precedence of what else the machine does.
 """
 
-import argparse
 import os
 import random
 import statistics
@@ -140,9 +139,7 @@ def measure(variables: dict[str, str], rounds: int, core: int) -> dict[str, list
 
 
 def main() -> None:
-    parser = command(__doc__, rounds=3)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = command(__doc__, rounds=3, out=Path, serve=False)
     if arguments.serve:
         serve()
         return
