@@ -10,6 +10,7 @@ without in turns. --newest only says what of the newest release of each host is 
 import json
 import statistics
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from benchmarks.core.machine import ROOT
@@ -78,13 +79,10 @@ def shown(found: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = command(__doc__, rounds=15, only="hosts")
-    parser.add_argument("--steps", type=int, default=10, help="of a trainer")
-    parser.add_argument("--newest", action="store_true", help="what moved in the newest release of each host")
-    given = parser.parse_args()
+    given = command(__doc__, rounds=15, only="", out=Path, steps=10, newest=False)
     hosts = [host for host in REQUIREMENTS if given.only in host]
     if not hosts:
-        parser.error(f"--only: found {given.only!r}, accepted is a part of {', '.join(REQUIREMENTS)}")
+        raise SystemExit(f"--only: found {given.only!r}, accepted is a part of {', '.join(REQUIREMENTS)}")
     if given.newest:
         moved = [_moved(host) for host in hosts]
         return int(any(moved))
