@@ -14,6 +14,7 @@ from benchmarks.core.machine import ROOT
 FOLDER = ROOT / ".venv" / "hosts"
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "trl": ("trl==1.16.0",),
+    "torchtune": ("torchtune==0.6.1", "torchao==0.9.0"),
 }
 """By host, as it was tried."""
 
