@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from instructrl.integrations.adapter import Adapter, Replacement
-from instructrl.integrations.selfcheck import Draw, Example
+from instructrl.integrations.selfcheck import Draw, Example, Sizes
 from instructrl.ops import advantages, aggregation, logprobs, ppo, ranking
 from instructrl.ops.advantage_settings import GAESettings
-from instructrl.ops.presets import PRESETS
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, ValueSettings
+from instructrl.ops.presets import PRESETS
 
 _PRESET = PRESETS["openrlhf"]
 _Number = float | Tensor | None
@@ -289,6 +289,8 @@ def _rollouts(many: int, *options: float) -> Callable[[Draw], list[Example]]:
     return examples
 
 
+_TOKENS = Sizes(batch=256, tokens=1024)
+
 ADAPTER = Adapter(
     host="openrlhf",
     distribution="openrlhf",
@@ -302,8 +304,8 @@ ADAPTER = Adapter(
             sources=("207b2f9506c3",),
             stand_in=_policy_loss,
             examples=_policies,
+            measured=_TOKENS,
             call=_as_method("PolicyLoss"),
-            gains="one pass in place of about fifteen, and no intermediate tensors for the backward",
         ),
         Replacement(
             name="openrlhf.models.loss:ValueLoss.forward",
@@ -312,8 +314,8 @@ ADAPTER = Adapter(
             sources=("ae385596ae47",),
             stand_in=_value_loss,
             examples=_values,
+            measured=_TOKENS,
             call=_as_method("ValueLoss"),
-            gains="one pass, and no intermediate tensors for the backward",
         ),
         Replacement(
             name="openrlhf.models.loss:LogExpLoss.forward",
@@ -322,7 +324,6 @@ ADAPTER = Adapter(
             stand_in=_log_exp_loss,
             examples=_pairs,
             call=_as_method("LogExpLoss"),
-            gains="finite where a rejected score is more than 88 above the chosen one",
         ),
         Replacement(
             name="openrlhf.models.utils:compute_approx_kl",
@@ -330,7 +331,7 @@ ADAPTER = Adapter(
             sources=("1aa20ac44122",),
             stand_in=_approx_kl,
             examples=_kls,
-            gains="one pass, and no intermediate tensors for the backward",
+            measured=_TOKENS,
         ),
         Replacement(
             name="openrlhf.models.utils:log_probs_from_logits",
@@ -339,7 +340,6 @@ ADAPTER = Adapter(
             stand_in=_log_probs_from_logits,
             examples=_selections,
             call=_on_a_copy,
-            gains="logits are read once forward, and the gradient is written once",
         ),
         Replacement(
             name="openrlhf.models.utils:compute_entropy",
@@ -348,7 +348,6 @@ ADAPTER = Adapter(
             stand_in=_entropy,
             examples=_entropies,
             call=_uncompiled,
-            gains="logits are read once, nothing is compiled, finite with logits of -inf",
         ),
         Replacement(
             name="openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.get_advantages_and_returns",
@@ -356,8 +355,8 @@ ADAPTER = Adapter(
             sources=("a97e6d1840c2",),
             stand_in=_advantages_and_returns,
             examples=_rollouts(2, 0.99, 0.95),
+            measured=_TOKENS,
             call=_counted,
-            gains="one scan of each row in place of a loop over tokens",
         ),
         Replacement(
             name="openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.get_cumulative_returns",
@@ -365,8 +364,8 @@ ADAPTER = Adapter(
             sources=("e10aa1131ffe",),
             stand_in=_cumulative_returns,
             examples=_rollouts(1, 0.99),
+            measured=_TOKENS,
             call=_counted,
-            gains="one scan of each row in place of a loop over tokens",
         ),
     ),
 )

@@ -1,26 +1,37 @@
-"""Packages that a host imports and that need a GPU: files of their names, for a run on a CPU that calls nothing of them.
+"""Packages that a host imports and that need a GPU: files of their names, for runs on a CPU that call nothing of them.
 
-Written to a folder, so that processes which the host starts find them too.
+python -m benchmarks.end_to_end.host_runs.absent HOST      # into the site-packages of this interpreter
 """
 
+import sys
+import sysconfig
 from pathlib import Path
 
-_RAISES = "def {name}(*args, **kwargs):\n    raise RuntimeError('{name} is not here')\n\n\n"
+_RAISES = "def {name}(*args, **kwargs):\n    raise RuntimeError('{name}: found a file in place of its package')\n"
 
-PACKAGES: dict[str, tuple[str, ...]] = {
-    "flash_attn/__init__.py": (),
-    "flash_attn/bert_padding.py": ("index_first_axis", "pad_input", "rearrange", "unpad_input"),
-    "flash_attn/utils/__init__.py": (),
-    "flash_attn/utils/distributed.py": ("all_gather",),
-    "vllm/__init__.py": ("SamplingParams",),
-    "vllm/inputs.py": ("TokensPrompt",),
-    "vllm/utils.py": ("random_uuid",),
+PACKAGES: dict[str, dict[str, tuple[str, ...]]] = {
+    "openrlhf": {
+        "flash_attn/__init__.py": (),
+        "flash_attn/bert_padding.py": ("index_first_axis", "pad_input", "rearrange", "unpad_input"),
+        "flash_attn/utils/__init__.py": (),
+        "flash_attn/utils/distributed.py": ("all_gather",),
+        "vllm/__init__.py": ("SamplingParams",),
+        "vllm/inputs.py": ("TokensPrompt",),
+        "vllm/utils.py": ("random_uuid",),
+    },
 }
-"""Names that OpenRLHF imports."""
+"""By host: files, and the names that it imports from each."""
 
 
-def write(folder: Path) -> None:
-    for path, names in PACKAGES.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("".join(_RAISES.format(name=name) for name in names) or "", encoding="utf-8")
+def write(host: str, folder: Path) -> None:
+    """Where there is no such package."""
+    present = {path.name for path in folder.iterdir()}
+    for path, names in PACKAGES.get(host, {}).items():
+        if path.split("/")[0] not in present:
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text("\n\n".join(_RAISES.format(name=name) for name in names), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(sys.argv[1], Path(sysconfig.get_path("purelib")))

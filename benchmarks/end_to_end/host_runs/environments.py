@@ -10,22 +10,31 @@ import sysconfig
 from pathlib import Path
 
 from benchmarks.core.machine import ROOT
+from benchmarks.end_to_end.host_runs import absent
 
 FOLDER = ROOT / ".venv" / "hosts"
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
+    "openrlhf": ("deepspeed==0.19.6", "transformers", "ray", "peft", "torchdata", "aiohttp", "pylatexenc", "pillow"),
     "trl": ("trl==1.16.0",),
     "torchtune": ("torchtune==0.6.1", "torchao==0.9.0"),
 }
 """By host, as it was tried."""
+ALONE: dict[str, tuple[str, ...]] = {
+    "openrlhf": ("openrlhf==0.11.2",),
+}
+"""By host, what is installed without its requirements, of which some need a GPU."""
+
+
+def _named(requirement: str, pinned: bool) -> str:
+    return requirement if pinned else requirement.partition("==")[0]
 
 
 def environment(*hosts: str, pinned: bool = True) -> str:
     """The interpreter of an environment with hosts, made where there is none. Raises RuntimeError where pip fails."""
-    requirements = [x for host in hosts for x in REQUIREMENTS[host]]
-    wanted = requirements if pinned else [x.partition("==")[0] for x in requirements]
+    wanted, alone = ([_named(x, pinned) for host in hosts for x in of.get(host, ())] for of in (REQUIREMENTS, ALONE))
     folder = FOLDER / "-".join([*hosts, *([] if pinned else ["newest"])])
     python, stamp = folder / "bin" / "python", folder / "installed"
-    digest = hashlib.sha256("\n".join(wanted).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join([*wanted, *alone]).encode()).hexdigest()
     if pinned and stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
         return str(python)
     _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)])
@@ -33,8 +42,11 @@ def environment(*hosts: str, pinned: bool = True) -> str:
     own = Path(sysconfig.get_path("purelib"))
     site = folder / "lib" / own.parent.name / "site-packages"
     (site / "own.pth").write_text(f"import site; site.addsitedir({str(own)!r})\n", encoding="utf-8")
-    if wanted:
-        _run([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *wanted])
+    for packages in (wanted, ["--no-deps", *alone] if alone else []):
+        if packages:
+            _run([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *packages])
+    for host in hosts:
+        absent.write(host, site)
     stamp.write_text(digest, encoding="utf-8")
     return str(python)
 
