@@ -1,10 +1,16 @@
-"""Builds instructrl._C (C++) and, where there is a CUDA compiler to use, instructrl._C_cuda. Metadata: pyproject.toml.
+"""Builds what is compiled in the package. Metadata: pyproject.toml.
+
+`_C_cpu.so` (C++) and, where there is a CUDA compiler to use, `_C_cuda.so` are libraries that torch loads: they have
+nothing of Python in them and torch's stable interface alone, so a wheel is for every Python and every torch that is
+promised. Builds in place (`pip install -e`, `build_ext --inplace`) make `instructrl._C` too, a module for one Python,
+where pybind11 is.
 
 INSTRUCTRL_BUILD_CUDA=1 builds the CUDA kernels although torch is a CPU build (nvcc is enough), 0 leaves them out.
 INSTRUCTRL_CUDA_ARCHITECTURES="80 90a" builds them for other GPUs. CXX and NVCC name the compilers.
 Without a C++ compiler the package installs and runs on its references.
 """
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -13,10 +19,12 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 SOURCES = ROOT / "csrc"
+LIBRARY, MODULE, CUDA_LIBRARY = "instructrl._C_cpu", "instructrl._C", "instructrl._C_cuda"
 # -ffp-contract=off: the branch a clipped loss takes must not depend on where a compiler fuses.
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-psabi"
 CUDA_ARCHITECTURES = ("80", "90a", "100")
@@ -43,13 +51,20 @@ def nvcc():
     found = os.environ.get("NVCC") or shutil.which("nvcc", path=places)
     if wanted == "1" and found is None:
         raise RuntimeError("INSTRUCTRL_BUILD_CUDA is 1 and nvcc was not found: put it on PATH or set NVCC")
+    if wanted or found is None:
+        return found if wanted == "1" else None
     import torch
 
-    return found if wanted == "1" or (wanted == "" and torch.version.cuda) else None
+    return found if torch.version.cuda else None
 
 
 class NinjaBuild(build_ext):
     """Compiles an extension's sources side by side, and again only those that changed."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        if not self.inplace:
+            self.extensions = [ext for ext in self.extensions if ext.name != MODULE]
 
     def build_extension(self, ext):
         # Only here, so that a source distribution can be made, and metadata read, without torch.
@@ -60,24 +75,34 @@ class NinjaBuild(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
-        lines = cuda_rules(torch) if ext.name.endswith("_cuda") else cpp_rules(torch)
+        make_rules = {LIBRARY: cpp_rules, MODULE: module_rules, CUDA_LIBRARY: cuda_rules}
+        lines = make_rules[ext.name](torch)
         objects = []
         for source in ext.sources:
             objects.append(str(folder / (Path(source).stem + ".o")))
             lines.append(f"build {escaped(objects[-1])}: compile {escaped(ROOT / source)}")
-        lines += [f"build {escaped(output)}: link {' '.join(map(escaped, objects))}", ""]
+        # The module is linked against the library, which is built before it and is found beside it.
+        linked = [*objects, output.with_name("_C_cpu.so")] if ext.name == MODULE else objects
+        lines += [f"build {escaped(output)}: link {' '.join(map(escaped, linked))}", ""]
         (folder / "build.ninja").write_text("\n".join(lines), encoding="utf-8")
         program = Path(ninja.BIN_DIR) / "ninja"
         subprocess.run([str(program), "-C", str(folder)], check=True)
 
     def get_ext_filename(self, fullname):
-        # The CUDA library is no Python module, so its name has no Python version in it.
-        if fullname.endswith("_C_cuda"):
-            return os.path.join(*fullname.split(".")) + ".so"
-        return super().get_ext_filename(fullname)
+        if fullname.split(".")[-1] == MODULE.split(".")[-1]:
+            return super().get_ext_filename(fullname)
+        # A library is no Python module, so its name has no Python version in it.
+        return os.path.join(*fullname.split(".")) + ".so"
 
     def get_export_symbols(self, ext):
         return []
+
+
+class LibraryWheel(bdist_wheel):
+    """A wheel for one platform and every Python."""
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
 
 
 def escaped(path):
@@ -85,10 +110,9 @@ def escaped(path):
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-def includes(torch, *others):
-    """Options for the folders of headers; those of others do not warn."""
-    folders = [Path(torch.__file__).parent / "include", *others]
-    return " ".join([f'-I"{SOURCES}"', *(f'-isystem "{folder}"' for folder in folders)])
+def includes(torch):
+    """Options for the folders of headers; those of torch do not warn."""
+    return f'-I"{SOURCES}" -isystem "{Path(torch.__file__).parent / "include"}"'
 
 
 def rules(compile_command, link_command):
@@ -109,9 +133,7 @@ def torch_libraries(torch, *names):
 
 
 def cpp_rules(torch):
-    """How instructrl._C is built."""
-    import pybind11
-
+    """How the library of the CPU is built."""
     compiler = nvcc()
     version = "" if compiler is None else cuda_version(compiler)
     built_for = "" if compiler is None else " ".join(f"sm_{x}" for x in architectures(compiler))
@@ -121,10 +143,21 @@ def cpp_rules(torch):
         "INSTRUCTRL_CUDA_ARCHITECTURES": built_for,
     }
     defines = " ".join(f"'-D{name}=\"{text}\"'" for name, text in texts.items())
-    headers = includes(torch, pybind11.get_include(), sysconfig.get_path("include"))
     return rules(
-        f"{cxx()} {CXX_FLAGS} {defines} {headers}",
-        f"{cxx()} -shared $in -o $out {torch_libraries(torch, 'torch', 'torch_cpu', 'c10')}",
+        f"{cxx()} {CXX_FLAGS} {defines} {includes(torch)}",
+        f"{cxx()} -shared -Wl,-soname,_C_cpu.so $in -o $out {torch_libraries(torch, 'torch', 'torch_cpu', 'c10')}",
+    )
+
+
+def module_rules(torch):
+    """How the Python module is built."""
+    import pybind11
+
+    headers = [f'-isystem "{folder}"' for folder in (pybind11.get_include(), sysconfig.get_path("include"))]
+    return rules(
+        f"{cxx()} {CXX_FLAGS} {' '.join(headers)}",
+        # ninja reads $$ as a dollar, the shell leaves it to the linker: the folder of the module.
+        f"{cxx()} -shared $in -o $out '-Wl,-rpath,$$ORIGIN'",
     )
 
 
@@ -143,7 +176,7 @@ def architectures(compiler):
 
 
 def cuda_rules(torch):
-    """How instructrl._C_cuda is built: for each architecture, and PTX from the last for those to come."""
+    """How the library of NVIDIA GPUs is built: for each architecture, and PTX from the last for those to come."""
     compiler = nvcc()
     found = architectures(compiler)
     targets = [f"-gencode arch=compute_{x},code=sm_{x}" for x in found]
@@ -156,15 +189,21 @@ def cuda_rules(torch):
 
 
 def extensions():
-    """What can be built here."""
+    """What can be built here, in the order in which it is."""
     if cxx() is None:
         print("instructrl: found neither g++ nor clang++: it will run on its references")
         return []
-    found = [Extension("instructrl._C", sorted(str(path.relative_to(ROOT)) for path in SOURCES.glob("**/*.cpp")))]
+    found = [Extension(LIBRARY, sources("bindings.cpp", "older_glibc.cpp", "cpu/*.cpp"))]
+    if importlib.util.find_spec("pybind11") is not None:
+        found.append(Extension(MODULE, sources("python_module.cpp")))
     if nvcc() is not None:
-        kernels = sorted(str(path.relative_to(ROOT)) for path in SOURCES.glob("cuda/*.cu"))
-        found.append(Extension("instructrl._C_cuda", kernels))
+        found.append(Extension(CUDA_LIBRARY, sources("older_glibc.cpp", "cuda/*.cu")))
     return found
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": NinjaBuild})
+def sources(*patterns):
+    """Files of csrc/ by pattern."""
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in SOURCES.glob(pattern))
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": NinjaBuild, "bdist_wheel": LibraryWheel})

@@ -1,18 +1,14 @@
-// Declares the private ops, and makes the Python module `instructrl._C`, which says how it was built.
+// Declares the private ops, and says how the library was built.
 //
-// The kernels register themselves (`STABLE_TORCH_LIBRARY_IMPL` in cpu/ and cuda/); importing the module loads them.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
+// The kernels register themselves (`STABLE_TORCH_LIBRARY_IMPL` in cpu/ and cuda/); whoever loads the library has them. It
+// holds nothing of Python, so that one file serves every version of it.
+#include <exception>
+#include <map>
 #include <string>
-#include <vector>
 
 #include "cpu/cpu_kernels.h"
 #include "schemas.h"
 #include "stable.h"
-
-#define INSTRUCTRL_TEXT_(x) #x
-#define INSTRUCTRL_TEXT(x) INSTRUCTRL_TEXT_(x)
 
 STABLE_TORCH_LIBRARY_FRAGMENT(instructrl, m) {
   for (const auto& [name, signature] : instructrl::kSchemas) {
@@ -30,23 +26,35 @@ std::string compiler() {
 #endif
 }
 
-pybind11::dict build_info() {
-  pybind11::dict info;
-  info["compiler"] = compiler();
-  info["torch"] = INSTRUCTRL_TORCH_VERSION;
-  info["torch_target"] = "2.10";
-  info["instruction_sets"] = instructrl::compiled_instruction_sets();
-  info["instruction_set"] = instructrl::cpu_kernels().name;
-  info["cuda_compiler"] = INSTRUCTRL_CUDA_COMPILER;
-  info["cuda_architectures"] = INSTRUCTRL_CUDA_ARCHITECTURES;
-  return info;
+std::map<std::string, std::string> facts() {
+  std::string sets;
+  for (const std::string& name : instructrl::compiled_instruction_sets()) sets += (sets.empty() ? "" : " ") + name;
+  std::map<std::string, std::string> found{
+      {"compiler", compiler()},
+      {"torch", INSTRUCTRL_TORCH_VERSION},
+      {"torch_target", "2.10"},
+      {"instruction_sets", sets},
+      {"instruction_set", ""},
+      {"refusal", ""},
+      {"cuda_compiler", INSTRUCTRL_CUDA_COMPILER},
+      {"cuda_architectures", INSTRUCTRL_CUDA_ARCHITECTURES},
+  };
+  // Who asks may be C, which an exception must not reach.
+  try {
+    found["instruction_set"] = instructrl::cpu_kernels().name;
+  } catch (const std::exception& error) {
+    found["refusal"] = error.what();
+  }
+  return found;
 }
 
 }  // namespace
 
-PYBIND11_MODULE(_C, module) {
-  module.doc() = "Compiled ops of instructrl; they are called through torch.ops.";
-  module.def("build_info", &build_info,
-             "compiler, torch (built with), torch_target (oldest it loads in), instruction_sets (compiled), "
-             "instruction_set (in use), cuda_compiler and cuda_architectures (empty without CUDA).");
+// A fact by its name, nullptr for a name that is none: compiler, torch (built with), torch_target (the oldest it loads in),
+// instruction_sets (compiled, the best first), instruction_set (in use, "" where `refusal` says why there is none),
+// cuda_compiler and cuda_architectures ("" where the CUDA library was not built with it).
+extern "C" __attribute__((visibility("default"))) const char* instructrl_build_info(const char* name) {
+  static const std::map<std::string, std::string> known = facts();
+  const auto found = known.find(name);
+  return found == known.end() ? nullptr : found->second.c_str();
 }

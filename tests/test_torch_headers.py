@@ -16,7 +16,7 @@ def test_the_oldest_torch_is_the_same_everywhere():
     major, minor = map(int, version.split("."))
     target = re.findall(r"#define TORCH_TARGET_VERSION (0x\w+)ULL", (CSRC / "stable.h").read_text())
     assert [int(text, 16) for text in target] == [(major << 56) | (minor << 48)]
-    assert f'info["torch_target"] = "{version}"' in (CSRC / "bindings.cpp").read_text()
+    assert f'{{"torch_target", "{version}"}}' in (CSRC / "bindings.cpp").read_text()
     needs = (ROOT / "pyproject.toml").read_text().partition("\nbuild-backend")[0]
     assert f'"torch>={version}"' in needs
     assert f"torch from {version} on" in " ".join((ROOT / "README.md").read_text().split())

@@ -11,7 +11,7 @@ from op_accuracy import assert_no_less_accurate
 from op_backends import COMPILED, PREFIXES, on, place_id
 from test_ops_cases import evaluate, public
 
-from instructrl import kernels, ops
+from instructrl import ops
 from instructrl.ops import advantages, compiled_linear, linear_chunks, logprobs, ppo, private_ops
 from instructrl.ops.cases import CASES
 from instructrl.ops.compiled import candidates, statistics, vocab_shards
@@ -372,14 +372,3 @@ def test_a_masked_token_is_dropped_before_the_matrix_product(place):
     rows = linear_chunks._rows(torch.full((4, 3), math.nan).index_fill(0, torch.tensor([0, 2]), 1.0), mask)
     assert rows.hidden.shape == (2, 3)
     assert not rows.hidden.isnan().any()
-
-
-def test_build_info():
-    if kernels.why_missing("native") is not None:
-        pytest.skip("native is not built")
-    from instructrl import _C
-
-    info = _C.build_info()
-    assert info["torch_target"] == "2.10"
-    assert info["instruction_set"] in info["instruction_sets"]
-    assert set(info["instruction_sets"]) >= {"portable"}

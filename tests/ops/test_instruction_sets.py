@@ -11,7 +11,7 @@ from instructrl import kernels
 
 pytestmark = pytest.mark.skipif(kernels.why_missing("native") is not None, reason=str(kernels.why_missing("native")))
 TESTS = Path(__file__).parent
-NAME = "import torch; from instructrl import _C; print(_C.build_info()['instruction_set'])"
+NAME = "from instructrl.kernels.native import library; print(library.build_info()['instruction_set'])"
 
 
 def run(instruction_set, *arguments):
