@@ -22,63 +22,51 @@ import transformers
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
 
+from instructrl.models.agreement import ACCEPTED, UnsuitableError, agree
 from instructrl.models.decoding import STEPS
 from instructrl.models.folders import silent, with_named_base, write_network
 from instructrl.models.paths import BATCHES, OF_A_NETWORK, SEPARATE, SHARED, Paths, shared_prompt_states
+from instructrl.models.projection import logits_of_projection
 from instructrl.models.scalar_heads import scalar_model
 from instructrl.models.shrinking import shrunken
 from instructrl.types import SharedPrompts
 
-# Half of float32's digits: rounding, which is float32's inside of many networks whatever their weights are, stays a
-# hundred times below it; a window or a position that is off moves states of such weights by tenths.
-TOLERANCE = torch.finfo(torch.float32).eps ** 0.5
 # Tokens of the longest sequence: the limits of shrunken networks are about 8, their positions as many as are tried.
 _LENGTH, _POSITIONS = 20, 64
 # Fields that change no path, and differ from model to model.
 _LABELS = ("architectures", "id2label", "label2id", "instructrl_score_bias")
-_ACCEPTED = "accepted are causal attention models whose logits are a plain projection of their states"
-
-
-class UnsuitableError(ValueError):
-    """A network that cannot be run here."""
-
-
-def agree(found: Tensor, truth: Tensor) -> bool:
-    """Whether two results are the same but for rounding."""
-    if found.shape != truth.shape:
-        return False
-    scale = truth.abs().amax(dim=-1, keepdim=True)  # a token: trained networks have some that are far larger
-    return bool(((found - truth).abs() <= TOLERANCE * scale).all())
 
 
 def paths_of(config: PretrainedConfig) -> Paths:
     """The paths of the language models of a configuration.
 
-    Raises ValueError, in one line, where the architecture is recurrent, not causal, caps or scales its logits, or
-    cannot be run by any path.
+    Raises ValueError, in one line, where the architecture is recurrent, not causal, makes its logits in another way
+    than by a projection, a scale and a soft cap, or cannot be run by any path.
     """
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsuitableError(f"model {_name(config)}: found no language model of this architecture; {_ACCEPTED}")
+        raise UnsuitableError(f"model {_name(config)}: found no language model of this architecture; {ACCEPTED}")
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     text = config.get_text_config()
     if kind.config_class is type(text) and text is not config:  # of a model of several parts the language model alone
         name, config = config.name_or_path, copy.deepcopy(text)
         config.name_or_path = name
-    return _paths(config, kind)
+    return _paths(config, kind, torch.float32)
 
 
 def paths_of_network(lm: PreTrainedModel) -> Paths:
     """The same of a language model. Raises ValueError as `paths_of` does."""
-    return _paths(lm.config, type(lm))
+    return _paths(lm.config, type(lm), lm.dtype)
 
 
-def _paths(config: PretrainedConfig, kind: type[PreTrainedModel]) -> Paths:
+def _paths(config: PretrainedConfig, kind: type[PreTrainedModel], dtype: torch.dtype) -> Paths:
     small = shrunken(config)
     small.name_or_path = ""  # what is kept holds for every folder
     fields = {name: value for name, value in small.to_dict().items() if name not in _LABELS}
     description = json.dumps(fields, sort_keys=True, default=str)
-    key = hashlib.sha256("\0".join([kind.__name__, type(config).__name__, description, *_versions()]).encode())
-    found = _kept(key.hexdigest(), lambda: _outcome(small, kind))
+    exact = dtype == torch.float64
+    words = [kind.__name__, type(config).__name__, description, str(exact), *_versions()]
+    key = hashlib.sha256("\0".join(words).encode())
+    found = _kept(key.hexdigest(), lambda: _outcome(small, kind, exact))
     if "refused" in found:
         raise UnsuitableError(f"model {_name(config)}: found {found['refused']}")
     return Paths(**{**found, "longest": None if found["longest"] is None else border(config)})
@@ -107,20 +95,27 @@ def check_weights(network: PreTrainedModel, head: nn.Module, paths: Paths) -> No
         raise UnsuitableError(f"model {name}: found weights that give NaN or infinity, accepted are finite ones")
     if not agree(states[0, 2:], truth) or not agree(states[1, 1 : 1 + short], truth[:short]):
         raise UnsuitableError(
-            f"model {name}: found weights with which states depend on padding or later tokens; {_ACCEPTED}"
+            f"model {name}: found weights with which states depend on padding or later tokens; {ACCEPTED}"
         )
 
 
-def _outcome(small: PretrainedConfig, kind: type[PreTrainedModel]) -> dict[str, Any]:
-    reason = ""
-    for dtype in (torch.float64, torch.float32):  # some networks convert to float32 on their way, and go on with it
+def _outcome(small: PretrainedConfig, kind: type[PreTrainedModel], exact: bool) -> dict[str, Any]:
+    """exact: for a network that runs in float64."""
+    found, reason = [], ""
+    # Some networks convert to float32 on their way: what they go on with fails, or their masks are infinite there.
+    for dtype in (torch.float64, torch.float32):
         try:
-            return asdict(_examine(small, kind, dtype))
+            found.append(_examine(small, kind, dtype))
         except UnsuitableError as error:
-            return {"refused": str(error)}
+            if not found:
+                return {"refused": str(error)}
         except OF_A_NETWORK as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
-    return {"refused": f"{kind.__name__}, which fails on ordinary tokens ({reason}); {_ACCEPTED}"}
+        if found and (exact or found[0].batch == next(iter(BATCHES))):
+            break
+    if not found:
+        return {"refused": f"{kind.__name__}, which fails on ordinary tokens ({reason}); {ACCEPTED}"}
+    return asdict(min(found, key=lambda paths: list(BATCHES).index(paths.batch)))
 
 
 @torch.no_grad()
@@ -128,29 +123,30 @@ def _examine(small: PretrainedConfig, kind: type[PreTrainedModel], dtype: torch.
     network = lively(small, kind, dtype)
     name = type(network).__name__
     if getattr(network, "_is_stateful", False):
-        raise UnsuitableError(f"{name}, which has a recurrent state; {_ACCEPTED}")
+        raise UnsuitableError(f"{name}, which has a recurrent state; {ACCEPTED}")
     if small.is_encoder_decoder:  # the language model's own configuration says of itself that it is none
-        raise UnsuitableError(f"{name}, which is an encoder with a decoder; {_ACCEPTED}")
+        raise UnsuitableError(f"{name}, which is an encoder with a decoder; {ACCEPTED}")
     longest = None
     if not _is_causal(network):
         longest = border(small)
         if longest is not None:  # what changes with the length of a sequence is left out by limits below it
             network = lively(without_border(small), kind, dtype)
         if longest is None or not _is_causal(network):
-            raise UnsuitableError(f"{name}, whose states depend on later tokens; {_ACCEPTED}")
+            raise UnsuitableError(f"{name}, whose states depend on later tokens; {ACCEPTED}")
     truth = plain(network, tokens_of(network))
-    check_projection(network)
+    logits = logits_of_projection(network, tokens_of(network), truth)
     batch = _first(BATCHES, lambda row: _batch_agrees(network, truth, row))
     if batch is None:
-        raise UnsuitableError(f"{name}, whose states depend on other sequences and padding; {_ACCEPTED}")
+        raise UnsuitableError(f"{name}, whose states depend on other sequences and padding; {ACCEPTED}")
     steps = _first(STEPS, lambda row: _steps_agree(network, truth, batch, row))
     if steps is None:
-        raise UnsuitableError(f"{name}, whose states cannot be had token by token; {_ACCEPTED}")
+        raise UnsuitableError(f"{name}, whose states cannot be had token by token; {ACCEPTED}")
     rows, truth_of_rows = _shared_prompts(network)
     shared = _first(SHARED, lambda row: _shared_prompts_agree(network, rows, truth_of_rows, row)) or SEPARATE
     _check_saving(network, truth)
     why = _why_no_scalar_head(network, truth, batch)
-    return Paths(batch=batch, shared=shared, steps=steps, longest=longest, no_scalar_head=why)
+    shape = {"scale": logits.scale, "softcap": logits.softcap}
+    return Paths(batch=batch, shared=shared, steps=steps, longest=longest, no_scalar_head=why, **shape)
 
 
 def lively(
@@ -193,31 +189,9 @@ def _is_causal(network: PreTrainedModel) -> bool:
     tokens = tokens_of(network)
     whole = plain(network, tokens)
     if not bool(whole.isfinite().all()):
-        raise UnsuitableError(f"{type(network).__name__}, which gives NaN or infinity; {_ACCEPTED}")
+        raise UnsuitableError(f"{type(network).__name__}, which gives NaN or infinity; {ACCEPTED}")
     # A sequence's own length comes last: some networks remember the longest that they have seen.
     return all(agree(plain(network, tokens[:length]), whole[:length]) for length in (3, 10, 15))
-
-
-def check_projection(network: PreTrainedModel) -> None:
-    """Raise ValueError where logits are not `hidden @ weight.T + bias` for any size of logits."""
-    head = network.get_output_embeddings()
-    name = type(network).__name__
-    if not isinstance(head, nn.Linear):
-        raise UnsuitableError(f"{name} without a linear output embedding; {_ACCEPTED}")
-    tokens = tokens_of(network)
-    states = plain(network, tokens)
-    factor = 1000.0 / float(head(states).abs().max())  # a cap shows where logits are beyond it
-    seen = []
-
-    def enlarge(module: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        seen.append(inputs[0][0])
-        return (factor * inputs[0],)
-
-    hook = head.register_forward_pre_hook(enlarge)
-    own = network(input_ids=tokens[None], use_cache=False).logits[0]
-    hook.remove()
-    if not (seen and agree(seen[0], states) and agree(own, head(factor * states))):
-        raise UnsuitableError(f"{name}, whose logits are capped or scaled; {_ACCEPTED}")
 
 
 def _first(rows: Iterable[str], agrees: Callable[[str], bool]) -> str | None:
@@ -310,7 +284,7 @@ def _check_saving(network: PreTrainedModel, truth: Tensor) -> None:
         )
     if not agree(plain(with_named_base(loaded.eval()), tokens_of(network)), truth):
         raise UnsuitableError(
-            f"{type(network).__name__}, which transformers saves and loads as another one; {_ACCEPTED}"
+            f"{type(network).__name__}, which transformers saves and loads as another one; {ACCEPTED}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Next-token logits of a batch that shrinks as its rows finish."""
+"""Next-token projections of a batch that shrinks as its rows finish."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROOM, _ROW_ALIGNMENT = 64, 64
 
 
 class Decoder:
-    """Next-token logits of a batch of left-padded prompts. Use without gradients.
+    """Next-token projections of a batch of left-padded prompts. Use without gradients.
 
     prompt: [B, P] int64. prompt_mask: [B, P] bool.
     """
@@ -35,8 +35,9 @@ class Decoder:
         self._states = STEPS[policy.paths.steps](policy.lm, policy.paths.batch, prompt, prompt_mask)
         self._last_hidden = self._states.start()
 
-    def logits(self) -> Tensor:
-        """[B, V] for the next token of each row that is left; the next call writes over them."""
+    def projection(self) -> Tensor:
+        """[B, V] for the next token of each row that is left, of which `Policy.logit_settings` says what logits are;
+        the next call writes over it."""
         logits = self._logits[: len(self._last_hidden), : self._weight.shape[0]]
         torch.mm(self._last_hidden.to(self._weight.dtype), self._weight.t(), out=logits)
         return logits if self._bias is None else logits.add_(self._bias)

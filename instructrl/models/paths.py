@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from instructrl import threads
+from instructrl.ops.logit_settings import LogitSettings
 from instructrl.types import SharedPrompts
 
 # What a network raises for inputs that it does not know, by the ways in which they can be strange to it.
@@ -26,7 +27,8 @@ class Paths:
     batch: of `BATCHES`. shared: of `SHARED`, or `SEPARATE`. steps: of `instructrl.models.decoding.STEPS`.
     longest: tokens of a sequence up to which a state depends on what stands before it alone; None where that is so
     for every length (rotary embeddings may change for the whole sequence where it gets longer than some border).
-    no_scalar_head: "" where the architecture can have one; else its name and why not.
+    no_scalar_head: "" where the architecture can have one; else its name and why not. scale, softcap: what is made of
+    the projection of a state, as `LogitSettings` has it.
     """
 
     batch: str
@@ -34,6 +36,11 @@ class Paths:
     steps: str
     longest: int | None = None
     no_scalar_head: str = ""
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logit_settings(self) -> LogitSettings:
+        return LogitSettings(scale=self.scale, softcap=self.softcap)
 
 
 def position_ids(mask: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from instructrl.models.conformance import paths_of_network
 from instructrl.models.folders import save_network
 from instructrl.models.vocabulary import check_vocabulary, learn_every_embedding, num_ids, tell_of_holes
 from instructrl.ops import logprobs
+from instructrl.ops.logit_settings import LogitSettings
 from instructrl.types import Sequences
 
 
@@ -20,7 +21,8 @@ class Policy(nn.Module):
 
     num_ids: of the tokens that there are, 0 to num_ids - 1; the distribution is over them. None: as many as the network
     has embeddings, which often are more. `forward` is the log-probability pass, so that a distributed wrapper around
-    the module sees it. paths: how its network is run. Raises ValueError for a network that `conformance` refuses.
+    the module sees it. paths: how its network is run, and what its logits are. Raises ValueError for a network that
+    `conformance` refuses.
     """
 
     def __init__(self, lm: PreTrainedModel, num_ids: int | None = None) -> None:
@@ -30,6 +32,11 @@ class Policy(nn.Module):
         set_residual_dropout(lm, 0.0)
         self.lm = lm
         self.num_ids = self._num_rows() if num_ids is None else num_ids
+
+    @property
+    def logit_settings(self) -> LogitSettings:
+        """What logits are of the projection that `head_inputs` and `output_embedding` are for."""
+        return self.paths.logit_settings()
 
     def train(self, mode: bool = True) -> "Policy":
         """See `train_without_noise`."""
@@ -75,6 +82,7 @@ class Policy(nn.Module):
             bias=bias,
             temperature=temperature,
             mask=sequences.response_mask,
+            logit_settings=self.logit_settings,
         )
 
     def head_inputs(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -62,7 +62,8 @@ def generate(
     ends = torch.tensor(policy.ends(end_of_text), device=prompt.device)
     decoder = Decoder(policy, prompt, prompt_mask)
     for position in range(limit):
-        tokens = sample_tokens(decoder.logits(), uniforms[rows, position], temperature=sampling.temperature)
+        shape = {"temperature": sampling.temperature, "logit_settings": policy.logit_settings}
+        tokens = sample_tokens(decoder.projection(), uniforms[rows, position], **shape)
         response[rows, position] = tokens
         response_mask[rows, position] = True
         ended = (tokens[:, None] == ends).any(dim=1)

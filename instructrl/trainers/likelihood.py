@@ -38,7 +38,13 @@ def accumulate_likelihood_gradient(
         part = part.to(device)
         hidden, weight, bias = policy.head_inputs(part)
         loss_part = linear_nll_loss(
-            hidden, weight, part.response, part.response_mask, bias=bias, num_tokens=counts[index]
+            hidden,
+            weight,
+            part.response,
+            part.response_mask,
+            bias=bias,
+            num_tokens=counts[index],
+            logit_settings=policy.logit_settings,
         )
         term = coefficient * loss_part
         term.backward()

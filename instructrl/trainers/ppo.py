@@ -179,6 +179,7 @@ class PPOTrainer(Trainer):
             temperature=config.temperature,
             num_tokens=num_tokens,
             settings=loss_settings(config),
+            logit_settings=self.policy.logit_settings,
         )
         result.loss.backward()
         return {

@@ -7,7 +7,9 @@ import torch
 from table import Row, both, cut, edited, removed, text, weights
 
 _WEIGHTS = "model/model.safetensors"
-_ATTENTION = "accepted are causal attention models whose logits are a plain projection of their states"
+_ATTENTION = (
+    "accepted are causal attention models whose logits are a projection of their states, scaled or softly capped"
+)
 _LLAMA = {
     "model_type": "llama",
     "hidden_size": 32,

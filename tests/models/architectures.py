@@ -91,10 +91,12 @@ def row(family: str) -> str:
         found = paths_of(config_of(family))
     except ValueError as error:
         said = re.search(r"found \w+,? (?:which|whose) (.*?); accepted", str(error))
-        return f"| {family} | {kind} | refused: {said[1] if said else error} | | | |"
+        return f"| {family} | {kind} | refused: {said[1] if said else error} | | | | |"
     outcome = "accepted, one sequence a completion" if found.shared == SEPARATE else "accepted, shared prompts"
     head = "no" if found.no_scalar_head else "yes"
-    return f"| {family} | {kind} | {outcome} | {found.batch} | {found.steps} | {head} |"
+    shape = ["" if found.scale == 1.0 else f"times {found.scale:g}", found.softcap and f"capped at {found.softcap:g}"]
+    logits = ", ".join(filter(None, shape))
+    return f"| {family} | {kind} | {outcome} | {found.batch} | {found.steps} | {head} | {logits} |"
 
 
 def page(rows: dict[str, str]) -> str:
@@ -112,7 +114,7 @@ def page(rows: dict[str, str]) -> str:
 
 def rows_of_the_page() -> dict[str, str]:
     """Family -> its line on the page as it stands."""
-    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.count("|") == 7]
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.count("|") == 8]
     return {line.split("|")[1].strip(): line for line in lines[2:]}
 
 
@@ -135,11 +137,14 @@ that it has. {accepted} are accepted, {shared} with shared prompts.
 - *scalar head*: whether it can be a reward model and a value function. Where transformers has no class for it,
   `instructrl.models.scalar_heads` makes one of transformers' own generic head.
 
-Refused is what is recurrent, what is not causal, what is a decoder beside an encoder, and what caps or scales its
-logits.
+- *logits*: what is made of the projection of a state: a scale, or a soft cap (a `tanh`), found by looking. The ops
+  compute them, in training as in sampling.
 
-| family | language model | outcome | batches | sampling | scalar head |
-| --- | --- | --- | --- | --- | --- |
+Refused is what is recurrent, what is not causal, what is a decoder beside an encoder, and what makes its logits in
+another way.
+
+| family | language model | outcome | batches | sampling | scalar head | logits |
+| --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 ## Not tried

@@ -9,7 +9,7 @@ REFUSALS = (
     "has a recurrent state",
     "states depend on later tokens",
     "is an encoder with a decoder",
-    "logits are capped or scaled",
+    "logits are no projection of its states",
 )
 WRITTEN_FOR = PAGE.read_text(encoding="utf-8").partition("that transformers ")[2].partition(" has")[0]
 of_its_version = pytest.mark.skipif(

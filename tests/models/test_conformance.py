@@ -20,10 +20,13 @@ from transformers import (
     Gemma3Config,
     Gemma3TextConfig,
     GPTNeoConfig,
+    GraniteConfig,
     LlamaConfig,
     MambaConfig,
+    MiniCPM3Config,
     MistralConfig,
     MixtralConfig,
+    ModernBertDecoderConfig,
     MptConfig,
     OPTConfig,
     Phi3Config,
@@ -39,7 +42,8 @@ from instructrl.models.paths import BATCHES, SEPARATE, SHARED, position_ids
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.rollout.generate import Sampling, sample_rollout
-from instructrl.types import Comparison
+from instructrl.trainers.likelihood import accumulate_likelihood_gradient
+from instructrl.types import Comparison, Sequences
 
 ENCODER = tiny_encoder(max_prompt_tokens=12, max_response_tokens=20)
 SIZE = len(ENCODER.tokenizer)
@@ -61,6 +65,24 @@ WINDOWED = {
     "bloom": BloomConfig(vocab_size=SIZE, hidden_size=32, n_layer=2, n_head=4, **SPECIAL),
     "falcon": FalconConfig(alibi=True, new_decoder_architecture=False, **SIZES),
 }
+# With what is made of the projection: scale and cap.
+SHAPED = {
+    "gemma2": (Gemma2Config(head_dim=8, **SIZES), 1.0, 30.0),
+    "gemma3": (Gemma3TextConfig(final_logit_softcapping=3.0, head_dim=8, **SIZES), 1.0, 3.0),
+    "cohere": (CohereConfig(logit_scale=0.3, **SIZES), 0.3, None),
+    "granite": (GraniteConfig(logits_scaling=3.0, **SIZES), 1 / 3, None),
+    "minicpm3": (
+        MiniCPM3Config(
+            **{**SIZES, "num_key_value_heads": 4},
+            **dict(
+                dim_model_base=4, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8
+            ),
+        ),
+        1 / 8,
+        None,
+    ),
+}
+SAMPLED = {**WINDOWED, **{name: config for name, (config, *_) in SHAPED.items()}}
 PROMPTS = ["w1 w2 w3 w4 w5", "w7"]
 
 
@@ -96,11 +118,31 @@ def test_a_saved_reward_model_scores_as_it_was_trained(name, tmp_path):
         assert abs(float(found) - float(theirs.score(states[0, -1]))) < 1e-5
 
 
-@pytest.mark.parametrize("name", sorted(WINDOWED))
+@pytest.mark.parametrize("name", sorted(SHAPED))
+def test_what_logits_are_of_a_projection(name):
+    config, scale, softcap = SHAPED[name]
+    policy = Policy(network(config))
+    assert policy.logit_settings.scale == pytest.approx(scale, rel=1e-7)
+    assert policy.logit_settings.softcap == softcap
+    ids = torch.arange(12).remainder(SIZE)[None]
+    real = torch.ones(1, 12, dtype=torch.bool)
+    rows = Sequences(prompt=ids[:, :4], prompt_mask=real[:, :4], response=ids[:, 4:], response_mask=real[:, 4:])
+    (found,), _ = accumulate_likelihood_gradient(policy, [(1.0, rows)], 1)
+    gradients = [x.grad.clone() for x in policy.parameters()]
+    policy.zero_grad()
+    logits = policy.lm(input_ids=ids, use_cache=False).logits[0, 3:-1]
+    loss = torch.nn.functional.cross_entropy(logits, ids[0, 4:])
+    loss.backward()
+    assert found == pytest.approx(loss.item(), rel=1e-6)
+    for gradient, x in zip(gradients, policy.parameters(), strict=True):
+        torch.testing.assert_close(gradient, x.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLED))
 @torch.no_grad()
 def test_samples_have_the_likelihood_of_the_plain_network(name):
     """The sampler takes tokens where the plain forward pass of the sequence so far has them, whatever the padding."""
-    policy = Policy(network(WINDOWED[name]))
+    policy = Policy(network(SAMPLED[name]))
     prompts = ["w1 w2 w3 w4 w5 w6", "w7", "w8 w9"]
     rollout = sample_rollout(policy, ENCODER, prompts, Sampling(seed=1, max_response_tokens=12))
     logprobs = policy(rollout.sequences)
@@ -208,9 +250,10 @@ def test_limits_of_the_text_part_hold():
 
 
 REFUSED = {
-    "a cap that small logits do not show": (Gemma2Config(head_dim=8, **SIZES), "logits are capped or scaled"),
-    "another cap": (Gemma3TextConfig(final_logit_softcapping=30.0, head_dim=8, **SIZES), "logits are capped or scaled"),
-    "a scale": (CohereConfig(logit_scale=0.5, **SIZES), "logits are capped or scaled"),
+    "a head of its own": (
+        ModernBertDecoderConfig(**{**SIZES, "pad_token_id": 0}),
+        "logits are no projection of its states",
+    ),
     "recurrent": (MambaConfig(vocab_size=SIZE, hidden_size=32, num_hidden_layers=2), "recurrent"),
     "not causal": (BertConfig(**WIDTHS, vocab_size=SIZE), "depend on later tokens"),
     "encoder and decoder": (

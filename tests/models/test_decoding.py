@@ -39,7 +39,7 @@ def test_logits_are_those_of_reading_everything_again(name):
     leaving = {4: [0, 3], 70: [1], 90: [0]}
     for step in range(100):
         expected = torch.stack([policy.lm(torch.tensor([text])).logits[0, -1] for text in texts])
-        torch.testing.assert_close(decoder.logits(), expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(decoder.projection(), expected, rtol=1e-9, atol=1e-9)
         if step in leaving:
             gone = torch.zeros(len(texts), dtype=torch.bool)
             gone[leaving[step]] = True
