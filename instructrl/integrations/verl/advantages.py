@@ -23,8 +23,11 @@ def counted(mask: Tensor) -> Tensor | None:
     """The mask as bool; None where it has other numbers than 0 and 1, which the host multiplies with."""
     if mask.dtype == torch.bool:
         return mask
-    found = mask != 0
-    return found if torch.equal(found.to(mask.dtype), mask) else None
+    if mask.dtype.is_floating_point or not mask.numel():
+        found = mask != 0
+        return found if torch.equal(found.to(mask.dtype), mask) else None
+    low, high = mask.aminmax()
+    return mask.to(torch.bool) if int(low) >= 0 and int(high) <= 1 else None
 
 
 def plain(*tensors: Tensor) -> bool:
@@ -35,22 +38,23 @@ def plain(*tensors: Tensor) -> bool:
 def _countable(mask: Tensor) -> Tensor | None:
     """`counted` where two tokens are: of fewer there is no variance, and the host raises."""
     found = counted(mask)
-    return found if found is not None and int(found.sum()) > 1 else None
+    return found if found is not None and int(mask.sum()) > 1 else None
 
 
 def _carried(x: Tensor, mask: Tensor) -> Tensor:
-    """The number of the next counted position, 0 behind the last one, where the mask is False."""
-    if not bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+    """The number of the next counted position, 0 behind the last one, where the mask is False and x is 0."""
+    rises = mask.view(torch.int8).diff(dim=1)
+    if not rises.numel() or int(rises.amax()) < 1:
         return x
     width = mask.shape[1]
     places = torch.where(mask, torch.arange(width, device=mask.device), width)
     return pad(x, (0, 1)).gather(1, places.flip(1).cummin(1).values.flip(1))
 
 
-def _whitened(x: Tensor, mask: Tensor, center: bool = True) -> Tensor:
-    """By the counted positions, but everywhere."""
-    found = torch.where(mask, x, 0.0).to(torch.float64)
-    stats = torch.stack([found.sum(), found.square().sum(), mask.sum()])
+def _whitened(x: Tensor, selected: Tensor, mask: Tensor, center: bool = True) -> Tensor:
+    """Everywhere, by the counted positions. selected: x where the mask is True, else 0."""
+    found = selected.to(torch.float64).flatten()
+    stats = torch.stack([found.sum(), torch.dot(found, found), mask.sum()])
     settings = WhitenSettings(center=center)
     return ops.masked_whiten(x, torch.ones_like(mask), stats=stats, settings=settings)
 
@@ -64,8 +68,8 @@ def _gae(own: Callable[..., Any]) -> Callable[..., Any]:
             return own(token_level_rewards, values, response_mask, gamma, lam)
         inputs = (token_level_rewards.detach(), values.detach())
         found, _ = ops.generalized_advantages(*inputs, mask, gamma=gamma, lam=lam)
-        found = _carried(found, mask)
-        return _whitened(found, mask), found + inputs[1]
+        everywhere = _carried(found, mask)
+        return _whitened(everywhere, found, mask), everywhere + inputs[1]
 
     return compute_gae_advantage_return
 
@@ -75,7 +79,7 @@ def _masked_whiten(own: Callable[..., Any]) -> Callable[..., Any]:
         found = _countable(mask)
         if found is None or values.requires_grad or not plain(values) or found.shape != values.shape:
             return own(values, mask, shift_mean)
-        return _whitened(values, found, shift_mean)
+        return _whitened(values, torch.where(found, values, 0.0), found, shift_mean)
 
     return masked_whiten
 

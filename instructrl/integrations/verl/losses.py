@@ -11,7 +11,7 @@ from torch import Tensor
 from instructrl.integrations.adapter import Replacement
 from instructrl.integrations.selfcheck import Draw, Example, Sizes
 from instructrl.integrations.verl.advantages import counted, plain
-from instructrl.ops import aggregation, ppo
+from instructrl.ops import ppo
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, ValueSettings
 
 _MODULE = "verl.trainer.ppo.core_algos"
@@ -60,7 +60,7 @@ def _mean(
         number = number * (mask.shape[-1] if loss_scale_factor is None else loss_scale_factor)
     weights = None
     if mode == "seq-mean-token-mean":
-        weights = aggregation.token_weights(mask, "sequence_mean_of_token_means").weights
+        weights = (1.0 / mask.sum(-1, keepdim=True).clamp(min=1)).expand(mask.shape)
     return _Mean(weights, _divisor(number, mask), dp_size)
 
 
@@ -124,7 +124,10 @@ def _policy_loss(
                 return own(*given)
             mask, settings = counted(response_mask), settings_of(config)
             mean = None if mask is None else _mean(mask, fixed_mode or loss_agg_mode, **config.global_batch_info)
-            if mask is None or settings is None or mean is None or _is_beyond(log_prob, old_log_prob, mask, settings):
+            if mask is None or settings is None or mean is None:
+                return own(*given)
+            log_ratios = torch.where(mask, log_prob.detach() - old_log_prob, 0.0)
+            if settings.ratio == "sequence" and _is_beyond(log_ratios, mask):
                 return own(*given)
             found = ppo.clipped_policy_loss(
                 log_prob,
@@ -135,31 +138,26 @@ def _policy_loss(
                 num_tokens=mean.num_tokens,
                 settings=settings,
             )
-            return mean.scaled(found.loss), _metrics(found, log_prob, old_log_prob, mask, settings)
+            return mean.scaled(found.loss), _metrics(found, log_ratios, settings.log_ratio_clamp)
 
         return compute_policy_loss
 
     return stand_in
 
 
-def _is_beyond(log_prob: Tensor, old_log_prob: Tensor, mask: Tensor, settings: PolicySettings) -> bool:
-    """Whether a ratio of a sequence is above the clamp that ours does not have."""
-    if settings.ratio == "token":
+def _is_beyond(log_ratios: Tensor, mask: Tensor) -> bool:
+    """Whether a mean over a sequence is above the clamp that ours does not have."""
+    if not log_ratios.numel() or float(log_ratios.amax()) <= _SEQUENCE_CLAMP:
         return False
-    return bool((aggregation.sequence_log_ratios(log_prob, old_log_prob, mask) > _SEQUENCE_CLAMP).any())
+    return bool((log_ratios.sum(-1) / mask.sum(-1).clamp(min=1) > _SEQUENCE_CLAMP).any())
 
 
-@torch.no_grad()
-def _metrics(
-    found: ppo.PolicyLoss, log_prob: Tensor, old_log_prob: Tensor, mask: Tensor, settings: PolicySettings
-) -> dict[str, float]:
-    """As verl names them, read from the device at once."""
-    kl = old_log_prob - log_prob
-    if settings.log_ratio_clamp is not None:
-        kl = kl.clamp_(-settings.log_ratio_clamp, settings.log_ratio_clamp)
-    clipped = found.metrics["num_policy_clipped"]
-    sums = (clipped, torch.where(mask, kl, 0.0).sum(), found.metrics.get("num_dual_clipped", clipped.new_zeros(())))
-    means = torch.stack([x.to(torch.float32) for x in sums]) / (found.metrics["num_tokens"] + 1e-8)
+def _metrics(found: ppo.PolicyLoss, log_ratios: Tensor, clamp: float | None) -> dict[str, float]:
+    """As verl names them, read from the device at once. log_ratios: 0 where the mask is False."""
+    kl = -(log_ratios if clamp is None else log_ratios.clamp(-clamp, clamp)).sum()
+    clipped, none = found.metrics["num_policy_clipped"], kl.new_zeros(())
+    sums = torch.stack([clipped.to(kl.dtype), kl, found.metrics.get("num_dual_clipped", none).to(kl.dtype)])
+    means = sums / (found.metrics["num_tokens"] + 1e-8)
     names = ("actor/pg_clipfrac", "actor/ppo_kl", "actor/pg_clipfrac_lower")
     return dict(zip(names, means.tolist(), strict=True))
 
@@ -252,7 +250,7 @@ def _policies(draw: Draw) -> list[Example]:
         new = (old + draw.normal(*shape)).requires_grad_()
         weights = draw.normal(*shape).exp() if number % 2 else None
         config = _config(draw, **(size if number >= len(_MODES) else {}))
-        given = (old, new, draw.normal(*shape), mask if number % 3 else mask.float(), mode, config, weights)
+        given = (old, new, draw.normal(*shape), mask.float() if number % 3 == 1 else mask, mode, config, weights)
         found.append(Example(given))
     return found
 
@@ -263,7 +261,7 @@ def _values(draw: Draw) -> list[Example]:
         values, mask = draw.normal(*shape), draw.lengths(*shape)
         new = (values + draw.normal(*shape)).requires_grad_()
         size = {"dp_size": 2, "batch_num_tokens": 77, "global_batch_size": 12, "loss_scale_factor": 2.5}
-        given = (new, draw.normal(*shape), values, mask if number % 3 else mask.float(), 0.5, mode)
+        given = (new, draw.normal(*shape), values, mask.float() if number % 3 == 1 else mask, 0.5, mode)
         found.append(Example(given, size if number >= len(_MODES) else {}))
     return found
 
