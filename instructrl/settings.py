@@ -4,6 +4,14 @@ is read, or refused, at once."""
 import math
 
 
+def require_not_negative(config: object, *names: str) -> None:
+    """Raise ValueError for a field of a config that is not finite and at least 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}: found {value}, accepted are 0 and positive numbers")
+
+
 def require_positive(config: object, *names: str) -> None:
     """Raise ValueError for a field of a config that is not above 0 and finite; None counts as not set."""
     for name in names:

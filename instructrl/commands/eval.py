@@ -35,7 +35,10 @@ def main(config: EvalCommand) -> int:
     texts = [prompt.text for prompt in prompts]
     work = open_workspace(reader, recipe, config)
     sampling = Sampling(
-        seed=config.seed, temperature=config.temperature, max_response_tokens=config.limits.max_response_tokens
+        seed=config.seed,
+        temperature=config.temperature,
+        truncation=config.sampling,
+        max_response_tokens=config.limits.max_response_tokens,
     )
     if holds_comparisons(config.data):
         work.log.warn(

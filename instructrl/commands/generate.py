@@ -28,6 +28,7 @@ def main(config: GenerateCommand) -> int:
             sampling = Sampling(
                 seed=config.seed,
                 temperature=config.temperature,
+                truncation=config.sampling,
                 max_response_tokens=encoder.limits.max_response_tokens,
             )
             asked = [text] * config.samples

@@ -180,8 +180,20 @@ def _kinds(target: Any, prefix: str) -> dict[str, Any]:
     return kinds
 
 
+_WHOLE = "accepted in eval and generate alone: PPO's ratios are those of the whole distribution"
+# What people look for and will not find.
+_REFUSED = {
+    "repetition_penalty": "accepted is none: a sample is of the model's own distribution",
+    **dict.fromkeys(("top_k", "top_p", "min_p", "stop"), _WHOLE),
+}
+
+
 def _hint(name: str, known: Any, form: Any = repr, others: str = "") -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+    asked = name.rpartition(".")[2]
+    same = [other for other in known if other.rpartition(".")[2] == asked]
+    if asked in _REFUSED and not same:
+        return _REFUSED[asked]
+    close = same[:1] or difflib.get_close_matches(name, known, n=1)
     return f"did you mean {form(close[0])}?" if close else f"accepted are {others or ', '.join(known)}"
 
 

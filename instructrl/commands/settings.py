@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instructrl.data.settings import Limits, LongPrompts
-from instructrl.rollout.settings import EngineName
+from instructrl.rollout.settings import EngineName, Truncation
 from instructrl.runs.named import NamedRun
-from instructrl.settings import require_positive
+from instructrl.settings import require_not_negative, require_positive
 from instructrl.trainers.settings import CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
 
 
@@ -119,8 +119,10 @@ class EvalCommand:
     fresh: bool = False
     # of everything sampled
     seed: int = 0
-    # of the sampled responses
+    # of the sampled responses; 0 takes the likeliest token
     temperature: float = 1.0
+    # which tokens are sampled from, and where a response stops
+    sampling: Truncation = Truncation()
     # rows whose prompt is longer than the limit: left out and counted, or refused
     long_prompts: LongPrompts = "drop"
     # of prompts and responses, in tokens
@@ -130,7 +132,7 @@ class EvalCommand:
         names = [name.rstrip("/") for name in (self.baseline, *self.models)]
         if len(names) < 2 or len(set(names)) < len(names):
             raise ValueError(f"models: found {list(self.models)}, accepted is at least one model, each different")
-        require_positive(self, "temperature")
+        require_not_negative(self, "temperature")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,13 +149,16 @@ class GenerateCommand:
     samples: int = 1
     # of the sampling
     seed: int = 0
-    # divides the logits: near 0 the likeliest token is taken
+    # divides the logits; 0 takes the likeliest token
     temperature: float = 1.0
+    # which tokens are sampled from, and where a response stops
+    sampling: Truncation = Truncation()
     # where a response is cut; None is 256, or half of the model's positions where they are fewer than twice as many
     max_response_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        require_positive(self, "samples", "temperature", "max_response_tokens")
+        require_positive(self, "samples", "max_response_tokens")
+        require_not_negative(self, "temperature")
         if self.prompts and self.data is not None:
             raise ValueError(f"data: found {self.data} beside prompts, accepted is one of them")
 

@@ -101,7 +101,11 @@ class Encoder:
     def decode(self, response: Tensor, response_mask: Tensor) -> list[str]:
         """Texts of responses [B, T], without the end-of-text token."""
         rows = [ids[keep].tolist() for ids, keep in zip(response, response_mask, strict=True)]
-        return [str(self.tokenizer.decode([i for i in ids if i != self.end_of_text])) for ids in rows]
+        return [self.text(ids) for ids in rows]
+
+    def text(self, ids: list[int]) -> str:
+        """Without the end-of-text token."""
+        return str(self.tokenizer.decode([i for i in ids if i != self.end_of_text]))
 
 
 def begin_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -13,8 +13,11 @@ from instructrl.models.decoding import Decoder
 from instructrl.models.passes import converted_once
 from instructrl.models.policy import Policy
 from instructrl.models.spread import unsharded
+from instructrl.ops.logit_settings import LogitSettings
 from instructrl.ops.sampling import sample_tokens
 from instructrl.rollout.randomness import keyed_uniforms
+from instructrl.rollout.settings import Truncation
+from instructrl.rollout.truncation import allowed_tokens, cut_at, stopped
 from instructrl.types import Rollout, Sequences
 
 
@@ -23,13 +26,15 @@ class Sampling:
     """How responses are drawn.
 
     seed: with the episode and the position, the key of every random number.
-    temperature: divides the logits.
+    temperature: divides the logits; 0 takes the likeliest token, the lowest id of several.
+    truncation: which tokens are drawn from, and where texts stop.
     max_response_tokens: where a response is cut.
     batch_size: prompts decoded together.
     """
 
     seed: int
     temperature: float = 1.0
+    truncation: Truncation = Truncation()
     max_response_tokens: int = 1024
     batch_size: int = 256
 
@@ -45,15 +50,16 @@ class Samples:
 @torch.no_grad()
 @converted_once()
 def generate(
-    policy: Policy, prompt: Tensor, prompt_mask: Tensor, episodes: Tensor, end_of_text: int, sampling: Sampling
+    policy: Policy, prompt: Tensor, prompt_mask: Tensor, episodes: Tensor, encoder: Encoder, sampling: Sampling
 ) -> Rollout:
     """One response to each prompt, decoded together.
 
     prompt: [B, P] int64 left-padded, prompt_mask: [B, P] bool. episodes: [B] int64, the key of each row's randomness.
-    end_of_text: with the policy's other `ends`, what finishes a response and is part of it. Finished rows leave the
-    batch.
+    encoder: whose end of text, with the policy's other `ends`, finishes a response and is part of it, and which reads
+    the responses where stop strings may end them. Finished rows leave the batch.
     """
-    num_rows, limit = prompt.shape[0], sampling.max_response_tokens
+    num_rows, limit, stop = prompt.shape[0], sampling.max_response_tokens, sampling.truncation.stop
+    end_of_text = encoder.end_of_text
     response = torch.full((num_rows, limit), end_of_text, dtype=torch.int64, device=prompt.device)
     response_mask = torch.zeros(num_rows, limit, dtype=torch.bool, device=prompt.device)
     finished = torch.zeros(num_rows, dtype=torch.bool, device=prompt.device)
@@ -62,11 +68,13 @@ def generate(
     ends = torch.tensor(policy.ends(end_of_text), device=prompt.device)
     decoder = Decoder(policy, prompt, prompt_mask)
     for position in range(limit):
-        shape = {"temperature": sampling.temperature, "logit_settings": policy.logit_settings}
-        tokens = sample_tokens(decoder.projection(), uniforms[rows, position], **shape)
+        tokens = _drawn(decoder.projection(), uniforms[rows, position], policy.logit_settings, sampling)
         response[rows, position] = tokens
         response_mask[rows, position] = True
         ended = (tokens[:, None] == ends).any(dim=1)
+        if stop:
+            said = stopped(encoder, response[rows, : position + 1].tolist(), stop)
+            ended |= torch.tensor(said, device=prompt.device)
         finished[rows[ended]] = True
         if ended.any():
             left = decoder.drop(ended)
@@ -82,6 +90,16 @@ def generate(
         response_mask=response_mask[:, :longest],
     )
     return Rollout(sequences=sequences, finished=finished)
+
+
+def _drawn(projection: Tensor, uniforms: Tensor, settings: LogitSettings, sampling: Sampling) -> Tensor:
+    if sampling.temperature == 0:
+        return projection.argmax(-1)
+    shape = {"temperature": sampling.temperature, "logit_settings": settings}
+    if not sampling.truncation.truncates:
+        return sample_tokens(projection, uniforms, **shape)
+    allowed = allowed_tokens(projection, sampling.temperature, settings, sampling.truncation)
+    return sample_tokens(projection, uniforms, allowed=allowed, **shape)
 
 
 def sample_rollout(
@@ -103,9 +121,7 @@ def sample_rollout(
             places = own[start : start + sampling.batch_size] or order[:1]  # nobody's row, for the shape of nothing
             prompt, prompt_mask = pad_left([encoded[i] for i in places], encoder.end_of_text)
             episodes = torch.tensor(places, dtype=torch.int64, device=device) + first_episode
-            parts.append(
-                generate(network, prompt.to(device), prompt_mask.to(device), episodes, encoder.end_of_text, sampling)
-            )
+            parts.append(generate(network, prompt.to(device), prompt_mask.to(device), episodes, encoder, sampling))
             advance(len(places))
     back = torch.tensor(order, device=device).argsort()
     response, response_mask, finished = (
@@ -126,7 +142,17 @@ def sample_texts(
 ) -> Samples:
     """`sample_rollout` as texts."""
     rollout = sample_rollout(policy, encoder, prompts, sampling, first_episode=first_episode)
-    return Samples(texts=response_texts(rollout, encoder), finished=rollout.finished.tolist())
+    texts = response_texts(rollout, encoder)
+    if stop := sampling.truncation.stop:
+        # The token that ended a response may have said more than a stop string, or have been no end of text.
+        whole = rollout.sequences.response_mask & ~_is_end(rollout.sequences.response, policy, encoder)
+        texts = [cut_at(text, stop) for text in encoder.decode(rollout.sequences.response, whole)]
+    return Samples(texts=texts, finished=rollout.finished.tolist())
+
+
+def _is_end(tokens: Tensor, policy: Policy, encoder: Encoder) -> Tensor:
+    ends = torch.tensor(policy.ends(encoder.end_of_text), device=tokens.device)
+    return (tokens[..., None] == ends).any(-1)
 
 
 def response_texts(rollout: Rollout, encoder: Encoder) -> list[str]:

@@ -83,9 +83,11 @@ class VLLMEngine:
         return Rollout(sequences=sequences, finished=finished).to(device)
 
     def _check(self, encoder: Encoder, sampling: Sampling) -> None:
+        if sampling.truncation.stop:
+            raise ValueError(f"stop: found {sampling.truncation.stop}, accepted by this engine are token ids alone")
         low, high = _TEMPERATURES
-        if not low <= sampling.temperature <= high:
-            raise ValueError(f"temperature: found {sampling.temperature}, accepted by vLLM is {low} to {high}")
+        if sampling.temperature and not low <= sampling.temperature <= high:
+            raise ValueError(f"temperature: found {sampling.temperature}, accepted by vLLM is 0 and {low} to {high}")
         needed = encoder.limits.max_prompt_tokens + sampling.max_response_tokens
         if needed > self._context:
             raise ValueError(f"limits: found {needed} tokens, the engine was opened for up to {self._context}")
@@ -103,9 +105,9 @@ class VLLMEngine:
             seed=keyed_seed(sampling.seed, episode),
             temperature=sampling.temperature,
             max_tokens=sampling.max_response_tokens,
-            top_p=1.0,
-            top_k=0,
-            min_p=0.0,
+            top_p=sampling.truncation.top_p,
+            top_k=sampling.truncation.top_k,
+            min_p=sampling.truncation.min_p,
             presence_penalty=0.0,
             frequency_penalty=0.0,
             repetition_penalty=1.0,

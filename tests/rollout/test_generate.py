@@ -96,7 +96,7 @@ def test_the_batch_size_changes_no_sample(policy, encoder, prompts, rollout, bat
 def test_the_order_of_the_rows_changes_no_sample(policy, encoder, prompts, rollout):
     prompt, mask = encoder.prompts(prompts)
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0))
-    found = generate(policy, prompt[order], mask[order], order, encoder.end_of_text, SAMPLING)
+    found = generate(policy, prompt[order], mask[order], order, encoder, SAMPLING)
     assert responses(found) == [responses(rollout)[i] for i in order]
     assert torch.equal(found.finished, rollout.finished[order])
 

@@ -16,6 +16,7 @@ from instructrl.models.policy import Policy
 from instructrl.rollout.engines import open_engine
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.randomness import keyed_seed
+from instructrl.rollout.settings import Truncation
 from instructrl.rollout.vllm_engine import VLLMEngine
 from instructrl.trainers.ppo import PPOTrainer
 from instructrl.trainers.settings import AdamConfig, PPOConfig
@@ -144,8 +145,12 @@ def test_a_key_gives_a_sample(vllm, folder):
 def test_what_vllm_would_change_is_refused(vllm, folder):
     policy, engine = lively_policy(ENCODER), VLLMEngine(folder, ENCODER.limits)
     for temperature in (0.001, 2.5):
-        with pytest.raises(ValueError, match=rf"temperature: found {temperature}, accepted by vLLM is 0.01 to 2.0"):
+        with pytest.raises(
+            ValueError, match=rf"temperature: found {temperature}, accepted by vLLM is 0 and 0.01 to 2.0"
+        ):
             engine(policy, ENCODER, PROMPTS, replace(SAMPLING, temperature=temperature))
+    with pytest.raises(ValueError, match=r"stop: found .*, accepted by this engine are token ids alone"):
+        engine(policy, ENCODER, PROMPTS, replace(SAMPLING, truncation=Truncation(stop=("w1",))))
     with pytest.raises(ValueError, match="limits: found 21 tokens, the engine was opened for up to 20"):
         engine(policy, ENCODER, PROMPTS, replace(SAMPLING, max_response_tokens=9))
 
