@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 
+from benchmarks.end_to_end.host_runs import record
 from instructrl.integrations import openrlhf as adapter
 
 for _package in ("openrlhf", "deepspeed", "ray", "flash_attn", "vllm"):
@@ -87,3 +88,11 @@ def test_logits_are_left_as_the_host_leaves_them(installed, temperature):
     found = log_probs_from_logits(mine, ids, temperature)
     torch.testing.assert_close(mine, logits / temperature)
     torch.testing.assert_close(found, (logits / temperature).log_softmax(-1).gather(-1, ids[..., None])[..., 0])
+
+
+def test_ten_steps_of_its_trainers_are_the_same():
+    with_adapter, without = (record.run("openrlhf", "ppo", adapter=on) for on in (True, False))
+    assert len(with_adapter["replaced"]) == len(adapter.ADAPTER.replacements)
+    assert not without["replaced"]
+    assert len(without["losses"]) == 10
+    assert max(record.largest_gaps(with_adapter, without).values()) < 1e-5
