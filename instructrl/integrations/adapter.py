@@ -37,6 +37,7 @@ class Replacement:
     described: which attribute has the signature, for a class that is called by a method ("forward").
     put: how ours gets to its place where the host has an official one, returning how it leaves; None for the name
     itself, and wherever modules of the host have imported it by name.
+    named: ours, "module.attribute", where people name it or hand it over to the host, which nothing is put into then.
     device: the kind that the host's own runs on, "" where any does.
     """
 
@@ -48,17 +49,20 @@ class Replacement:
     call: Callable[..., Any] = lambda function, *args, **kwargs: function(*args, **kwargs)
     described: str = ""
     put: Callable[[Any], Callable[[], None]] | None = None
+    named: str = ""
     device: str = ""
     measured: Sizes = Sizes(batch=4, tokens=128, hidden=256, vocabulary=32000)
 
 
 class Row(NamedTuple):
     """Of a report. why: it is left alone, in a line; "" where it is, or can be, replaced. foreseen: because the host
-    has it for another device, which is no problem."""
+    has it for another device, which is no problem. named: as in `Replacement`.
+    """
 
     name: str
     why: str
     foreseen: bool = False
+    named: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +89,13 @@ class Report:
         return (*unknown, *(f"{row.name}: {row.why}" for row in self.left_alone if not row.foreseen))
 
     def __str__(self) -> str:
-        replaced = [row.name for row in self.rows if not row.why]
+        replaced = [row.name for row in self.rows if not row.why and not row.named]
         done = "replaced" if self.installed else "can be replaced"
-        count = f"{len(replaced)} of {len(self.rows)} functions {done}" if self.version else "nothing to replace"
+        of = sum(not row.named for row in self.rows)
+        count = f"{len(replaced)} of {of} functions {done}" if self.version else "nothing to replace"
         lines = [f"instructrl for {self.host} {self.version}: {count}".replace(" :", ":")]
         lines += [f"  {'replaced' if self.installed else 'to replace':11} {name}" for name in replaced]
+        lines += [f"  to name     {row.named} for {row.name}" for row in self.rows if row.named and not row.why]
         foreseen = [f"{row.name}: {row.why}" for row in self.left_alone if row.foreseen]
         return "\n".join([*lines, *(f"  left alone  {each}" for each in (*self.problems, *foreseen))])
 
@@ -133,7 +139,8 @@ class Adapter:
             raise AdapterError("\n".join(report.problems))
         if self.host in _INSTALLED:
             return report
-        passed = [each for each, row in zip(self.replacements, report.rows, strict=False) if not row.why]
+        pairs = zip(self.replacements, report.rows, strict=False)
+        passed = [each for each, row in pairs if not row.why and not row.named]
         report = replace(report, installed=True)
         _INSTALLED[self.host] = _Installed(report, [_put(each, self.package) for each in passed])
         print(report, file=sys.stderr)
@@ -201,8 +208,8 @@ def own_function(name: str) -> Any:
 
 def _row(each: Replacement, device: str) -> Row:
     if each.device and each.device != device.partition(":")[0]:
-        return Row(each.name, f"the host has it for {each.device}, checked was on {device}", foreseen=True)
-    return Row(each.name, _why_not(each, device))
+        return Row(each.name, f"the host has it for {each.device}, checked was on {device}", True, each.named)
+    return Row(each.name, _why_not(each, device), named=each.named)
 
 
 def _why_not(each: Replacement, device: str) -> str:

@@ -126,6 +126,20 @@ def test_an_official_place_is_used_where_there_is_one(host):
     assert registry == {}
 
 
+def test_what_people_name_is_checked_and_put_nowhere(host, capsys):
+    own = host.scaled
+    given = adapter(row(host, "scaled", our_scaled, named="ours.scaled"), row(host, "halved", our_halved))
+    given.install(strict=True)
+    assert host.scaled is own
+    printed = capsys.readouterr().err
+    assert "1 of 1 functions replaced" in printed
+    assert "  to name     ours.scaled for somehost.parts:scaled" in printed
+    given.uninstall()
+    broken = adapter(row(host, "scaled", wrong_gradient, named="ours.scaled"))
+    assert "to name" not in str(broken.examine())
+    assert "differs by" in str(broken.examine())
+
+
 def wrong_gradient(x, factor=2.0):
     return factor * x.detach() + 0.0 * x
 
