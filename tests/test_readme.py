@@ -152,7 +152,7 @@ def test_your_own_files_from_start_to_end(tmp_path, monkeypatch, capsys):
     """The section as it stands: the toy files, then every command on them."""
     monkeypatch.chdir(tmp_path)
     section = README.split("## Your own files and model")[1].split("\n## ")[0]
-    toy, talk = blocks(section, "python")
+    toy, talk, steps = blocks(section, "python")
     exec(compile(toy, "README.md", "exec"), {})
     (tmp_path / "toy/small.yaml").write_text(small_yaml())
     text = "\n".join(blocks(section, "bash")).replace("\\\n", " ")
@@ -165,7 +165,16 @@ def test_your_own_files_from_start_to_end(tmp_path, monkeypatch, capsys):
     assert "averaged" not in err
     exec(compile(talk, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
-    for made in ("run/report.html", "run/results.json", "ppo/report.html", "eval/results.json", "win_rates.svg"):
+    exec(compile(steps, "README.md", "exec"), {})
+    for made in (
+        "python/metrics.jsonl",
+        "python/model/model.safetensors",
+        "run/report.html",
+        "run/results.json",
+        "ppo/report.html",
+        "eval/results.json",
+        "win_rates.svg",
+    ):
         assert (tmp_path / "toy" / made).exists()
     run = {path.name for path in (tmp_path / "toy/run").iterdir()}
     table = README.split("## What a run leaves behind")[1].split("\n## ")[0]

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from instructrl import profiling
 from instructrl.models.policy import Policy
-from instructrl.models.scoring import RewardModel, ValueFunction
+from instructrl.models.scoring import ValueFunction
 from instructrl.models.spread import unsharded
 from instructrl.objectives.rewards import penalize_unfinished
 from instructrl.ops.advantages import masked_whiten, ppo_advantages
@@ -35,7 +36,7 @@ class Estimation:
 class RolloutStatistics(NamedTuple):
     """Means over the rollout's episodes, as floats.
 
-    score: the reward model's, before the rule for unfinished responses, with its standard deviation. reward: what PPO
+    score: of the responses, before the rule for unfinished responses, with its standard deviation. reward: what PPO
     maximises, the KL penalty included. kl: `sum over tokens of log pi - log pi_ref`, nats per episode. advantage_std:
     of all tokens, before they are whitened.
     """
@@ -56,16 +57,14 @@ def make_experience(
     policy: Policy,
     reference: Policy,
     value_function: ValueFunction,
-    reward_model: RewardModel,
-    end_of_text: int,
+    scores: Tensor,
     kl_coef: float,
     estimation: Estimation,
 ) -> tuple[Experience, RolloutStatistics]:
-    """Score a rollout and estimate its advantages, whitened over the whole of it.
+    """Estimate the advantages of a rollout, whitened over the whole of it.
 
     The log-probabilities are recomputed with the pass that training uses, not taken from the sampler, so that the
-    ratio of the first minibatch is 1. The reward model has learned one way for a response to end: it reads end_of_text
-    where a finished one ended with another token.
+    ratio of the first minibatch is 1. scores: [B] float32 of the responses.
     """
     sequences, size = rollout.sequences, estimation.batch_size
     with profiling.phase("logprobs"):
@@ -75,8 +74,6 @@ def make_experience(
             ref_logprobs = in_batches(lambda part: network(part, estimation.temperature), sequences, size)
     with profiling.phase("values"), unsharded(value_function) as network:
         values = in_batches(network, sequences, size)
-    with profiling.phase("score"), unsharded(reward_model) as network:
-        scores = in_batches(network, rollout.closed(end_of_text), size)
     shaped = penalize_unfinished(scores, rollout.finished, estimation.missing_eos_score)
     mask = sequences.response_mask
     with profiling.phase("advantages"):

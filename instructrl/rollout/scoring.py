@@ -1,5 +1,6 @@
 """Forward passes without gradient over many sequences: scores, likelihoods, and what is built from them."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,7 +12,7 @@ from instructrl.data.encoding import Encoder
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import unsharded
-from instructrl.types import Comparison, Sequences, num_tokens
+from instructrl.types import Comparison, Rollout, Sequences, num_tokens
 
 
 @torch.no_grad()
@@ -32,6 +33,40 @@ def in_batches(function: Callable[[Sequences], Tensor], sequences: Sequences, si
             advance(len(rows))
     padded = [x if x.dim() == 1 else F.pad(x, (0, width - x.shape[1])) for x in found]
     return distributed.gather(torch.cat(padded)[: len(own)], len(order))[order.argsort()]
+
+
+@torch.no_grad()
+def rollout_scores(reward_model: RewardModel, rollout: Rollout, end_of_text: int, batch_size: int = 32) -> Tensor:
+    """Scores of the responses of a rollout: [B] float32.
+
+    The reward model has learned one way for a response to end: it reads end_of_text where a finished one ended with
+    another token.
+    """
+    with unsharded(reward_model) as network:
+        return in_batches(network, rollout.closed(end_of_text), batch_size)
+
+
+Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+"""Prompts and their responses, without the end of text, to a number each."""
+
+
+def rewards(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+    """[N] float32 on the CPU; of a job, the main process asks. Raises ValueError unless there is a finite number for
+    each."""
+    return torch.tensor(distributed.from_main(lambda: _checked(reward(prompts, responses), len(responses))))
+
+
+def _checked(found: Sequence[float], count: int) -> list[float]:
+    if len(found) != count:
+        raise ValueError(f"reward: found {len(found)} numbers for {count} responses, accepted is one for each")
+    for number, value in enumerate(found):
+        try:
+            good = math.isfinite(value)
+        except TypeError:
+            good = False
+        if not good:
+            raise ValueError(f"reward: found {value!r} for response {number}, accepted are finite numbers")
+    return [float(value) for value in found]
 
 
 @torch.no_grad()

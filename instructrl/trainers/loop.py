@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from instructrl.rollout.randomness import keyed_generator
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, fingerprint
 from instructrl.trainers.log import Phase, RunLog
 from instructrl.trainers.optimization import NotFiniteError, Update
+from instructrl.trainers.settings import CheckpointConfig
 from instructrl.trainers.state_files import differences
 
 
@@ -76,12 +78,22 @@ class Trainer(ABC):
         """What in a step's metrics a person should know, and what to do about it."""
         return []
 
-    def run(self, log: RunLog, until: int | None = None, checkpoints: Checkpoints | None = None) -> None:
+    def run(
+        self,
+        log: RunLog | str | Path | None = None,
+        until: int | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         """Train up to step `until` (None: to the end), writing the metrics of every step.
 
-        checkpoints: where the state is saved when it is time, and when a signal asks to leave. Raises RuntimeError
-        where a number is not finite or memory does not suffice, `Interrupted` after a signal.
+        log: a folder for metrics and checkpoints, where what an earlier call left is gone on with, to the same bits; or
+        a `RunLog`; None shows the progress and writes nothing. checkpoints: where the state is saved when it is time,
+        and when a signal asks to leave. Raises RuntimeError where a number is not finite or memory does not suffice,
+        `Interrupted` after a signal.
         """
+        if not isinstance(log, RunLog):
+            self._run_in(None if log is None else Path(log), until)
+            return
         end = self.num_steps if until is None else min(until, self.num_steps)
         for text in self.concerns():
             log.warn(f"{self.phase}: {text}")
@@ -101,6 +113,20 @@ class Trainer(ABC):
                 shown.advance(units=units, note=self.headline(metrics), profile=profile)
                 if leaving:
                     raise interruption.Interrupted(leaving)
+
+    def _run_in(self, folder: Path | None, until: int | None) -> None:
+        log = RunLog(folder, continued=True)
+        if folder is None:
+            self.run(log, until)
+            return
+        checkpoints = Checkpoints(folder / "checkpoints", CheckpointConfig(), log.warn)
+        if (found := checkpoints.newest()) is not None:
+            self.resume(found)
+        distributed.from_main(lambda: log.rewind(0 if found is None else found.metrics_bytes))
+        first = self.step
+        self.run(log, until, checkpoints)
+        if self.step > first:
+            self.save(checkpoints, log)
 
     def save(self, checkpoints: Checkpoints, log: RunLog, shown: Phase | None = None) -> None:
         """Write a checkpoint of the state as it is."""

@@ -20,6 +20,7 @@ from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.experience import Estimation, RolloutStatistics, make_experience
 from instructrl.rollout.generate import Sampling, response_texts, sample_rollout
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
+from instructrl.rollout.scoring import Reward, rewards, rollout_scores
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient, select_microbatch
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import Update
@@ -27,7 +28,7 @@ from instructrl.trainers.settings import PPOConfig
 from instructrl.types import Experience, Rollout, Sequences
 
 # Behind the seed in a key: what the numbers are drawn for. Who changes one changes the samples of every run.
-_PROMPT_ORDER, _MINIBATCH_ORDER, _RESPONSES, _BLOCK_ORDER = 0, 1, 2, 3
+_PROMPT_ORDER, _MINIBATCH_ORDER, _RESPONSES, _BLOCK_ORDER, _VALUE_HEAD = range(5)
 
 # Looks at a rollout batch, given the prompts' texts; what it returns is logged with the iteration and used nowhere.
 RolloutObserver = Callable[[Sequence[str], Rollout], Mapping[str, float]]
@@ -37,9 +38,10 @@ class PPOTrainer(Trainer):
     """Iterations of: sample a rollout batch, score it, take the minibatches.
 
     policy: trained in place; its start is kept as the reference of the KL. reward_model: fixed, though in a job it may
-    be cut in place (`models.spread`); the value function starts as its copy. prompts: texts. blocks: [N, L] int64 of
-    plain text, needed where `ptx_coef` is positive.
-    engine: samples the responses.
+    be cut in place (`models.spread`); the value function starts as its copy, and without one as the policy's, with a
+    head of its own. prompts: texts. reward: any function from prompts and responses to a number each, beside the reward
+    model, whose scores it is added to, or in its place. blocks: [N, L] int64 of plain text, needed where `ptx_coef` is
+    positive. engine: samples the responses.
     The averaged weights are in `average`: they are what is evaluated and saved, the raw weights train and roll out.
     """
 
@@ -48,12 +50,13 @@ class PPOTrainer(Trainer):
     def __init__(
         self,
         policy: Policy,
-        reward_model: RewardModel,
+        reward_model: RewardModel | None,
         prompts: Sequence[str],
         encoder: Encoder,
         config: PPOConfig,
         *,
-        seed: int,
+        seed: int = 0,
+        reward: Reward | None = None,
         blocks: Tensor | None = None,
         phase: str = "ppo",
         observer: RolloutObserver | None = None,
@@ -61,15 +64,19 @@ class PPOTrainer(Trainer):
     ) -> None:
         if config.ptx_coef > 0 and blocks is None:
             raise ValueError(f"blocks: found None, ptx_coef {config.ptx_coef} needs plain text")
-        self.policy, self.reward_model, self.encoder = policy.eval(), reward_model.eval(), encoder
+        if reward_model is None and reward is None:
+            raise ValueError("reward: found None and no reward model, accepted is one of them, or both")
+        self.policy, self.reward_model, self.encoder, self.reward = policy.eval(), reward_model, encoder, reward
         self.prompts, self.blocks, self.config, self.seed = prompts, blocks, config, seed
         self.observer, self.engine = observer, engine
         self._rollout: Rollout | None = None
         # One after the other: of what is cut, as few networks as possible are whole at the same time.
         layout, example = config.passes.spread, Sequences.smallest()
-        self.value_function = ValueFunction.from_reward_model(reward_model)
+        start = reward_model or RewardModel.from_policy(policy, keyed_generator(seed, _VALUE_HEAD))
+        self.value_function = ValueFunction.from_reward_model(start)
         spread(self.value_function, layout, forward=example)
-        spread(reward_model, layout)
+        if reward_model is not None:
+            spread(reward_model.eval(), layout)
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         spread(self.reference, layout)
         self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
@@ -124,8 +131,7 @@ class PPOTrainer(Trainer):
             policy=self.policy,
             reference=self.reference,
             value_function=self.value_function,
-            reward_model=self.reward_model,
-            end_of_text=self.encoder.end_of_text,
+            scores=self._scores(prompts, rollout),
             kl_coef=self.kl_coef,
             estimation=Estimation(
                 discount=self.config.discount,
@@ -135,6 +141,15 @@ class PPOTrainer(Trainer):
             ),
         )
         return experience, statistics, observed
+
+    def _scores(self, prompts: Sequence[str], rollout: Rollout) -> Tensor:
+        scores = torch.zeros(len(prompts), device=rollout.finished.device)
+        with profiling.phase("score"):
+            if self.reward_model is not None:
+                scores += rollout_scores(self.reward_model, rollout, self.encoder.end_of_text)
+            if self.reward is not None:
+                scores += rewards(self.reward, prompts, response_texts(rollout, self.encoder)).to(scores)
+        return scores
 
     def _optimize(self, minibatch: Experience, ptx_offset: int) -> dict[str, float]:
         """One optimiser step: the gradient of equation 2, PPO's first, then the pretraining term's into the same

@@ -28,7 +28,7 @@ class RewardModelTrainer(Trainer):
         encoder: Encoder,
         config: RewardModelConfig,
         *,
-        seed: int,
+        seed: int = 0,
         phase: str = "reward_model",
     ) -> None:
         self.reward_model, self.comparisons, self.encoder, self.config = reward_model, comparisons, encoder, config

@@ -42,7 +42,7 @@ class SFTTrainer(Trainer):
         encoder: Encoder,
         config: SFTConfig,
         *,
-        seed: int,
+        seed: int = 0,
         blocks: Tensor | None = None,
         phase: str = "sft",
     ) -> None:

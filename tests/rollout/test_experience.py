@@ -10,6 +10,7 @@ from tiny import lively_policy, tiny_encoder, tiny_policy, tiny_reward_model, wo
 from instructrl.models.scoring import ValueFunction
 from instructrl.rollout.experience import Estimation, make_experience
 from instructrl.rollout.generate import Sampling, sample_rollout
+from instructrl.rollout.scoring import rollout_scores
 from instructrl.types import Experience
 
 EPS = torch.finfo(torch.float32).eps
@@ -39,8 +40,7 @@ class Setup:
             policy=self.policy,
             reference=self.reference if reference is None else reference,
             value_function=self.value_function,
-            reward_model=self.reward_model,
-            end_of_text=tiny_encoder().end_of_text,
+            scores=rollout_scores(self.reward_model, self.rollout, tiny_encoder().end_of_text),
             kl_coef=kl_coef,
             estimation=replace(Estimation(), **changes),
         )
