@@ -205,6 +205,42 @@ def test_the_triton_head_on_a_cpu_is_the_formula():
         ours(hidden, weight, ids, 0.7, "none", "a process group")
 
 
+INTERPRETED = """
+import contextlib, torch
+from triton.runtime import interpreter
+
+class Interpreter:
+    # It has masks as numbers, and takes them as bool.
+    def __init__(self, own):
+        self.own = own
+
+    def __getattr__(self, name):
+        return getattr(self.own, name)
+
+    def store(self, pointers, values, mask):
+        return self.own.store(pointers, values, mask.astype(bool))
+
+    def load(self, pointers, mask, *others):
+        return self.own.load(pointers, mask.astype(bool), *others)
+
+interpreter._interpreter = Interpreter(interpreter._interpreter)
+torch.cuda.nvtx.range = lambda *args: contextlib.nullcontext()
+from instructrl.integrations import adapter, selfcheck, verl
+
+[row] = [each for each in verl.ADAPTER.replacements if each.device]
+own = adapter.own_function(row.name)
+print("@", selfcheck.difference(own, row.stand_in(own), row.examples, row.call, "cpu") or "same")
+"""
+
+
+def test_its_triton_kernels_interpreted_give_the_numbers_of_ours():
+    """Without its assertions that tensors are on a GPU (-O)."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-O", "-c", INTERPRETED], capture_output=True, text=True, env=environment)
+    assert "@ same" in done.stdout, done.stdout + done.stderr[-2000:]
+
+
 def test_the_engines_compiled_entropy(installed):
     verl_f = importlib.import_module("verl.utils.torch_functional")
     compiled = torch.compile(verl_f.entropy_from_logits, dynamic=True, backend="aot_eager", fullgraph=True)
