@@ -77,8 +77,9 @@ def test_what_the_host_uses_is_computed_here(name):
     each = rows()[name]
     for example in selfcheck.drawn(each.examples, selfcheck.Sizes()):
         each.call(ours, *example.args, **example.kwargs)
-    # A subtraction and its absolute value.
-    assert [args[-1] for args in calls] == (["kl", "abs"] if name == "kl_penalty" else [])
+    # A subtraction and its absolute value, and what ours has no gradient of.
+    passed_on = {"kl_penalty": 2, "calculate_sum_pi_squared_from_logits": 1}
+    assert len(calls) == passed_on.get(name, 0)
 
 
 def draw(dtype=torch.float32):
@@ -203,6 +204,39 @@ def test_the_triton_head_on_a_cpu_is_the_formula():
     torch.testing.assert_close(entropy, -(exact.exp() * exact).sum(-1).float())
     with pytest.raises(RuntimeError):
         ours(hidden, weight, ids, 0.7, "none", "a process group")
+
+
+def test_with_flash_attention_it_is_checked_on_a_cpu_all_the_same(monkeypatch):
+    """Which has kernels for GPUs alone."""
+
+    def on_a_gpu(logits, *args, **kwargs):
+        raise AssertionError("a kernel for GPUs")
+
+    for module, flag in [
+        ("verl.utils.torch_functional", "FLAH_ATTN_CROSS_ENTROPY_LOSS_AVAILABLE"),
+        ("verl.utils.experimental.torch_functional", "_FLASH_ATTN_CROSS_ENTROPY_AVAILABLE"),
+    ]:
+        found = importlib.import_module(module)
+        monkeypatch.setattr(found, flag, True)
+        monkeypatch.setattr(found, "cross_entropy_loss", on_a_gpu, raising=False)
+    assert not adapter.ADAPTER.examine().problems
+    assert found._FLASH_ATTN_CROSS_ENTROPY_AVAILABLE
+
+
+def test_with_flash_attention_it_is_float32_and_overwrites_logits_as_there(monkeypatch):
+    log_probs = importlib.import_module("instructrl.integrations.verl.log_probs")
+    monkeypatch.setattr(log_probs, "_host_takes_flash_attention", lambda logits: True)
+    _, ours, _ = both("logprobs_from_logits")
+    logits, ids = draw().normal(6, 20).bfloat16(), torch.arange(6)
+    expected = torch.nn.functional.one_hot(ids, 20) - torch.softmax(logits.float(), -1)
+    given = logits.clone().requires_grad_()
+    found = ours(given * 1.0, ids)
+    assert found.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(found.sum(), given)
+    torch.testing.assert_close(gradient.float(), expected, rtol=0.01, atol=0.01)
+    leaf = logits.clone()
+    ours(leaf.requires_grad_(), ids, inplace_backward=False).sum().backward()
+    assert torch.equal(leaf.detach(), logits)
 
 
 INTERPRETED = """

@@ -10,22 +10,23 @@ from torch import Tensor
 
 from instructrl.integrations.adapter import Replacement
 from instructrl.integrations.selfcheck import Draw, Example, Sizes
-from instructrl.ops import logprobs
+from instructrl.ops import logprobs, statistics
 
 _MODULE = "verl.utils.torch_functional"
+_HEAD_MODULE = "verl.utils.experimental.torch_functional"
 
 
-def _host_takes_flash_attention() -> bool:
+def _host_takes_flash_attention(logits: Tensor) -> bool:
     """Its log-probabilities are float32 then, and their backward may overwrite the logits."""
     switched_off = os.environ.get("VERL_DISABLE_FLASH_ATTN_CE", "0") == "1"
-    return not switched_off and sys.modules[_MODULE].FLAH_ATTN_CROSS_ENTROPY_LOSS_AVAILABLE
+    return logits.is_cuda and not switched_off and sys.modules[_MODULE].FLAH_ATTN_CROSS_ENTROPY_LOSS_AVAILABLE
 
 
 def _logprobs_from_logits(own: Callable[..., Any]) -> Callable[..., Any]:
     def logprobs_from_logits(logits: Tensor, labels: Tensor, inplace_backward: bool = True) -> Tensor:
-        flash = _host_takes_flash_attention()
-        found = logprobs.token_logprobs(logits, labels, inplace_backward=inplace_backward and flash)
-        return found if flash else found.to(logits.dtype)
+        if not _host_takes_flash_attention(logits):
+            return logprobs.token_logprobs(logits, labels).to(logits.dtype)
+        return logprobs.token_logprobs(logits, labels, inplace_backward=inplace_backward)
 
     return logprobs_from_logits
 
@@ -47,6 +48,17 @@ def _entropy_from_logits_with_chunking(own: Callable[..., Any]) -> Callable[...,
         return _entropy(logits).to(torch.float32)
 
     return entropy_from_logits_with_chunking
+
+
+def _calculate_sum_pi_squared_from_logits(own: Callable[..., Any]) -> Callable[..., Any]:
+    def calculate_sum_pi_squared_from_logits(logits: Tensor) -> Tensor:
+        # Ours has no gradient, and neither has what verl makes of it.
+        if logits.requires_grad and torch.is_grad_enabled():
+            return own(logits)
+        nothing = torch.zeros(logits.shape[:-1], dtype=torch.long, device=logits.device)
+        return statistics.token_statistics(logits, nothing).sum_of_squares.to(logits.dtype)
+
+    return calculate_sum_pi_squared_from_logits
 
 
 def _cast(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,6 +103,21 @@ def _linear_cross_entropy(own: Callable[..., Any]) -> Callable[..., Any]:
     return linear_cross_entropy
 
 
+def _without_flash_attention(module: str, flag: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """To check by, on a CPU: where flash attention is installed verl takes it, and it has kernels for GPUs alone."""
+
+    def checked(function: Any, *args: Any) -> Any:
+        found = sys.modules[module]
+        taken = getattr(found, flag)
+        setattr(found, flag, taken and args[0].is_cuda)
+        try:
+            return call(function, *args)
+        finally:
+            setattr(found, flag, taken)
+
+    return checked
+
+
 def _selections(draw: Draw) -> list[Example]:
     sizes = draw.sizes
     shape = (sizes.batch, sizes.tokens)
@@ -108,6 +135,11 @@ def _distributions(draw: Draw) -> list[Example]:
         Example((draw.normal(sizes.batch * sizes.tokens, sizes.vocabulary, scale=2.0, grad=True),)),
         Example((draw.normal(*shape, scale=2.0, grad=True),)),
     ]
+
+
+def _samples(draw: Draw) -> list[Example]:
+    shape = (draw.sizes.batch, draw.sizes.tokens, draw.sizes.vocabulary)
+    return [Example((draw.normal(*shape, scale=2.0),)), Example((draw.normal(*shape[1:], grad=True),))]
 
 
 def _chunks(draw: Draw) -> list[Example]:
@@ -150,6 +182,9 @@ ROWS = (
         sources=("dffd21fe40eb",),
         stand_in=_logprobs_from_logits,
         examples=_selections,
+        call=_without_flash_attention(
+            _MODULE, "FLAH_ATTN_CROSS_ENTROPY_LOSS_AVAILABLE", lambda function, *args: function(*args)
+        ),
         measured=_LOGITS,
     ),
     Replacement(
@@ -169,12 +204,22 @@ ROWS = (
         measured=_LOGITS,
     ),
     Replacement(
-        name="verl.utils.experimental.torch_functional:FusedLinearForPPOFunction",
+        name=f"{_MODULE}:calculate_sum_pi_squared_from_logits",
+        signature="(logits)",
+        sources=("3b327751fc2e",),
+        stand_in=_calculate_sum_pi_squared_from_logits,
+        examples=_samples,
+        measured=_LOGITS,
+    ),
+    Replacement(
+        name=f"{_HEAD_MODULE}:FusedLinearForPPOFunction",
         signature="(ctx, hidden_states, vocab_weights, input_ids, temperature=1.0, chunk_size=512)",
         sources=("18956c52edd2",),
         stand_in=lambda own: _Head,
         examples=_heads,
-        call=lambda function, *args: function.apply(*args),
+        call=_without_flash_attention(
+            _HEAD_MODULE, "_FLASH_ATTN_CROSS_ENTROPY_AVAILABLE", lambda function, *args: function.apply(*args)
+        ),
         described="forward",
     ),
     Replacement(
