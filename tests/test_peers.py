@@ -1,5 +1,7 @@
 """Peers of the benchmark: each that is installed computes what its op computes, and is given only what it can take."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -29,7 +31,7 @@ PEERS = [(op, name) for op, by_name in peers.PEERS.items() for name in by_name]
 
 
 def row_of(op, name):
-    return bench.row_of(next(case for case in CASES if (case.op, case.name) == (op, name)))
+    return replace(bench.row_of(next(x for x in CASES if (x.op, x.name) == (op, name))), compile=False)
 
 
 def inputs_of(row):
@@ -47,7 +49,6 @@ def checked(row):
 @pytest.mark.parametrize(("op", "name"), PEERS)
 def test_a_peer_computes_what_the_op_computes(op, name, monkeypatch):
     monkeypatch.setattr(bench, "PEERS", {op: {name: peers.PEERS[op][name]}})
-    monkeypatch.setattr(torch, "compile", lambda function, backend: function)
     num_taken = 0
     for found in (checked(row_of(op, small)) for small in SMALL[op]):
         if name not in found:
@@ -103,15 +104,14 @@ def stand_in(monkeypatch, adapt):
     """What is found for the policy loss where `adapt` is its only peer."""
     peer = peers.Peer(adapt=adapt, mask=peers.something_counts)
     monkeypatch.setattr(bench, "PEERS", {"ppo.clipped_policy_loss": {"stand-in": peer}})
-    monkeypatch.setattr(torch, "compile", lambda function, backend: function)
     return checked(row_of("ppo.clipped_policy_loss", "(4, 5)"))
 
 
-def right(arguments):
+def right(logprobs, old_logprobs, advantages, mask):
     def call():
-        ratio = (arguments["logprobs"] - arguments["old_logprobs"]).exp()
-        gain = torch.minimum(arguments["advantages"] * ratio, arguments["advantages"] * ratio.clamp(0.8, 1.2))
-        return -(gain * arguments["mask"]).sum() / arguments["mask"].sum()
+        ratio = (logprobs - old_logprobs).exp()
+        gain = torch.minimum(advantages * ratio, advantages * ratio.clamp(0.8, 1.2))
+        return -(gain * mask).sum() / mask.sum()
 
     return call
 
@@ -123,7 +123,7 @@ def test_a_peer_that_is_right_is_timed(monkeypatch):
 
 
 def test_a_peer_that_is_not_installed_is_skipped_without_a_word(monkeypatch):
-    def missing(arguments):
+    def missing(**_):
         import a_library_that_is_not_installed  # noqa: F401  # pyright: ignore
 
     found = stand_in(monkeypatch, missing)
@@ -137,11 +137,11 @@ def test_a_peer_that_is_not_installed_is_skipped_without_a_word(monkeypatch):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda arguments: lambda: 1.001 * right(arguments)(),
-        lambda arguments: lambda: right(arguments)() * arguments["mask"].sum(),
-        lambda arguments: lambda: right(arguments)().detach(),
-        lambda arguments: lambda: (right(arguments)(), right(arguments)()),
-        lambda arguments: lambda: right(arguments)() + arguments["logprobs"].sum() * float("nan"),
+        lambda **x: lambda: 1.001 * right(**x)(),
+        lambda **x: lambda: right(**x)() * x["mask"].sum(),
+        lambda **x: lambda: right(**x)().detach(),
+        lambda **x: lambda: (right(**x)(), right(**x)()),
+        lambda **x: lambda: right(**x)() + x["logprobs"].sum() * float("nan"),
     ],
     ids=["a thousandth off", "a sum for a mean", "no gradient", "one result too many", "NaN"],
 )

@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -118,7 +120,7 @@ def test_every_step_runs_and_ours_is_eagers(float64):
 
     touch_code()
     for axis in AXES:
-        axis.make(2)()
+        step_of(axis.work, axis.shape(2))()
     shapes = [(few.work, (2, 65)) for few in FEW_ROWS] + [(row.work, row.shape(2)) for row in LARGEST]
     for work, shape in shapes:
         ours, eager = (step_of(work, shape, name)() for name in ("ours", "eager"))
@@ -131,10 +133,10 @@ def test_memory_below_the_noise_is_not_fitted():
     from benchmarks.scaling import growth
 
     sizes, least = (1, 2, 4, 8, 16, 32), growth.NOISE_BYTES
-    assert growth.memory_slope(sizes, [0, 0, 0, least, 4 * least, 16 * least]) == pytest.approx(2.0)
-    assert growth.memory_slope(sizes, [least] * 3 + [least - 1, least, 4 * least]) is None
+    assert growth.slope(sizes, [0, 0, 0, least, 4 * least, 16 * least], least) == pytest.approx(2.0)
+    assert growth.slope(sizes, [least] * 3 + [least - 1, least, 4 * least], least) is None
     eight = (1, 2, 4, 8, 16, 32, 64, 128)
-    assert growth.memory_slope(eight, [0] * 4 + [1, least, 2 * least, 4 * least]) == pytest.approx(1.0)
+    assert growth.slope(eight, [0] * 4 + [1, least, 2 * least, 4 * least], least) == pytest.approx(1.0)
 
 
 def axis_row(**measured):
@@ -231,3 +233,69 @@ def test_parts_are_measured_and_written(tmp_path, monkeypatch):
     growth.main()
     assert json.loads((tmp_path / "y.json").read_text())["axes"] == []
     assert not (tmp_path / "y.svg").exists()
+
+
+def test_threads_measures_every_phase_of_a_small_recipe():
+    from dataclasses import replace
+
+    from benchmarks.scaling import threads
+    from instructrl.runs.recipe import ModelShape
+    from instructrl.runs.settings import MINIATURE
+
+    whole = MINIATURE.recipe
+    few = replace(whole.ppo_ptx, num_episodes=2, rollout_batch=2, minibatch=2, microbatch=2)
+    recipe = replace(whole, ppo_ptx=few, pretraining=replace(whole.pretraining, batch_size=2))
+    seconds = threads.steps(recipe, ModelShape(layers=1, width=8, heads=1, context=136))()
+    assert set(seconds) == {"generate", "score", "update", "pretrain", "all", "products"}
+    assert min(seconds.values()) > 0
+    assert seconds["all"] == pytest.approx(sum(seconds[x] for x in ("generate", "score", "update", "pretrain")))
+
+
+def test_threads_are_measured_with_a_free_and_a_busy_core(monkeypatch):
+    from benchmarks.scaling import threads
+
+    turns, busy = [], []
+
+    class Worker:
+        process = type("Process", (), {"pid": os.getpid()})
+
+        def __init__(self, command, env, start_new_session):
+            assert command[-1] == "--serve"
+            assert not [name for name in env if name.startswith(("OMP_", "GOMP_", "MKL_"))]
+            assert env["WAITS"] == "so"
+
+        def turn(self, name):
+            turns.append((name, bool(busy)))
+            return {"all": len(turns)}
+
+        def end(self):
+            turns.append("end")
+
+    @contextmanager
+    def occupied(core):
+        busy.append(core)
+        yield
+        busy.remove(core)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setattr(threads, "Worker", Worker)
+    monkeypatch.setattr(threads, "precede", lambda process: None)
+    monkeypatch.setattr(threads, "busy", occupied)
+    found = threads.measure({"WAITS": "so"}, 2, 0)
+    states = [(name, is_busy) for name in threads.THREADS for is_busy in (False, True)]
+    assert turns == [*states, *states, "end"]
+    assert found["by work, busy"] == [{"all": 6}, {"all": 12}]
+
+
+def test_a_busy_core_has_a_process_on_it_alone(monkeypatch):
+    from benchmarks.scaling import threads
+
+    core = min(os.sched_getaffinity(0))
+    monkeypatch.setattr(threads, "precede", lambda process: None)
+    with threads.busy(core) as process:
+        deadline = time.monotonic() + 20
+        while os.sched_getaffinity(process) != {core} and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert os.sched_getaffinity(process) == {core}
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)

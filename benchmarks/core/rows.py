@@ -134,12 +134,14 @@ def beside(peer: Peer, leaves: tuple[str, ...], part: str = BOTH, backend: str =
 
     def run(x: Inputs) -> list[Tensor]:
         if id(x) not in made:
-            given = dict(padded_with_zeros(x))
+            given = padded_with_zeros(x)
             if once:
                 # Of its own, made once: later calls read what the one before wrote.
                 given |= {name: x[name].detach().clone() for name in leaves}
-            call = peer.adapt(given)
-            made[id(x)] = given, running(lambda **_: call(), leaves, part)
+                made[id(x)] = given, running(lambda **now: peer.adapt(**now)(), leaves, part)
+            else:
+                call = peer.adapt(**{name: value for name, value in given.items() if name != workloads.UPSTREAM})
+                made[id(x)] = given, running(lambda **_: call(), leaves, part)
         given, found = made[id(x)]
         if once:
             given |= {name: given[name].detach().requires_grad_() for name in leaves}

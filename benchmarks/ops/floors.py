@@ -12,6 +12,7 @@ inputs alone. Exit code 1 where a floor is missed.
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,9 +67,9 @@ def multinomial(x: Inputs) -> list[Tensor]:
     return [torch.multinomial(torch.softmax(x["logits"], dim=-1), 1).squeeze(1)]
 
 
-def over_a_copy(x: Inputs) -> Callable[[], Tensor]:
+def over_a_copy(**x: Tensor) -> Callable[[], Tensor]:
     """The backward in place, which means over what a model just made."""
-    return lambda: logprobs.token_logprobs(x["logits"], x["tokens"], inplace_backward=True)
+    return partial(logprobs.token_logprobs, **x, inplace_backward=True)
 
 
 LOGITS, TOKENS, PRODUCT = 1024 * V * 4, 512 * 1024, 2 * 2048 * 256 * V

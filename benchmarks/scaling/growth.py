@@ -15,7 +15,7 @@ largest: the largest size, of those with seven significant bits, whose process, 
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,32 +25,23 @@ from matplotlib.figure import Figure
 
 from benchmarks.core.memory import NOISE_BYTES, in_process
 from benchmarks.core.tables import command, markdown, write_json
-from benchmarks.core.timing import cpu_seconds
+from benchmarks.core.timing import Step, cpu_seconds
 from benchmarks.scaling.largest import extra_bytes, largest_of
 from benchmarks.scaling.rows import AXES, EAGER, FEW_ROWS, LARGEST, OURS, Axis, step_of
 from instructrl import kernels
 
-PARTS = ("time", "memory", "few", "largest")
+Rows = Sequence[Mapping[str, Any]]
 
 
-def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """Of log value over log size, by least squares over the larger half."""
+def slope(sizes: Sequence[int], values: Sequence[float], least: float = 0.0) -> float | None:
+    """Of log value over log size, by least squares over the larger half, without values below the least; None where
+    fewer than three are left."""
     half = len(sizes) // 2
-    return fitted(sizes[half:], values[half:])
+    seen = [(math.log(x), math.log(y)) for x, y in zip(sizes[half:], values[half:], strict=True) if y >= least]
+    return statistics.linear_regression(*zip(*seen, strict=True)).slope if len(seen) >= 3 else None
 
 
-def fitted(sizes: Sequence[int], values: Sequence[float]) -> float:
-    return statistics.linear_regression([math.log(x) for x in sizes], [math.log(y) for y in values]).slope
-
-
-def memory_slope(sizes: Sequence[int], extra: Sequence[int]) -> float | None:
-    """As `slope`, without the sizes whose memory is lost in the noise; None where fewer than three are left."""
-    half = len(sizes) // 2
-    seen = [(x, y) for x, y in zip(sizes[half:], extra[half:], strict=True) if y >= NOISE_BYTES]
-    return fitted(*zip(*seen, strict=True)) if len(seen) >= 3 else None
-
-
-def medians(steps: dict[str, Any], rounds: int) -> list[float]:
+def medians(steps: Mapping[str, Step], rounds: int) -> list[float]:
     return [statistics.median(found) for found in cpu_seconds(steps, rounds).values()]
 
 
@@ -59,9 +50,9 @@ def measure_axis(index: int, axis: Axis, parts: Sequence[str], rounds: int) -> d
     row |= {"expected_time_slope": axis.expected, "expected_memory_slope": axis.memory}
     if "memory" in parts:
         extra = [in_process(extra_bytes, index, size) for size in axis.sizes]
-        row |= {"extra_bytes": extra, "memory_slope": memory_slope(axis.sizes, extra)}
+        row |= {"extra_bytes": extra, "memory_slope": slope(axis.sizes, extra, NOISE_BYTES)}
     if "time" in parts:
-        times = medians({str(size): axis.make(size) for size in axis.sizes}, rounds)
+        times = medians({str(size): step_of(axis.work, axis.shape(size)) for size in axis.sizes}, rounds)
         row |= {"seconds": times, "time_slope": slope(axis.sizes, times)}
     return row
 
@@ -76,28 +67,28 @@ def measure_few(few: Axis, rounds: int) -> list[dict[str, Any]]:
 
 
 def measure_largest(index: int, limit_bytes: int, patience_seconds: float) -> dict[str, Any]:
-    row = LARGEST[index]
-    found = {name: asdict(largest_of(index, name, limit_bytes, patience_seconds)) for name in (OURS, EAGER)}
-    return {"op": row.op, "unit": row.axis, "limit_bytes": limit_bytes, **found}
+    row: dict[str, Any] = {"op": LARGEST[index].op, "unit": LARGEST[index].axis, "limit_bytes": limit_bytes}
+    return row | {name: asdict(largest_of(index, name, limit_bytes, patience_seconds)) for name in (OURS, EAGER)}
 
 
-def growth_table(rows: list[dict[str, Any]]) -> str:
+def growth_table(rows: Rows) -> str:
     """Markdown: a line an axis, expected slopes in brackets; what was not measured stays empty."""
+
+    def fitted(row: Mapping[str, Any], kind: str) -> str:
+        found = row.get(f"{kind}_slope", "")
+        return "not fitted" if found is None else found and f"{found:.2f} ({row[f'expected_{kind}_slope']})"
+
     lines = []
     for row in rows:
-        times = f"{row['time_slope']:.2f} ({row['expected_time_slope']})" if "seconds" in row else ""
-        memory = extra = ""
-        if "extra_bytes" in row:
-            found = row["memory_slope"]
-            memory = "not fitted" if found is None else f"{found:.2f} ({row['expected_memory_slope']})"
-            most = max(row["extra_bytes"])
-            extra = f"below {NOISE_BYTES / 1e6:.1f} MB" if most < NOISE_BYTES else f"{most / 1e6:.1f} MB"
-        lines.append([row["op"], row["axis"], f"{row['sizes'][0]} to {row['sizes'][-1]}", times, memory, extra])
-    columns = ("op", "along", "sizes", "slope of time", "slope of memory", "extra memory at most")
-    return markdown(columns, lines)
+        most = max(row.get("extra_bytes", [0]))
+        extra = f"below {NOISE_BYTES / 1e6:.1f} MB" if most < NOISE_BYTES else f"{most / 1e6:.1f} MB"
+        sizes = f"{row['sizes'][0]} to {row['sizes'][-1]}"
+        slopes = [fitted(row, kind) for kind in ("time", "memory")]
+        lines.append([row["op"], row["axis"], sizes, *slopes, extra if "extra_bytes" in row else ""])
+    return markdown(("op", "along", "sizes", "slope of time", "slope of memory", "extra memory at most"), lines)
 
 
-def few_table(rows: list[dict[str, Any]]) -> str:
+def few_table(rows: Rows) -> str:
     """Markdown: a line a shape."""
     lines = []
     for row in rows:
@@ -108,7 +99,7 @@ def few_table(rows: list[dict[str, Any]]) -> str:
     return markdown(("op", "shape", "ms", "ns per element", "times as fast as eager"), lines)
 
 
-def size_text(found: dict[str, Any]) -> str:
+def size_text(found: Mapping[str, Any]) -> str:
     """The size, and what is known of larger ones."""
     gib = found["run"]["peak_bytes"] / 2**30
     if found["too_large"] is None:
@@ -116,37 +107,35 @@ def size_text(found: dict[str, Any]) -> str:
     return f"{found['size']} ({gib:.3f} GiB; {found['too_large']}: {found['too_large_run']['peak_bytes'] / 2**30:.3f})"
 
 
-def largest_table(rows: list[dict[str, Any]]) -> str:
+# Whether ours, and whether eager's, is a bound -> what the ratio of the two is.
+BOUNDS = {(False, False): "{:.1f}", (True, False): "at least {:.1f}", (False, True): "at most {:.1f}", (True, True): ""}
+
+
+def largest_table(rows: Rows) -> str:
     """Markdown: a line an op. A ratio is a bound where one of the two sizes is."""
     lines = []
     for row in rows:
-        ours, eager = row["ours"], row["eager"]
-        ratio = f"{ours['size'] / eager['size']:.1f}"
-        if eager["too_large"] is None:
-            # Of a size that may be larger too there is no bound.
-            ratio = "" if ours["too_large"] is None else f"at most {ratio}"
-        elif ours["too_large"] is None:
-            ratio = f"at least {ratio}"
-        limit = f"{row['limit_bytes'] / 2**30:g} GiB"
-        lines.append([row["op"], row["unit"], limit, size_text(ours), size_text(eager), ratio])
+        pair = row["ours"], row["eager"]
+        ratio = BOUNDS[pair[0]["too_large"] is None, pair[1]["too_large"] is None]
+        limit, ratio = f"{row['limit_bytes'] / 2**30:g} GiB", ratio.format(pair[0]["size"] / pair[1]["size"])
+        lines.append([row["op"], row["unit"], limit, *map(size_text, pair), ratio])
     return markdown(("op", "counted in", "limit", "ours", "eager", "times as many"), lines)
 
 
-def plot(rows: list[dict[str, Any]]) -> Figure:
+def plot(rows: Rows) -> Figure:
     """Panels of time over panels of memory, a column an op, a line an axis.
 
     Memory below the noise, 0 included, is drawn at the noise.
     """
     ops = list(dict.fromkeys(row["op"] for row in rows))
-    kinds = [kind for kind in (("seconds", 1e3, "ms"), ("extra_bytes", 1e-6, "extra MB")) if kind[0] in rows[0]]
+    every = (("seconds", "time_slope", 1e3, 0, "ms"), ("extra_bytes", "memory_slope", 1e-6, NOISE_BYTES, "extra MB"))
+    kinds = [kind for kind in every if kind[0] in rows[0]]
     figure = Figure(figsize=(3.2 * len(ops), 3.4 * len(kinds)), layout="constrained")
     panels = figure.subplots(len(kinds), len(ops), squeeze=False)
-    for line, (key, scale, unit) in zip(panels, kinds, strict=True):
+    for line, (key, fitted, scale, least, unit) in zip(panels, kinds, strict=True):
         for panel, op in zip(line, ops, strict=True):
             for row in (row for row in rows if row["op"] == op):
-                found = row["time_slope" if key == "seconds" else "memory_slope"]
-                label = f"{row['axis']}: " + ("not fitted" if found is None else f"slope {found:.2f}")
-                least = 0 if key == "seconds" else NOISE_BYTES
+                label = f"{row['axis']}: " + ("not fitted" if row[fitted] is None else f"slope {row[fitted]:.2f}")
                 drawn = [scale * max(y, least) for y in row[key]]
                 panel.plot(row["sizes"], drawn, marker="o", markersize=3, label=label)
             panel.set(title=op, xlabel="size", ylabel=unit, xscale="log", yscale="log")
@@ -155,40 +144,35 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def write(found: dict[str, Any], path: Path) -> None:
-    """The figures, their tables and their plot, of the parts that were measured."""
-    write_json(path, found)
-    tables = (("axes", growth_table), ("few_rows", few_table), ("largest", largest_table))
-    texts = [table(found[name]) for name, table in tables if found[name]]
-    path.with_suffix(".md").write_text("\n".join(texts), encoding="utf-8")
-    if found["axes"]:
-        plot(found["axes"]).savefig(path.with_suffix(".svg"))
-
-
-def last_line(table: str) -> str:
-    return table.splitlines()[-1]
+TABLES = {"axes": growth_table, "few_rows": few_table, "largest": largest_table}
 
 
 def main() -> None:
-    arguments = command(__doc__, rounds=3, only="", out=Path, parts=[*PARTS], gib=4.0, patience=20.0)
-    parts, only = arguments.parts, arguments.only
-    found: dict[str, Any] = {"about": kernels.about("native"), "threads": torch.get_num_threads()}
-    found |= {"torch": torch.__version__, "rounds": arguments.rounds, "axes": [], "few_rows": [], "largest": []}
+    parts = ["time", "memory", "few", "largest"]
+    arguments = command(__doc__, rounds=3, only="", out=Path, parts=parts, gib=4.0, patience=20.0)
+    parts, only, rounds = arguments.parts, arguments.only, arguments.rounds
+    head = {"about": kernels.about("native"), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found: dict[str, Any] = {**head, "rounds": rounds, "axes": [], "few_rows": [], "largest": []}
+
+    def add(name: str, rows: list[dict[str, Any]]) -> None:
+        found[name] += rows
+        print(TABLES[name](rows), flush=True)
+
     for index, axis in enumerate(AXES):
-        if only in axis.op and ("time" in parts or "memory" in parts):
-            found["axes"].append(measure_axis(index, axis, parts, arguments.rounds))
-            print(last_line(growth_table(found["axes"])), flush=True)
+        if only in axis.op and {"time", "memory"} & {*parts}:
+            add("axes", [measure_axis(index, axis, parts, rounds)])
     for few in FEW_ROWS:
         if only in few.op and "few" in parts:
-            rows = measure_few(few, arguments.rounds)
-            found["few_rows"] += rows
-            print(few_table(rows), end="", flush=True)
+            add("few_rows", measure_few(few, rounds))
     for index, row in enumerate(LARGEST):
         if only in row.op and "largest" in parts:
-            found["largest"].append(measure_largest(index, int(arguments.gib * 2**30), arguments.patience))
-            print(last_line(largest_table(found["largest"])), flush=True)
+            add("largest", [measure_largest(index, int(arguments.gib * 2**30), arguments.patience)])
     if arguments.out:
-        write(found, arguments.out)
+        write_json(arguments.out, found)
+        tables = [table(found[name]) for name, table in TABLES.items() if found[name]]
+        arguments.out.with_suffix(".md").write_text("\n".join(tables), encoding="utf-8")
+        if found["axes"]:
+            plot(found["axes"]).savefig(arguments.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

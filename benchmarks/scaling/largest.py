@@ -14,13 +14,7 @@ from benchmarks.core import memory
 from benchmarks.scaling.rows import AXES, LARGEST, step_of, touch_code
 
 
-def extra_bytes(index: int, size: int) -> int:
-    """Of a step of an axis, in this process."""
-    touch_code()
-    return memory.extra_bytes(AXES[index].make(size))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """One size in a process of its own. seconds: of inputs and step."""
 
@@ -28,14 +22,7 @@ class Run:
     seconds: float
 
 
-def largest_run(index: int, provider: str, size: int) -> Run:
-    touch_code()
-    start, row = time.perf_counter(), LARGEST[index]
-    step_of(row.work, row.shape(size), provider)()
-    return Run(peak_bytes=memory.peak_bytes(), seconds=time.perf_counter() - start)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """size: the largest that ran within the limit. too_large: the next size up, which ran and was over it; None where
     a run twice as large would have outlasted the patience.
@@ -46,6 +33,19 @@ class Found:
     too_large: int | None
     too_large_run: Run | None
     num_runs: int
+
+
+def extra_bytes(index: int, size: int) -> int:
+    """Of a step of an axis, in this process."""
+    touch_code()
+    return memory.extra_bytes(step_of(AXES[index].work, AXES[index].shape(size)))
+
+
+def largest_run(index: int, provider: str, size: int) -> Run:
+    touch_code()
+    start, row = time.perf_counter(), LARGEST[index]
+    step_of(row.work, row.shape(size), provider)()
+    return Run(memory.peak_bytes(), time.perf_counter() - start)
 
 
 def next_up(size: int) -> int:
@@ -79,12 +79,9 @@ def largest(run: Callable[[int], Run], first: int, limit_bytes: int, patience_se
     fits, fails, size = 0, None, on_grid(first)
     while True:
         runs[size] = run(size)
-        if runs[size].peak_bytes <= limit_bytes:
-            fits = size
-        else:
-            fails = size
+        peak = runs[size].peak_bytes
+        fits, fails = (size, fails) if peak <= limit_bytes else (fits, size)
         if not fits:
-            peak = runs[size].peak_bytes
             raise ValueError(f"first: found size {size} with a peak of {peak} bytes, accepted is up to {limit_bytes}")
         meeting = _meeting(runs, limit_bytes)
         if fails is None:
@@ -95,14 +92,10 @@ def largest(run: Callable[[int], Run], first: int, limit_bytes: int, patience_se
             size = max(next_up(fits), min(size, on_grid(fails - 1)))
             done = next_up(fits) >= fails
         if done:
-            return Found(size=fits, run=runs[fits], too_large=fails, too_large_run=runs[fails] if fails else None,
-                         num_runs=len(runs))  # fmt: skip
+            return Found(fits, runs[fits], fails, runs[fails] if fails else None, len(runs))
 
 
 def largest_of(index: int, provider: str, limit_bytes: int, patience_seconds: float) -> Found:
     """Of a row of LARGEST, on "ours" or "eager"."""
-
-    def run(size: int) -> Run:
-        return memory.in_process(largest_run, index, provider, size)
-
+    run = lambda size: memory.in_process(largest_run, index, provider, size)  # noqa: E731
     return largest(run, LARGEST[index].sizes[0], limit_bytes, patience_seconds)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.core.rows import V
 from benchmarks.core.timing import Step, forced
 from benchmarks.core.workloads import (
     LINEAR_LOGPROBS,
@@ -21,8 +22,6 @@ from benchmarks.core.workloads import (
 )
 from instructrl import kernels
 
-V, WIDTH = 50257, 256
-"""Of the linear ops whose largest shape is looked for, as in floors.py."""
 OURS, EAGER = "ours", "eager"
 
 
@@ -41,13 +40,13 @@ def step_of(work: Workload, shape: tuple[int, ...], provider: str = OURS) -> Ste
 
 def touch_code() -> None:
     """Every op once on a few numbers, so that the pages of its code are there and count for no size."""
-    heads = ((work, (1, 2, 1)) for work in (LINEAR_NLL, LINEAR_LOGPROBS, LINEAR_PPO))
-    for work, shape in (*heads, (TOKEN_LOGPROBS, (1, 2)), (PPO, (1,)), (PPO_ADVANTAGES, (1, 1)), (RANKING, (1, 2)),
-                        (SAMPLING, (1, 2))):  # fmt: skip
-        step_of(work, shape)()
+    for work in (LINEAR_NLL, LINEAR_LOGPROBS, LINEAR_PPO):
+        step_of(work, (1, 2, 1))()
+    for work in (TOKEN_LOGPROBS, PPO, PPO_ADVANTAGES, RANKING, SAMPLING):
+        step_of(work, (1, 2))()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Axis:
     """axis: what a size counts. shape: from a size to that of the op. expected: the slope of time that the arithmetic
     says. memory: that of outputs, gradients and scratch; what does not grow beside them (a workspace, the gradient of
@@ -65,50 +64,39 @@ class Axis:
     def op(self) -> str:
         return self.work.op.split(".")[1]
 
-    def make(self, size: int) -> Step:
-        return step_of(self.work, self.shape(size))
-
 
 def powers(first: int, last: int) -> tuple[int, ...]:
     return tuple(2**i for i in range(first, last + 1))
 
 
 AXES = (
-    Axis(work=TOKEN_LOGPROBS, axis="tokens (V = 8192)", sizes=powers(8, 14), shape=lambda n: (n, 8192)),
-    Axis(work=TOKEN_LOGPROBS, axis="V (512 tokens)", sizes=powers(11, 17), shape=lambda v: (512, v)),
-    Axis(work=TOKEN_LOGPROBS, axis="batch (T = 64, V = 8192)", sizes=powers(0, 7), shape=lambda b: (b, 64, 8192)),
-    Axis(work=LINEAR_NLL, axis="tokens (D = 128, V = 8192)", sizes=powers(8, 14), shape=lambda n: (128, 8192, n)),
-    Axis(work=LINEAR_NLL, axis="V (512 tokens, D = 128)", sizes=powers(11, 16), shape=lambda v: (128, v, 512)),
-    Axis(work=LINEAR_NLL, axis="D (512 tokens, V = 8192)", sizes=powers(6, 11), shape=lambda d: (d, 8192, 512)),
-    Axis(work=LINEAR_NLL, axis="batch (T = 64, D = 128, V = 8192)", sizes=powers(0, 7),
-         shape=lambda b: (128, 8192, b, 64)),
-    Axis(work=LINEAR_PPO, axis="batch (T = 64, D = 128, V = 8192)", sizes=powers(0, 7),
-         shape=lambda b: (128, 8192, b, 64)),
-    Axis(work=PPO, axis="tokens", sizes=powers(15, 22), shape=lambda n: (n,)),
-    Axis(work=PPO, axis="batch (T = 256)", sizes=powers(0, 14), shape=lambda b: (b, 256)),
-    Axis(work=PPO_ADVANTAGES, axis="T (16 rows)", sizes=powers(11, 17), shape=lambda t: (16, t)),
-    Axis(work=PPO_ADVANTAGES, axis="batch (T = 256)", sizes=powers(0, 14), shape=lambda b: (b, 256)),
-    Axis(work=RANKING, axis="prompts (K = 9)", sizes=powers(10, 17), shape=lambda p: (p, 9)),
-    Axis(work=RANKING, axis="K (512 prompts)", sizes=powers(4, 9), expected=2, memory=2, shape=lambda k: (512, k)),
-    Axis(work=SAMPLING, axis="batch (V = 8192)", sizes=powers(0, 13), memory=0, shape=lambda b: (b, 8192)),
-    Axis(work=SAMPLING, axis="V (64 rows)", sizes=powers(12, 18), memory=0, shape=lambda v: (64, v)),
-)  # fmt: skip
-
-
+    Axis(TOKEN_LOGPROBS, "tokens (V = 8192)", powers(8, 14), lambda n: (n, 8192)),
+    Axis(TOKEN_LOGPROBS, "V (512 tokens)", powers(11, 17), lambda v: (512, v)),
+    Axis(TOKEN_LOGPROBS, "batch (T = 64, V = 8192)", powers(0, 7), lambda b: (b, 64, 8192)),
+    Axis(LINEAR_NLL, "tokens (D = 128, V = 8192)", powers(8, 14), lambda n: (128, 8192, n)),
+    Axis(LINEAR_NLL, "V (512 tokens, D = 128)", powers(11, 16), lambda v: (128, v, 512)),
+    Axis(LINEAR_NLL, "D (512 tokens, V = 8192)", powers(6, 11), lambda d: (d, 8192, 512)),
+    Axis(LINEAR_NLL, "batch (T = 64, D = 128, V = 8192)", powers(0, 7), lambda b: (128, 8192, b, 64)),
+    Axis(LINEAR_PPO, "batch (T = 64, D = 128, V = 8192)", powers(0, 7), lambda b: (128, 8192, b, 64)),
+    Axis(PPO, "tokens", powers(15, 22), lambda n: (n,)),
+    Axis(PPO, "batch (T = 256)", powers(0, 14), lambda b: (b, 256)),
+    Axis(PPO_ADVANTAGES, "T (16 rows)", powers(11, 17), lambda t: (16, t)),
+    Axis(PPO_ADVANTAGES, "batch (T = 256)", powers(0, 14), lambda b: (b, 256)),
+    Axis(RANKING, "prompts (K = 9)", powers(10, 17), lambda p: (p, 9)),
+    Axis(RANKING, "K (512 prompts)", powers(4, 9), lambda k: (512, k), expected=2, memory=2),
+    Axis(SAMPLING, "batch (V = 8192)", powers(0, 13), lambda b: (b, 8192), memory=0),
+    Axis(SAMPLING, "V (64 rows)", powers(12, 18), lambda v: (64, v), memory=0),
+)
 # Of (rows, length). The last one has many rows and as many elements as the largest of few.
 FEW_ROWS = (
-    Axis(work=PPO_ADVANTAGES, axis="T", shape=tuple,
-         sizes=(*((b, t) for t in (2**11, 2**14, 2**17) for b in (1, 2, 4, 16)), (2**11, 2**10))),
-    Axis(work=TOKEN_LOGPROBS, axis="V", shape=tuple,
-         sizes=(*((b, v) for v in (2**17, 2**20, 2**22) for b in (1, 2, 4)), (2**11, 2**13))),
-)  # fmt: skip
-
-
+    Axis(PPO_ADVANTAGES, "T", (*((b, 2**n) for n in (11, 14, 17) for b in (1, 2, 4, 16)), (2**11, 2**10)), tuple),
+    Axis(TOKEN_LOGPROBS, "V", (*((b, 2**n) for n in (17, 20, 22) for b in (1, 2, 4)), (2**11, 2**13)), tuple),
+)
 # Ops whose largest size is looked for, from one that surely fits.
 LARGEST = (
-    Axis(work=TOKEN_LOGPROBS, axis=f"tokens, V = {V}", sizes=(64,), shape=lambda n: (n, V)),
-    Axis(work=LINEAR_LOGPROBS, axis=f"tokens, V = {V}, D = {WIDTH}", sizes=(64,), shape=lambda n: (WIDTH, V, n)),
-    Axis(work=LINEAR_PPO, axis=f"tokens, V = {V}, D = {WIDTH}", sizes=(64,), shape=lambda n: (WIDTH, V, n)),
-    Axis(work=PPO_ADVANTAGES, axis="rows of 1024 tokens", sizes=(1024,), shape=lambda b: (b, 1024)),
-    Axis(work=RANKING, axis="prompts, K = 9", sizes=(2**15,), shape=lambda p: (p, 9)),
+    Axis(TOKEN_LOGPROBS, f"tokens, V = {V}", (64,), lambda n: (n, V)),
+    Axis(LINEAR_LOGPROBS, f"tokens, V = {V}, D = 256", (64,), lambda n: (256, V, n)),
+    Axis(LINEAR_PPO, f"tokens, V = {V}, D = 256", (64,), lambda n: (256, V, n)),
+    Axis(PPO_ADVANTAGES, "rows of 1024 tokens", (1024,), lambda b: (b, 1024)),
+    Axis(RANKING, "prompts, K = 9", (2**15,), lambda p: (p, 9)),
 )

@@ -15,13 +15,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.core.tables import command, markdown, write_json
 from benchmarks.core.turns import Worker, say, turns
 from instructrl import threads
+from instructrl.runs.settings import MINIATURE
 
 WAYS = {
     "libgomp's own": {},
@@ -30,9 +32,11 @@ WAYS = {
 }
 THREADS = ("1", "2", "by work")
 PROMPT, VOCABULARY = 60, 1000
+PHASES = {"generate": ("generate",), "score": ("logprobs", "values", "score"), "update": ("update", "pretraining")}
+Seconds = dict[str, float]
 
 
-def steps() -> Callable[[], dict[str, float]]:
+def steps(recipe=MINIATURE.recipe, shape=MINIATURE.model) -> Callable[[], Seconds]:
     """A function that does all of it once and returns seconds by phase."""
     import torch
 
@@ -41,23 +45,13 @@ def steps() -> Callable[[], dict[str, float]]:
     from instructrl.data.tokenizers import word_tokenizer
     from instructrl.models.policy import gpt2_policy
     from instructrl.models.scoring import RewardModel
-    from instructrl.runs.settings import MINIATURE
     from instructrl.trainers.likelihood import accumulate_likelihood_gradient
     from instructrl.trainers.ppo import PPOTrainer
 
-    recipe, shape = MINIATURE.recipe, MINIATURE.model
-    assert recipe.pretraining is not None
     words = [f"w{number}" for number in range(VOCABULARY)]
     encoder = Encoder(word_tokenizer(words), recipe.limits)
     torch.manual_seed(0)
-    policy = gpt2_policy(
-        vocabulary=len(encoder.tokenizer),
-        context=shape.context,
-        layers=shape.layers,
-        width=shape.width,
-        heads=shape.heads,
-        end_of_text=encoder.end_of_text,
-    )
+    policy = gpt2_policy(vocabulary=len(encoder.tokenizer), end_of_text=encoder.end_of_text, **asdict(shape))
     reward = RewardModel.from_policy(policy, torch.Generator().manual_seed(0))
     rng = random.Random(0)
     prompts = [" ".join(rng.choices(words, k=PROMPT)) for _ in range(2048)]
@@ -66,26 +60,19 @@ def steps() -> Callable[[], dict[str, float]]:
     few = [(1.0, blocks_as_sequences(blocks[: recipe.pretraining.batch_size]))]
     a, b = torch.randn(64, 128), torch.randn(128, 128)
 
-    def run() -> dict[str, float]:
+    def timed(work: Callable[[], object], times: int) -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            work()
+        return time.perf_counter() - start
+
+    def run() -> Seconds:
         with profiling.collect() as profile:
             trainer.train_step()
         trainer.step = 0
-        names = {
-            "generate": ("generate",),
-            "score": ("logprobs", "values", "score"),
-            "update": ("update", "pretraining"),
-        }
-        seconds = {name: sum(profile.seconds[part] for part in parts) for name, parts in names.items()}
-        start = time.perf_counter()
-        for _ in range(10):
-            accumulate_likelihood_gradient(policy, few, 64)
-        seconds["pretrain"] = time.perf_counter() - start
-        seconds["all"] = sum(seconds.values())
-        start = time.perf_counter()
-        for _ in range(1000):
-            a @ b
-        seconds["products"] = (time.perf_counter() - start) / 50
-        return seconds
+        seconds = {name: sum(profile.seconds[part] for part in parts) for name, parts in PHASES.items()}
+        seconds["pretrain"] = timed(lambda: accumulate_likelihood_gradient(policy, few, 64), 10)
+        return {**seconds, "all": sum(seconds.values()), "products": timed(lambda: a @ b, 1000) / 50}
 
     return run
 
@@ -111,29 +98,30 @@ def precede(process: int) -> None:
 
 
 @contextmanager
-def busy(core: int) -> Iterator[None]:
+def busy(core: int) -> Iterator[int]:
+    """Gives the process that keeps it busy."""
     work = f"import os\nos.sched_setaffinity(0, [{core}])\nwhile True: pass"
     loop = subprocess.Popen([sys.executable, "-c", work], start_new_session=True)
     precede(loop.pid)
     try:
-        yield
+        yield loop.pid
     finally:
         loop.kill()
         loop.wait()
 
 
-def measure(variables: dict[str, str], rounds: int, core: int) -> dict[str, list[dict[str, float]]]:
+def measure(variables: Mapping[str, str], rounds: int, core: int) -> dict[str, list[Seconds]]:
     """ "THREADS, free or busy" -> the rounds."""
     plain = {name: text for name, text in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "MKL_"))}
     process = [sys.executable, "-m", "benchmarks.scaling.threads", "--serve"]
-    server = Worker(process, env=plain | variables, start_new_session=True)
+    server = Worker(process, env={**plain, **variables}, start_new_session=True)
     precede(server.process.pid)
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[Seconds]] = {f"{name}, {state}": [] for name in THREADS for state in ("free", "busy")}
     for _ in range(rounds):
-        for name in THREADS:
-            for state in ("free", "busy"):
-                with busy(core) if state == "busy" else nullcontext():
-                    found.setdefault(f"{name}, {state}", []).append(server.turn(name))
+        for key, seconds in found.items():
+            name, _, state = key.rpartition(", ")
+            with busy(core) if state == "busy" else nullcontext():
+                seconds.append(server.turn(name))
     server.end()
     return found
 
