@@ -358,7 +358,7 @@ def test_a_machine_without_a_gpu_is_told(monkeypatch, capsys):
 def test_rates_of_training_end_to_end(capsys):
     from benchmarks.end_to_end import compare
 
-    task = compare.GPU_TASKS["1.3B"]
+    task = compare.TASKS["cuda"]["1.3B"]
     weights = 12 * task.layers * task.width**2
     assert weights + task.vocabulary * task.width == pytest.approx(1.3e9, rel=0.02)
     # A token of prompt or response: forward once to generate, in four networks to score, and in two, thrice, an epoch.

@@ -4,11 +4,10 @@
     python -m benchmarks.ahead_of_time.report --write    compile, and store that there and as a table beside it
 
 csrc/cuda/*.cu are compiled by nvcc for each architecture; ptxas says what a kernel needs, and its machine code is read
-for the width of loads and stores of global memory. Triton's kernels come from ahead_of_time_triton.py, where Triton is
+for the width of loads and stores of global memory. Triton's kernels come from triton_kernels.py, where Triton is
 installed; their rows have the same fields. Nothing runs on a GPU. Exit code 1 where the comparison finds a problem.
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -23,12 +22,16 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.core.machine import ROOT
+from benchmarks.core.tables import RESULTS, command, markdown
+
 SOURCES = ROOT / "csrc"
-STORED = ROOT / "benchmarks" / "results" / "ahead_of_time.json"
+STORED = RESULTS / "ahead_of_time.json"
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
 REGISTER_SLACK = 8
 """Registers are handed out in eights; patch versions of ptxas differ by less."""
+WIDE = r"\bLDG\.E\S*\.128", r"\bSTG\.E\S*\.128"
+"""In NVIDIA's machine code: loads and stores of 16 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +120,7 @@ def memory_instructions(assembly: str) -> dict[str, dict[str, int]]:
     for part in re.split(r"^\.text\.", assembly, flags=re.MULTILINE)[1:]:
         name, _, code = part.partition(":")
         found[name] = {
-            "wide_loads": len(re.findall(r"\bLDG\.E\S*\.128", code)),
-            "wide_stores": len(re.findall(r"\bSTG\.E\S*\.128", code)),
+            kind: len(re.findall(x, code)) for kind, x in zip(("wide_loads", "wide_stores"), WIDE, strict=True)
         }
     return found
 
@@ -166,20 +168,20 @@ def problems(found: Iterable[Row], stored: Iterable[Row]) -> list[str]:
     """Where what was found is worse than what is stored, a line each: any spill, more registers than the slack allows,
     fewer 16-byte loads or stores, more shared memory, and kernels that only one of the two has."""
     now, before = {row.key: row for row in found}, {row.key: row for row in stored}
-    lines = [f"{' '.join(key)}: not in the stored report" for key in now.keys() - before.keys()]
-    lines += [f"{' '.join(key)}: only in the stored report" for key in before.keys() - now.keys()]
+    lines = [(key, "not in the stored report") for key in now.keys() - before.keys()]
+    lines += [(key, "only in the stored report") for key in before.keys() - now.keys()]
     for key, row in now.items():
         old = before.get(key, row)
-        if row.spills > 0:
-            lines.append(f"{' '.join(key)}: {row.spills} bytes of local memory")
-        if abs(row.registers - old.registers) > REGISTER_SLACK:
-            lines.append(f"{' '.join(key)}: {row.registers} registers, stored are {old.registers}")
-        for name in ("wide_loads", "wide_stores"):
-            if getattr(row, name) < getattr(old, name):
-                lines.append(f"{' '.join(key)}: {getattr(row, name)} {name}, stored are {getattr(old, name)}")
-        if row.shared_bytes > old.shared_bytes:
-            lines.append(f"{' '.join(key)}: {row.shared_bytes} bytes shared, stored are {old.shared_bytes}")
-    return sorted(lines)
+        wrong = {
+            f"{row.spills} bytes of local memory": row.spills > 0,
+            f"{row.registers} registers, stored are {old.registers}": abs(row.registers - old.registers)
+            > REGISTER_SLACK,
+            f"{row.wide_loads} wide_loads, stored are {old.wide_loads}": row.wide_loads < old.wide_loads,
+            f"{row.wide_stores} wide_stores, stored are {old.wide_stores}": row.wide_stores < old.wide_stores,
+            f"{row.shared_bytes} bytes shared, stored are {old.shared_bytes}": row.shared_bytes > old.shared_bytes,
+        }
+        lines += [(key, text) for text, is_wrong in wrong.items() if is_wrong]
+    return sorted(f"{' '.join(key)}: {text}" for key, text in lines)
 
 
 def stored_rows(path: Path = STORED) -> list[Row]:
@@ -208,23 +210,23 @@ def _age(arch: str) -> tuple[bool, int]:
 
 def table(rows: Sequence[Row], versions: Mapping[str, str]) -> str:
     """Markdown: a line a kernel, a column an architecture."""
-    lines = ["# GPU kernels compiled ahead of time", "", "`make ahead-of-time` writes this table. Nothing was run."]
-    lines += ["Compilers: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".", ""]
-    lines += [
-        "Each cell: registers a thread / bytes of local memory a thread / bytes of shared memory a block / 16-byte",
-        "loads / 16-byte stores (instructions).",
-    ]
+    text = f"""# GPU kernels compiled ahead of time
+
+`make ahead-of-time` writes this table. Nothing was run.
+Compilers: {", ".join(f"{name} {version}" for name, version in versions.items())}.
+
+Each cell: registers a thread / bytes of local memory a thread / bytes of shared memory a block / 16-byte
+loads / 16-byte stores (instructions).
+"""
     for (backend, file), group in groupby(sorted(rows, key=lambda row: row.key), lambda row: (row.backend, row.file)):
         cells: dict[str, dict[str, str]] = {}
         for row in group:
             numbers = (row.registers, row.spills, row.shared_bytes, row.wide_loads, row.wide_stores)
             cells.setdefault(row.kernel, {})[row.arch] = " / ".join(map(str, numbers))
         columns = sorted({arch for by_arch in cells.values() for arch in by_arch}, key=_age)
-        lines += ["", f"## {backend}: {file}", "", f"| kernel | {' | '.join(columns)} |"]
-        lines.append("| --- |" + " --- |" * len(columns))
-        for kernel, by_arch in cells.items():
-            lines.append(f"| `{kernel}` | {' | '.join(by_arch.get(arch, '') for arch in columns)} |")
-    return "\n".join(lines) + "\n"
+        lines = [[f"`{kernel}`", *(by_arch.get(arch, "") for arch in columns)] for kernel, by_arch in cells.items()]
+        text += f"\n## {backend}: {file}\n\n{markdown(('kernel', *columns), lines)}"
+    return text
 
 
 def write(rows: Sequence[Row], path: Path = STORED) -> None:
@@ -236,17 +238,14 @@ def write(rows: Sequence[Row], path: Path = STORED) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="store what was found")
-    parser.add_argument("--backend", nargs="+", default=("cuda", "triton"), choices=("cuda", "triton"))
-    args = parser.parse_args()
-    rows = [row for name in args.backend for row in {"cuda": cuda_rows, "triton": triton_rows}[name]()]
+    given = command(__doc__, write=False, backend=["cuda", "triton"])
+    rows = [row for name in given.backend for row in {"cuda": cuda_rows, "triton": triton_rows}[name]()]
     kept = stored_rows() if STORED.exists() else []
-    if args.write:
-        rows += [row for row in kept if row.backend not in args.backend]
+    if given.write:
+        rows += [row for row in kept if row.backend not in given.backend]
         write(rows)
         kept = rows
-    lines = problems(rows, [row for row in kept if args.write or row.backend in args.backend])
+    lines = problems(rows, [row for row in kept if given.write or row.backend in given.backend])
     print("\n".join([*lines, f"{len(rows)} kernels, {len(lines)} problems"]))
     return 1 if lines else 0
 

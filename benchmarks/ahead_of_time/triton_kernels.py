@@ -9,7 +9,6 @@ The launch functions are called on small CPU tensors with the launch itself repl
 is what they launch: the same constants, warps and alignment of pointers.
 """
 
-import argparse
 import json
 import math
 import re
@@ -36,27 +35,25 @@ from instructrl.kernels.triton import (
     sampling,
     whitening,
 )
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from benchmarks.ahead_of_time.report import Row
+from benchmarks.ahead_of_time.report import ROOT, WIDE, Row
+from benchmarks.core.tables import command
 from instructrl.ops import ppo_settings
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings
 
-ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = ("80", "90", "100", "gfx942")
 DTYPES = ("float32", "bfloat16", "float16")
 _NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _POINTER_TYPES = {
-    torch.float32: "*fp32",
-    torch.float64: "*fp64",
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.int64: "*i64",
-    torch.int32: "*i32",
-    torch.bool: "*i1",
+    **{torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", torch.float16: "*fp16"},
+    **{torch.int64: "*i64", torch.int32: "*i32", torch.bool: "*i1"},
 }
+Example = tuple[str, Callable[..., object], tuple[Any, ...]]
+"""A name, and what is called with what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +76,7 @@ class Launch:
             value = self.arguments[parameter.name]
             if parameter.is_constexpr or value is None:
                 signature[parameter.name], constants[place,] = "constexpr", value
-            elif isinstance(value, torch.Tensor):
+            elif isinstance(value, Tensor):
                 signature[parameter.name] = _POINTER_TYPES[value.dtype]
                 if value.data_ptr() % 16 == 0 and not parameter.do_not_specialize_on_alignment:
                     attributes[place,] = [["tt.divisibility", 16]]
@@ -90,23 +87,25 @@ class Launch:
         return ASTSource(self.kernel, signature, constants, attributes)
 
 
-def _ranking_examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
+def _ranking_examples(dtype: torch.dtype) -> Iterator[Example]:
     for responses in (9, 64):
         scores, flags = torch.zeros(8, responses, dtype=dtype), torch.ones(8, responses, responses, dtype=torch.bool)
         numbers, ranks = torch.zeros(8, responses, responses), torch.zeros(8, responses, dtype=torch.int64)
-        plain = (scores, flags)
-        yield f"pairwise_ranking_loss {responses}", lambda a=plain: ranking.pairwise_ranking_loss(*a)
+        yield f"pairwise_ranking_loss {responses}", ranking.pairwise_ranking_loss, (scores, flags)
         for davidson, tied in ((0.0, None), (1.0, flags)):
             name = f"paired_comparison_loss {responses}" + (", davidson" if davidson else "")
             arguments = (scores, flags, tied, numbers, numbers, 0.1, 0.1, davidson, 0.5, 0.0)
-            yield name, lambda a=arguments: ranking_models.paired_comparison_loss(*a)
-        yield f"plackett_luce_loss {responses}", lambda a=(scores, ranks): ranking_models.plackett_luce_loss(*a)
+            yield name, ranking_models.paired_comparison_loss, arguments
+        yield f"plackett_luce_loss {responses}", ranking_models.plackett_luce_loss, (scores, ranks)
 
 
-def _ppo_examples(
-    x: torch.Tensor, mask: torch.Tensor, count: torch.Tensor
-) -> Iterator[tuple[str, Callable[[], object]]]:
-    """PPO's losses under settings. x: of the dtype that is read."""
+def _ppo_examples(x: Tensor, mask: Tensor, count: Tensor) -> Iterator[Example]:
+    """PPO's losses. x: of the dtype that is read."""
+    yield "clipped_policy_loss", ppo.clipped_policy_loss, (x, x, x, mask, None, 0.2, 0.2)
+    yield "clipped_value_loss", ppo.clipped_value_loss, (x, x, x, mask, None, 0.2)
+    for reference, kl_coef in ((None, 0.0), (x, 0.0), (x, 0.1)):
+        name = "ppo_loss" if reference is None else f"ppo_loss with reference, kl_coef {kl_coef}"
+        yield name, ppo.ppo_loss, (*[x] * 6, mask, reference, count, 0.2, 0.2, 0.2, 0.1, kl_coef)
     flat, number = ppo_settings.flat, torch.zeros(mask.shape)
     clip = PolicySettings(dual_clip=3.0, log_ratio_clamp=20.0)
     k3 = KLSettings(coef=0.1, input_clamp=20.0, output_clamp=10.0, importance="full")
@@ -122,88 +121,68 @@ def _ppo_examples(
         "values alone": (None, None, None, None, x, x, x, mask, None, number, count, flat()),
     }
     for name, arguments in forms.items():
-        yield f"general_ppo_loss {name}", lambda a=arguments: general_ppo.general_ppo_loss(*a, True)
+        yield f"general_ppo_loss {name}", general_ppo.general_ppo_loss, (*arguments, True)
 
 
-def _logits_examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
+def _logits_examples(dtype: torch.dtype) -> Iterator[Example]:
     logits, ids, number = torch.zeros(2, 50257, dtype=dtype), torch.zeros(2, dtype=torch.int64), torch.zeros(2)
     normalizers, mask, allowed_ids = torch.zeros(2, 2), torch.ones(2, dtype=torch.bool), torch.ones(50257) > 0
     # An own exponential and a division a class: capped logits, with ids that are not allowed.
     plain, capped = (None, 0.7, 0.0), (allowed_ids, 0.7, 0.02)
     for suffix, entropy, (allowed, *shape) in (
-        ("", False, plain),
-        ("_and_entropy", True, plain),
-        (" capped", True, capped),
-    ):
+        ("", False, plain), ("_and_entropy", True, plain), (" capped", True, capped),
+    ):  # fmt: skip
         saved = (number,) * 3 if entropy else (None, number, None)
         forward = (logits, ids, mask, allowed, *shape, entropy)
-        yield f"token_logprobs{suffix}", lambda a=forward: logprobs.token_logprobs(*a)
+        yield f"token_logprobs{suffix}", logprobs.token_logprobs, forward
         backward = (logits, ids, mask, allowed, normalizers, *saved, *shape)
-        yield f"token_logprobs{suffix}_backward", lambda a=backward: logprobs.token_logprobs_backward(*a)
+        yield f"token_logprobs{suffix}_backward", logprobs.token_logprobs_backward, backward
     padded = torch.zeros(2, 50264, dtype=dtype)[:, :50257]
     arguments = (padded, ids, mask, None, normalizers, None, number, None, 0.7, 0.0)
-    yield "token_logprobs_backward other alignment", lambda: logprobs.token_logprobs_backward(*arguments)
+    yield "token_logprobs_backward other alignment", logprobs.token_logprobs_backward, arguments
     for suffix, (allowed, *shape) in (("", plain), (" capped", capped)):
         read = (logits, ids, mask, allowed, normalizers, *shape)
-        yield f"row_statistics{suffix}", lambda a=read: row_statistics.row_statistics(*a)
-    yield "sample_tokens", lambda: sampling.sample_tokens(logits, number, *plain)
-    yield "sample_tokens capped", lambda: sampling.sample_tokens(logits, number, *capped)
-    yield "sample_tokens aligned", lambda: sampling.sample_tokens(torch.zeros(2, 50304, dtype=dtype), number, *plain)
+        yield f"row_statistics{suffix}", row_statistics.row_statistics, read
+    yield "sample_tokens", sampling.sample_tokens, (logits, number, *plain)
+    yield "sample_tokens capped", sampling.sample_tokens, (logits, number, *capped)
+    yield "sample_tokens aligned", sampling.sample_tokens, (torch.zeros(2, 50304, dtype=dtype), number, *plain)
 
 
-def _examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Calls that reach every kernel, at the sizes that choose their largest tiles."""
-
-    def tokens(*shape: int) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    def counted(*shape: int) -> torch.Tensor:
-        return torch.ones(shape, dtype=torch.bool)
-
-    yield from _ranking_examples(dtype)
-    yield from _logits_examples(dtype)
-    flat, flat_mask, count = tokens(4096), counted(4096), torch.zeros((), dtype=torch.float64)
-    yield "clipped_policy_loss", lambda: ppo.clipped_policy_loss(flat, flat, flat, flat_mask, None, 0.2, 0.2)
-    yield "clipped_value_loss", lambda: ppo.clipped_value_loss(flat, flat, flat, flat_mask, None, 0.2)
-    for reference, kl_coef in ((None, 0.0), (flat, 0.0), (flat, 0.1)):
-        name = "ppo_loss" if reference is None else f"ppo_loss with reference, kl_coef {kl_coef}"
-        settings = (reference, count, 0.2, 0.2, 0.2, 0.1, kl_coef)
-        yield name, lambda s=settings: ppo.ppo_loss(flat, flat, flat, flat, flat, flat, flat_mask, *s)
-    yield from _ppo_examples(flat, flat_mask, count)
+def _advantage_examples(dtype: torch.dtype) -> Iterator[Example]:
+    """The last two under settings: of given rewards, and all that can be together."""
     for length in (1024, 1023, 16384):
-        row, row_mask, scores = tokens(1, length), counted(1, length), torch.zeros(1)
-        inputs = (row, row, row_mask)
-        yield (
-            f"generalized_advantages {length}",
-            lambda i=inputs: advantages.generalized_advantages(*i, 1.0, 0.95, None),
-        )
-        inputs = (row, row, row, scores, row_mask, 0.02)
-        yield f"ppo_advantages {length}", lambda i=inputs: advantages.ppo_advantages(*i, 1.0, 0.95, None)
-    offsets = torch.tensor([0, 4096], dtype=torch.int32)
-    yield (
-        "ppo_advantages packed",
-        lambda: advantages.ppo_advantages(flat, flat, flat, torch.zeros(1), flat_mask, 0.02, 1.0, 0.95, offsets),
-    )
-    yield from _general_examples(dtype)
-    yield "masked_whiten", lambda: whitening.masked_whiten(flat, flat_mask, None, True, 1, 1e-8, 0)
-    stats, rule = torch.zeros(4).double(), (False, 0, 1e-5, 2)
-    yield "masked_whiten by stats", lambda: whitening.masked_whiten(flat, flat_mask, stats, *rule)
-    rows, row_mask, group = tokens(4, 1024), counted(4, 1024), torch.zeros(4, dtype=torch.int64)
-    yield "group_whiten", lambda: whitening.group_whiten(rows, row_mask, group, 2, *rule)
-    ids = torch.zeros(4096, dtype=torch.int64)
-    yield "group_advantages", lambda: groups.group_advantages(flat, ids, 512, 0, True, 1, 1e-4)
-
-
-def _general_examples(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Advantages under settings: of given rewards, and all that can be together."""
+        row, mask = torch.zeros(1, length, dtype=dtype), torch.ones(1, length, dtype=torch.bool)
+        decay = (1.0, 0.95, None)
+        yield f"generalized_advantages {length}", advantages.generalized_advantages, (row, row, mask, *decay)
+        fused = (row, row, row, torch.zeros(1), mask, 0.02, *decay)
+        yield f"ppo_advantages {length}", advantages.ppo_advantages, fused
+    flat, mask, offsets = torch.zeros(4096, dtype=dtype), torch.ones(4096) > 0, torch.tensor([0, 4096]).int()
+    packed = (flat, flat, flat, torch.zeros(1), mask, 0.02, 1.0, 0.95, offsets)
+    yield "ppo_advantages packed", advantages.ppo_advantages, packed
     rows, flat = torch.zeros(2, 1024, dtype=dtype), torch.zeros(2048, dtype=dtype)
     number, rates, offsets = torch.zeros(2), torch.zeros(2, 3, dtype=torch.float64), torch.tensor([0, 1024, 2048])
     given = (rows, rows == 0, rows, None, None, None, rows == 0, rows, None, None, None)
     arguments = (*given, 0.0, 0, math.inf, math.inf, 1.0, 0.95, 0.95, False, False)
-    yield "generalized_advantages with ends", lambda: general_advantages.general_advantages(*arguments)
+    yield "generalized_advantages with ends", general_advantages.general_advantages, arguments
     made = (flat, flat == 0, None, flat, flat, number, flat == 0, None, number, rates, offsets)
     everything = (*made, 0.1, 2, 20.0, 10.0, 1.0, 0.95, 1.0, True, True)
-    yield "ppo_advantages, every setting", lambda: general_advantages.general_advantages(*everything)
+    yield "ppo_advantages, every setting", general_advantages.general_advantages, everything
+
+
+def _examples(dtype: torch.dtype) -> Iterator[Example]:
+    """Calls that reach every kernel, at the sizes that choose their largest tiles."""
+    yield from _ranking_examples(dtype)
+    yield from _logits_examples(dtype)
+    flat, mask = torch.zeros(4096, dtype=dtype), torch.ones(4096, dtype=torch.bool)
+    yield from _ppo_examples(flat, mask, torch.zeros((), dtype=torch.float64))
+    yield from _advantage_examples(dtype)
+    yield "masked_whiten", whitening.masked_whiten, (flat, mask, None, True, 1, 1e-8, 0)
+    stats, rule = torch.zeros(4).double(), (False, 0, 1e-5, 2)
+    yield "masked_whiten by stats", whitening.masked_whiten, (flat, mask, stats, *rule)
+    rows, group = flat.view(4, 1024), torch.zeros(4, dtype=torch.int64)
+    yield "group_whiten", whitening.group_whiten, (rows, mask.view(4, 1024), group, 2, *rule)
+    ids = torch.zeros(4096, dtype=torch.int64)
+    yield "group_advantages", groups.group_advantages, (flat, ids, 512, 0, True, 1, 1e-4)
 
 
 def launches(dtype: torch.dtype) -> list[Launch]:
@@ -218,14 +197,20 @@ def launches(dtype: torch.dtype) -> list[Launch]:
         name = f"{call}, {str(dtype)[6:]}: {kernel.fn.__name__.strip('_')}"
         found.append(Launch(label=name, kernel=kernel, arguments=arguments, num_warps=num_warps))
 
-    for label, call in _examples(dtype):
+    for label, call, arguments in _examples(dtype):
         with mock.patch.object(JITFunction, "run", lambda *args, name=label, **rest: record(name, *args, **rest)):
-            call()
+            call(*arguments)
     return found
 
 
 def _tool(name: str, *args: str) -> str:
     return subprocess.run([str(_NVIDIA_TOOLS / name), *args], check=True, capture_output=True, text=True).stdout
+
+
+def _needs(usage: str, patterns: tuple[str, str], assembly: str, load: str, store: str) -> dict[str, int]:
+    registers, spills = (int(re.search(pattern, usage)[1]) for pattern in patterns)  # pyright: ignore
+    wide = {"wide_loads": len(re.findall(load, assembly)), "wide_stores": len(re.findall(store, assembly))}
+    return {"registers": registers, "spills": spills, **wide}
 
 
 def _nvidia_report(code: bytes) -> dict[str, int]:
@@ -235,26 +220,13 @@ def _nvidia_report(code: bytes) -> dict[str, int]:
         usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
         # Triton's cuobjdump looks for nvdisasm on the PATH; nvdisasm itself needs nothing.
         assembly = _tool("nvdisasm", file.name)
-    registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))  # pyright: ignore
-    return {
-        "registers": registers,
-        "spills": stack,
-        "wide_loads": len(re.findall(r"\bLDG\.E\S*\.128", assembly)),
-        "wide_stores": len(re.findall(r"\bSTG\.E\S*\.128", assembly)),
-    }
+    return _needs(usage, (r"REG:(\d+)", r"STACK:(\d+)"), assembly, *WIDE)
 
 
 def _amd_report(assembly: str) -> dict[str, int]:
-    registers, spills = (
-        int(re.search(rf"\.{name}:\s*(\d+)", assembly)[1])  # pyright: ignore
-        for name in ("vgpr_count", "vgpr_spill_count")
-    )
-    return {
-        "registers": registers,
-        "spills": spills,
-        "wide_loads": len(re.findall(r"\b(?:global|buffer)_load_dwordx4", assembly)),
-        "wide_stores": len(re.findall(r"\b(?:global|buffer)_store_dwordx4", assembly)),
-    }
+    names = r"\.vgpr_count:\s*(\d+)", r"\.vgpr_spill_count:\s*(\d+)"
+    wide = r"\b(?:global|buffer)_load_dwordx4", r"\b(?:global|buffer)_store_dwordx4"
+    return _needs(assembly, names, assembly, *wide)
 
 
 def compile_ahead(arch: str, launch: Launch) -> Row:
@@ -262,15 +234,9 @@ def compile_ahead(arch: str, launch: Launch) -> Row:
     amd = arch.startswith("gfx")
     target = GPUTarget("hip", arch, 64) if amd else GPUTarget("cuda", int(arch), 32)
     compiled = triton.compile(launch.source(), target=target, options={"num_warps": launch.num_warps})
-    report = _amd_report(compiled.asm["amdgcn"]) if amd else _nvidia_report(compiled.asm["cubin"])
-    return Row(
-        backend="triton",
-        file=launch.file,
-        kernel=launch.label,
-        arch=arch if amd else f"sm_{arch}",
-        shared_bytes=compiled.metadata.shared,
-        **report,
-    )
+    needs = _amd_report(compiled.asm["amdgcn"]) if amd else _nvidia_report(compiled.asm["cubin"])
+    place = {"backend": "triton", "file": launch.file, "kernel": launch.label, "arch": arch if amd else f"sm_{arch}"}
+    return Row(**place, shared_bytes=compiled.metadata.shared, **needs)
 
 
 def rows(architectures: tuple[str, ...] = ARCHITECTURES, dtypes: tuple[str, ...] = DTYPES) -> Iterator[Row]:
@@ -287,11 +253,8 @@ def rows(architectures: tuple[str, ...] = ARCHITECTURES, dtypes: tuple[str, ...]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", nargs="+", default=ARCHITECTURES)
-    parser.add_argument("--dtype", nargs="+", default=DTYPES, choices=DTYPES)
-    args = parser.parse_args()
-    for row in rows(tuple(args.arch), tuple(args.dtype)):
+    given = command(__doc__, arch=[], dtype=[*DTYPES])
+    for row in rows(tuple(given.arch) or ARCHITECTURES, tuple(given.dtype)):
         print(json.dumps(asdict(row)))
 
 

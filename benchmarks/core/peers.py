@@ -185,7 +185,7 @@ def _liger_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tenso
     return lambda: loss(per_token_logps=logprobs.reshape(-1, 1))[0]
 
 
-def _value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+def _value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, **_: Any) -> Tensor:
     clipped = torch.maximum(torch.minimum(values, old_values + 0.2), old_values - 0.2)
     squared = torch.maximum((values - returns).square(), (clipped - returns).square())
     return 0.5 * (squared * mask).sum() / mask.sum()

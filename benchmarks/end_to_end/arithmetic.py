@@ -8,25 +8,22 @@ backward, `SHARE` of peak in passes over whole sequences, decoding that reads al
 trained weight), 4 bytes for the average, 2 for each network that only reads.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from benchmarks.core.tables import markdown
 
 LENGTH, SHARE, ROWS = 256, 0.4, 64
 BLOCK, BLOCKS = 2048, 8
 SCORER = 6e9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    name: str
+class Device(NamedTuple):
     flops_per_s: float
     bytes_per_s: float
     memory_bytes: float
 
 
-DEVICES = (
-    Device(name="H100 80 GB", flops_per_s=989e12, bytes_per_s=3.35e12, memory_bytes=80e9),
-    Device(name="H200 141 GB", flops_per_s=989e12, bytes_per_s=4.8e12, memory_bytes=141e9),
-)
+DEVICES = {"H100 80 GB": Device(989e12, 3.35e12, 80e9), "H200 141 GB": Device(989e12, 4.8e12, 141e9)}
 POLICIES = {"1.3B": (1.3e9, 8), "6B": (6e9, 16), "175B": (175e9, 256)}
 """Weights, and the ranks that are looked at."""
 
@@ -44,36 +41,29 @@ def flops_per_episode(policy: float, scorer: float, tokens: int, epochs: int = 1
 def seconds_per_episode(weights: float, ranks: int, device: Device) -> dict[str, float]:
     """Of one episode on all ranks together, by part."""
     rate = SHARE * device.flops_per_s * ranks
-    flops = flops_per_episode(weights, SCORER, 2 * LENGTH)
+    found = {name: flops / rate for name, flops in flops_per_episode(weights, SCORER, 2 * LENGTH).items()}
     # Every decoding step of a rank's rows reads the weights (gathered, in bf16) once.
     step = max(2 * weights / device.bytes_per_s, 2 * weights * ROWS / (SHARE * device.flops_per_s))
-    return {
-        "generate": LENGTH * step / (ROWS * ranks),
-        "score": flops["score"] / rate,
-        "update": flops["update"] / rate,
-        "pretraining": 6 * BLOCK * BLOCKS * weights / rate,
-    }
+    return {**found, "generate": LENGTH * step / (ROWS * ranks), "pretraining": 6 * BLOCK * BLOCKS * weights / rate}
 
 
 def bytes_per_rank(weights: float, ranks: int) -> float:
     """Under FSDP: policy and value function with their optimisers, the average, reference and reward model."""
-    trained, reading = weights + SCORER, weights + SCORER
-    return (16 * trained + 4 * weights + 2 * reading) / ranks
+    return (18 * (weights + SCORER) + 4 * weights) / ranks
 
 
 def main() -> None:
-    parts = ("generate", "score", "update", "pretraining")
-    print("| policy | machine | ranks | GB a rank | " + " | ".join(parts) + " | episodes/s, PPO | PPO-ptx |")
-    print("| --- " * (6 + len(parts)) + "|")
+    parts, rows = ("generate", "score", "update", "pretraining"), []
     for name, (weights, ranks) in POLICIES.items():
-        for device in DEVICES:
-            found = seconds_per_episode(weights, ranks, device)
+        for machine, device in DEVICES.items():
+            found, memory = seconds_per_episode(weights, ranks, device), bytes_per_rank(weights, ranks)
             total = sum(found.values())
-            shares = " | ".join(f"{100 * found[part] / total:.0f}%" for part in parts)
-            memory = bytes_per_rank(weights, ranks) / 1e9
-            fits = "" if memory * 1e9 < device.memory_bytes else " (does not fit)"
-            rates = f"{1 / (total - found['pretraining']):.2g} | {1 / total:.2g}"
-            print(f"| {name} | {device.name} | {ranks} | {memory:.0f}{fits} | {shares} | {rates} |")
+            fits = "" if memory < device.memory_bytes else " (does not fit)"
+            rates = f"{1 / (total - found['pretraining']):.2g}", f"{1 / total:.2g}"
+            shares = (f"{100 * found[part] / total:.0f}%" for part in parts)
+            rows.append([name, machine, str(ranks), f"{memory / 1e9:.0f}{fits}", *shares, *rates])
+    columns = ("policy", "machine", "ranks", "GB a rank", *parts, "episodes/s, PPO", "PPO-ptx")
+    print(markdown(columns, rows), end="")
 
 
 if __name__ == "__main__":

@@ -22,27 +22,26 @@ LAST = 10
 
 
 def main() -> None:
-    arguments = command(__doc__, peer=True, iterations=40, seeds=3, out=Path)
+    asked = command(__doc__, peer=True, iterations=40, seeds=3, out=Path)
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     results: dict[str, list[list[dict]]] = {"ours": [], "trl": []}
     with tempfile.TemporaryDirectory() as folder:
         given.write(TASK, Path(folder))
-        for seed in range(arguments.seeds):
-            for name, process in commands("ppo", folder, arguments.peer).items():
+        for seed in range(asked.seeds):
+            for name, process in commands("ppo", folder, asked.peer).items():
                 worker = Worker([*process, str(seed)])
-                results[name].append([worker.turn() for _ in range(arguments.iterations)])
+                results[name].append([worker.turn() for _ in range(asked.iterations)])
                 worker.end()
     for name, runs in results.items():
-        first = [run[0]["score"] for run in runs]
-        last = [statistics.mean(row["score"] for row in run[-LAST:]) for run in runs]
-        kl = [statistics.mean(row["kl"] for row in run[-LAST:]) for run in runs]
+        first = statistics.mean(run[0]["score"] for run in runs)
+        last, kl = ([statistics.mean(row[x] for row in run[-LAST:]) for run in runs] for x in ("score", "kl"))
         spread = statistics.stdev(last) if len(last) > 1 else 0.0
         print(
-            f"{name:<5} score {statistics.mean(first):+.2f} at the start, {statistics.mean(last):+.2f} +- {spread:.2f}"
-            f" over the last {LAST} iterations (mean and deviation over seeds), kl {statistics.mean(kl):.2f}"
+            f"{name:<5} score {first:+.2f} at the start, {statistics.mean(last):+.2f} +- {spread:.2f} over the last "
+            f"{LAST} iterations (mean and deviation over seeds), kl {statistics.mean(kl):.2f}"
         )
-    if arguments.out:
-        write_json(arguments.out, results)
+    if asked.out:
+        write_json(asked.out, results)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 python -m benchmarks.end_to_end.our_worker ppo|sft FOLDER [SEED]
 """
 
-import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,18 +34,11 @@ def encoder_of(task: given.Task, folder: Path) -> Encoder:
 
 def ppo(task: given.Task, prompts: list[str], folder: Path, seed: int) -> Turn:
     adam, encoder = AdamConfig(lr=task.learning_rate, beta2=0.999), encoder_of(task, folder)
+    sizes = {"rollout_batch": task.batch, "minibatch": task.minibatch, "microbatch": task.minibatch}
     config = PPOConfig(
-        num_episodes=10**6,
-        rollout_batch=task.batch,
-        minibatch=task.minibatch,
-        microbatch=task.minibatch,
-        num_epochs=task.epochs,
-        policy_adam=adam,
-        value_adam=adam,
-        warmup_iterations=0,
-        kl_coef=task.kl_coef,
-        missing_eos_score=None,
-    )
+        num_episodes=10**6, num_epochs=task.epochs, policy_adam=adam, value_adam=adam, warmup_iterations=0,
+        kl_coef=task.kl_coef, missing_eos_score=None, **sizes,
+    )  # fmt: skip
     policy = Policy.load(folder / "policy", encoder.tokenizer).to(task.device)
     reward_model = RewardModel.load(folder / "reward_model").to(task.device)
     trainer = PPOTrainer(policy, reward_model, prompts, encoder, config, seed=seed)
@@ -67,13 +58,11 @@ def ppo(task: given.Task, prompts: list[str], folder: Path, seed: int) -> Turn:
 def sft(task: given.Task, prompts: list[str], folder: Path, seed: int) -> Turn:
     encoder, clock = encoder_of(task, folder), given.Clock()
     rows = [Demonstration(prompt=a, completion=b) for a, b in zip(prompts, given.completions(task), strict=True)]
-    config = SFTConfig(
-        adam=AdamConfig(lr=task.learning_rate, beta2=0.999),
-        batch_size=task.minibatch,
-        microbatch=task.minibatch,
-        epochs=1000,
-        residual_dropout=0.0,
+    adam, sizes = (
+        AdamConfig(lr=task.learning_rate, beta2=0.999),
+        {"batch_size": task.minibatch, "microbatch": task.minibatch},
     )
+    config = SFTConfig(adam=adam, epochs=1000, residual_dropout=0.0, **sizes)
     trainer = SFTTrainer(Policy.load(folder / "policy", encoder.tokenizer), rows, encoder, config, seed=seed)
 
     def turn() -> dict[str, Any]:
@@ -84,14 +73,8 @@ def sft(task: given.Task, prompts: list[str], folder: Path, seed: int) -> Turn:
     return turn
 
 
-def main() -> None:
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    step, folder, seed = [*sys.argv[1:], "0"][:3]
-    turn = {"ppo": ppo, "sft": sft}[step](*given.read(Path(folder)), Path(folder), int(seed))
+if __name__ == "__main__":
+    turn = given.asked({"ppo": ppo, "sft": sft})
     for _ in turns():
         say(turn())
     say({"peak_bytes": peak_bytes()})
-
-
-if __name__ == "__main__":
-    main()

@@ -7,20 +7,21 @@ The first prints it, the second puts it between the README's markers and the fir
 Every number and every comparison comes from the results; a sentence that they do not carry is not written.
 """
 
-import argparse
 import datetime
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.core.tables import command, markdown
 from instructrl.evaluation.report import write_figure
 
 BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->"
 FIGURE = Path("benchmarks/results/miniature_win_rates.svg")
-WIDTH = 120
 # What the paper's text states; what is read off a figure, to the nearest two hundredths or so, has a "≈".
 PAPER = {
     "PPO-ptx: win rate": "73.4 ± 2%",
@@ -47,64 +48,54 @@ Run = Mapping[str, Any]
 
 def section(runs: Sequence[Run], folders: Sequence[Path], made: str) -> str:
     """What stands between the markers. made: when and on what the runs were made."""
-    first = runs[0]
-    seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
-    prompts = first["models"][0]["win_rate"]["num_prompts"]
-    known = " / ".join(_known(run) for run in runs)
+    seeds = "One seed" if len(runs) == 1 else f"{len(runs)} seeds"
+    prompts = runs[0]["models"][0]["win_rate"]["num_prompts"]
+    asked = [run["data"]["overlap"][-1] for run in runs]
+    known = " / ".join(f"{row['count'] / row['total']:.0%}" for row in asked)
     lead = (
-        f"{seeds.capitalize()}, {prompts:,} prompts of test users, 95% intervals. {_seen(runs)}; {known} of them ask "
+        f"{seeds}, {prompts:,} prompts of test users, 95% intervals. {_seen(runs)}; {known} of them ask "
         "for a task that a training prompt asks for too, in whatever words. The last column is the paper's, where it "
         "has the number: win rates are those of its 175B models, and “≈” is read off its figure 4, which is over all "
         "sizes. There, people judge answers to what people asked; here, a rubric judges answers in a generated world. "
         "The two columns are the same quantities, not the same difficulty."
     )
-    return "\n\n".join(
-        [
-            _wrapped(lead),
-            table(runs),
-            *(_wrapped(sentence) for sentence in _sentences(runs)),
-            _wrapped(made + _command(runs, folders)),
-        ]
-    )
+    sentences = [_wrapped(text) for text in _sentences(runs)]
+    return "\n\n".join([_wrapped(lead), table(runs), *sentences, _wrapped(made + _command(runs, folders))])
 
 
 def table(runs: Sequence[Run]) -> str:
     """One row a quantity, one column a run, and the paper's number last."""
-    rows: list[list[str]] = [["", *(f"seed {run['run']['seed']}" for run in runs), "paper"]]
+    names, tax = [model["name"] for model in runs[0]["models"]], runs[0]["alignment_tax"]["tax"]
+    asked = [name for name in runs[0]["head_to_head"]["against"] if name in ("GPT", "GPT (prompted)")]
+    columns = [dict(_quantities(run, names, asked, list(tax))) for run in runs]
+    rows = [[label, *(column[label] for column in columns), PAPER.get(label, "")] for label in columns[0]]
+    heads = ["", *(f"seed {run['run']['seed']}" for run in runs), "paper"]
+    return markdown(heads, rows).rstrip("\n")
 
-    def add(label: str, read: Callable[[Run], str]) -> None:
-        rows.append([label, *(read(run) for run in runs), PAPER.get(label, "")])
 
-    names = [model["name"] for model in runs[0]["models"]]
-    baseline = runs[0]["run"]["baseline"]
-    for name in names:
-        if name == baseline:
-            add(f"{name}, the baseline", lambda run: "50%")
-        else:
-            add(f"{name}: win rate", lambda run, name=name: _interval(_model(run, name)["win_rate"]))
-    for name in runs[0]["head_to_head"]["against"]:
-        if name in ("GPT", "GPT (prompted)"):
-            label = f"{runs[0]['head_to_head']['model']} preferred to {name}"
-            add(label, lambda run, name=name: _interval(run["head_to_head"]["against"][name]))
-    for name in names:
-        add(f"{name}: Likert, 1 to 7", lambda run, name=name: f"{_model(run, name)['likert']['mean']:.2f}")
-    for flag in ("hallucination", "satisfies constraint"):
-        for name in names:
-            add(f"{name}: {flag}", lambda run, name=name, flag=flag: _share(_model(run, name)["metadata"].get(flag)))
-    for key, label in (
-        ("accuracy_training_labelers", "reward model's accuracy on training labelers"),
-        ("accuracy_heldout_labelers", "the same on held-out labelers"),
-        ("agreement_training_labelers", "training labelers' agreement"),
-        ("agreement_heldout_labelers", "held-out labelers' agreement"),
-    ):
-        add(label, lambda run, key=key: _interval(run["reward_model"][key]))
-    for name in runs[0]["alignment_tax"]["tax"]:
-        add(f"alignment tax of {name}, nats a token", lambda run, name=name: _nats(run["alignment_tax"]["tax"][name]))
-    add("of PPO's tax, given back by the mix", lambda run: _recovered(run["alignment_tax"]["recovered"]))
-    add("KL of PPO / PPO-ptx, nats a response", lambda run: _pair(run, "kl", "{:.1f}"))
-    add("facts that GPT / PPO-ptx knows", lambda run: _pair(run, "fact_accuracy", "{:.0%}", first="GPT"))
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+def _quantities(run: Run, names: list[str], asked: list[str], taxed: list[str]) -> list[tuple[str, str]]:
+    """Of one run, by label. names: of models. asked: those that are compared one with another."""
+    models, quality, tax = {model["name"]: model for model in run["models"]}, run["reward_model"], run["alignment_tax"]
+    baseline, head = run["run"]["baseline"], run["head_to_head"]
+    agreements = {
+        "reward model's accuracy on training labelers": quality["accuracy_training_labelers"],
+        "the same on held-out labelers": quality["accuracy_heldout_labelers"],
+        "training labelers' agreement": quality["agreement_training_labelers"],
+        "held-out labelers' agreement": quality["agreement_heldout_labelers"],
+    }
+    return [
+        *((f"{x}, the baseline", "50%") if x == baseline else (f"{x}: win rate", _interval(models[x]["win_rate"]))
+          for x in names),
+        *((f"{head['model']} preferred to {x}", _interval(head["against"][x])) for x in asked),
+        *((f"{x}: Likert, 1 to 7", f"{models[x]['likert']['mean']:.2f}") for x in names),
+        *((f"{x}: {flag}", _share(models[x]["metadata"].get(flag)))
+          for flag in ("hallucination", "satisfies constraint") for x in names),
+        *((label, _interval(entry)) for label, entry in agreements.items()),
+        *((f"alignment tax of {x}, nats a token", _nats(tax["tax"][x])) for x in taxed),
+        ("of PPO's tax, given back by the mix", _recovered(tax["recovered"])),
+        ("KL of PPO / PPO-ptx, nats a response", f"{models['PPO']['kl']:.1f} / {models['PPO-ptx']['kl']:.1f}"),
+        ("facts that GPT / PPO-ptx knows", " / ".join(f"{models[x]['fact_accuracy']:.0%}" for x in ("GPT", "PPO-ptx"))),
+    ]  # fmt: skip
 
 
 def _sentences(runs: Sequence[Run]) -> list[str]:
@@ -144,22 +135,12 @@ def _gap(quality: Mapping[str, Any]) -> tuple[float, bool]:
     return unseen["rate"] - seen["rate"], apart
 
 
-def _known(run: Run) -> str:
-    row = run["data"]["overlap"][-1]
-    return f"{row['count'] / row['total']:.0%}"
-
-
 def _seen(runs: Sequence[Run]) -> str:
     counts = [sum(row["count"] for row in run["data"]["overlap"][:-1]) for run in runs]
     if not any(counts):
         return "None stands word for word in the pretraining corpus, the few-shot examples or another training set"
-
     verb = "stands" if counts == [1] else "stand"
     return f"{' / '.join(map(str, counts))} of them {verb} word for word in a training set"
-
-
-def _model(run: Run, name: str) -> Mapping[str, Any]:
-    return next(model for model in run["models"] if model["name"] == name)
 
 
 def _interval(entry: Mapping[str, float] | None) -> str:
@@ -180,10 +161,6 @@ def _recovered(entry: Mapping[str, float] | None) -> str:
     return "-" if entry is None else f"{entry['mean']:.0%} ({entry['low']:.0%} to {entry['high']:.0%})"
 
 
-def _pair(run: Run, key: str, form: str, first: str = "PPO") -> str:
-    return " / ".join(form.format(_model(run, name)[key]) for name in (first, "PPO-ptx"))
-
-
 def _command(runs: Sequence[Run], folders: Sequence[Path]) -> str:
     seeds = " ".join(str(run["run"]["seed"]) for run in runs)
     names = " ".join(f"runs/{folder.name}" for folder in folders)
@@ -195,18 +172,8 @@ def _command(runs: Sequence[Run], folders: Sequence[Path]) -> str:
 
 def _wrapped(text: str) -> str:
     """Lines of the README's width, broken between words and never inside of a code span."""
-    words, parts = [], text.split("`")
-    for index, part in enumerate(parts):
-        words += [f"`{part}`"] if index % 2 else part.split(" ")
-    lines, line = [], ""
-    for word in filter(None, words):
-        glue = "" if not line or word[0] in ".,;:)" or line.endswith("(") else " "
-        if line and len(line) + len(glue) + len(word) > WIDTH and glue:
-            lines.append(line)
-            line = word
-        else:
-            line += glue + word
-    return "\n".join([*lines, line])
+    kept = re.sub(r"`[^`]*`", lambda span: span[0].replace(" ", "\0"), text)
+    return textwrap.fill(kept, 120, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
 
 def _made(folder: Path, run: Run) -> str:
@@ -218,21 +185,17 @@ def _made(folder: Path, run: Run) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--write", type=Path, metavar="README")
-    chosen = parser.parse_args(arguments)
-    runs = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in chosen.folders]
-    text = section(runs, chosen.folders, _made(chosen.folders[0], runs[0]))
+def main() -> None:
+    chosen = command(__doc__, folders_=[], write=Path)
+    folders = [Path(folder) for folder in chosen.folders]
+    runs = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in folders]
+    text = section(runs, folders, _made(folders[0], runs[0]))
     if chosen.write is None:
         print(text)
         return
-    page = chosen.write.read_text(encoding="utf-8")
-    head, rest = page.split(BEGIN)
-    _, tail = rest.split(END)
-    chosen.write.write_text(f"{head}{BEGIN}{text}\n{END}{tail}", encoding="utf-8")
-    write_figure(chosen.folders[0], chosen.write.parent / FIGURE)
+    head, rest = chosen.write.read_text(encoding="utf-8").split(BEGIN)
+    chosen.write.write_text(f"{head}{BEGIN}{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    write_figure(folders[0], chosen.write.parent / FIGURE)
 
 
 if __name__ == "__main__":

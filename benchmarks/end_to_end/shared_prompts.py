@@ -32,16 +32,15 @@ WORDS = 1000
 
 
 def comparisons() -> list[Comparison]:
-    rng = random.Random(0)
+    rng, pairs = random.Random(0), Comparison.pairs_from_ranks(range(K))
 
     def text(length: int) -> str:
         return " ".join(f"w{rng.randrange(WORDS)}" for _ in range(length))
 
-    pairs = Comparison.pairs_from_ranks(range(K))
-    return [
-        Comparison(prompt=text(PROMPT), completions=tuple(text(RESPONSE - 1) for _ in range(K)), preferred=pairs)
-        for _ in range(PROMPTS)
-    ]
+    def one() -> Comparison:
+        return Comparison(prompt=text(PROMPT), completions=tuple(text(RESPONSE - 1) for _ in range(K)), preferred=pairs)
+
+    return [one() for _ in range(PROMPTS)]
 
 
 def steps() -> dict[str, Callable[[], list[Tensor]]]:
@@ -49,33 +48,31 @@ def steps() -> dict[str, Callable[[], list[Tensor]]]:
     torch.manual_seed(0)
     limits = Limits(max_prompt_tokens=PROMPT, max_response_tokens=RESPONSE)
     encoder = Encoder(word_tokenizer([f"w{i}" for i in range(WORDS)]), limits)
-    size = len(encoder.tokenizer)
-    policy = gpt2_policy(
-        vocabulary=size, context=limits.total, layers=4, width=256, heads=4, end_of_text=encoder.end_of_text
-    )
+    sizes = {"context": limits.total, "layers": 4, "width": 256, "heads": 4}
+    policy = gpt2_policy(vocabulary=len(encoder.tokenizer), end_of_text=encoder.end_of_text, **sizes)
     model = RewardModel.from_policy(policy, torch.Generator().manual_seed(0))
     rows = comparisons()
     preferred, shared = preferred_pairs(rows), encoder.shared_prompts(rows)
     prompts = [row.prompt for row in rows for _ in row.completions]
     separate = encoder.pairs(prompts, [text for row in rows for text in row.completions])
-    winners, losers = zip(*sorted(rows[0].preferred), strict=True)
+    winners, losers = map(torch.tensor, zip(*sorted(rows[0].preferred), strict=True))
     first = torch.arange(PROMPTS)[:, None] * K
-    sides = torch.cat([(first + torch.tensor(winners)).flatten(), (first + torch.tensor(losers)).flatten()])
-    twice = separate.select(sides)
+    twice = separate.select(torch.cat([(first + winners).flatten(), (first + losers).flatten()]))
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def with_gradients(loss: Tensor) -> list[Tensor]:
         return [loss.detach(), *torch.autograd.grad(loss, parameters)]
+
+    def of_all_pairs(scores: Tensor) -> list[Tensor]:
+        return with_gradients(comparison_loss(scores, preferred, PROMPTS).loss)
 
     def pairwise() -> list[Tensor]:
         won, lost = model(twice).chunk(2)
         return with_gradients(-F.logsigmoid(won - lost).mean())
 
     return {
-        "shared": lambda: with_gradients(comparison_loss(model.shared_prompt_scores(shared), preferred, PROMPTS).loss),
-        "one a completion": lambda: with_gradients(
-            comparison_loss(model(separate).view(PROMPTS, K), preferred, PROMPTS).loss
-        ),
+        "shared": lambda: of_all_pairs(model.shared_prompt_scores(shared)),
+        "one a completion": lambda: of_all_pairs(model(separate).view(PROMPTS, K)),
         "two a pair": pairwise,
     }
 
@@ -86,14 +83,14 @@ def extra(provider: str) -> int:
 
 
 def main() -> None:
-    arguments, providers = command(__doc__, rounds=5, out=Path), steps()
+    arguments, providers, found = command(__doc__, rounds=5, out=Path), steps(), {}
     results = {name: torch.cat([x.flatten() for x in step()]) for name, step in providers.items()}
-    for name, found in results.items():
-        error = float((found - results["shared"]).abs().max() / found.abs().max())
+    for name, one in results.items():
+        error = float((one - results["shared"]).abs().max() / one.abs().max())
         print(f"{name}: loss and gradients differ from shared by {error:.1e} of the largest gradient")
         if error > 1e-4:
             raise RuntimeError(f"{name} computes something else")
-    times, found = cpu_seconds(providers, arguments.rounds), {}
+    times = cpu_seconds(providers, arguments.rounds)
     for name, seconds in times.items():
         ratio, memory = median_ratio(seconds, times["shared"]), in_process(extra, name)
         rate = PROMPTS / statistics.median(seconds)

@@ -5,10 +5,14 @@ Imports nothing of ours, so that it runs in a peer's own environment.
 
 import json
 import math
+import os
 import random
+import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -53,22 +57,13 @@ def write(task: Task, folder: Path) -> None:
     words = {f"w{i}": i for i in range(task.vocabulary - 2)} | {PADDING: padding, END_OF_TEXT: end}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=PADDING))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=PADDING, padding_side="left"
-    ).save_pretrained(folder / "policy")
-    sizes = dict(n_layer=task.layers, n_embd=task.width, n_head=task.heads, vocab_size=task.vocabulary)
-    config = GPT2Config(
-        **sizes,
-        n_positions=task.prompt_tokens + task.response_tokens,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        summary_first_dropout=0.0,
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=padding,
-        num_labels=1,
-    )
+    marks = {"eos_token": END_OF_TEXT, "pad_token": PADDING, "padding_side": "left"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(folder / "policy")
+    sizes = {"n_layer": task.layers, "n_embd": task.width, "n_head": task.heads, "vocab_size": task.vocabulary}
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"), 0.0)
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": padding}
+    context = task.prompt_tokens + task.response_tokens
+    config = GPT2Config(**sizes, n_positions=context, **dropout, **ids, num_labels=1)
     policy = GPT2LMHeadModel(config)
     if task.mean_response_tokens is not None:
         _end_at_random(policy, task)
@@ -76,11 +71,7 @@ def write(task: Task, folder: Path) -> None:
     reward_model = GPT2ForSequenceClassification(config)
     torch.nn.init.normal_(reward_model.score.weight, std=task.score_scale)
     reward_model.save_pretrained(folder / "reward_model")
-    rng = random.Random(0)
-    prompts = [
-        " ".join(f"w{rng.randrange(task.vocabulary - 2)}" for _ in range(task.prompt_tokens))
-        for _ in range(task.num_prompts)
-    ]
+    prompts = _texts(task, random.Random(0), [task.prompt_tokens] * task.num_prompts)
     (folder / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
     (folder / "task.json").write_text(json.dumps(asdict(task)), encoding="utf-8")
 
@@ -91,29 +82,33 @@ def read(folder: Path) -> tuple[Task, list[str]]:
     return task, json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
 
 
+def _texts(task: Task, rng: random.Random, lengths: list[int]) -> list[str]:
+    return [" ".join(f"w{rng.randrange(task.vocabulary - 2)}" for _ in range(length)) for length in lengths]
+
+
 def completions(task: Task) -> list[str]:
     """A demonstration for each prompt: all of full length with the end of text, or of lengths drawn evenly."""
-    rng = random.Random(1)
-    longest = task.response_tokens - 1
-    lengths = [
-        longest if task.mean_response_tokens is None else rng.randint(1, longest) for _ in range(task.num_prompts)
-    ]
-    return [" ".join(f"w{rng.randrange(task.vocabulary - 2)}" for _ in range(length)) for length in lengths]
+    rng, longest = random.Random(1), task.response_tokens - 1
+    drawn = task.mean_response_tokens is not None
+    return _texts(task, rng, [rng.randint(1, longest) if drawn else longest for _ in range(task.num_prompts)])
+
+
+def asked(steps: Mapping[str, Callable[..., Callable[[], Any]]]) -> Callable[[], Any]:
+    """What a worker was started for: `ppo|sft FOLDER [SEED]`."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    step, folder, seed = [*sys.argv[1:], "0"][:3]
+    return steps[step](*read(Path(folder)), Path(folder), int(seed))
 
 
 @torch.no_grad()
 def _end_at_random(policy: GPT2LMHeadModel, task: Task) -> None:
     """Give the end of text a logit that hardly depends on what was read: along the final layer norm's bias."""
-    odds = _ending_probability(task)
-    direction = torch.zeros(task.width)
-    direction[0] = 1.0
-    embedding = policy.transformer.wte.weight
-    embedding[:, 0] = 0.0
-    policy.transformer.ln_f.weight[0] = 0.0
-    policy.transformer.ln_f.bias[0] = 10.0
+    odds, embedding, last = _ending_probability(task), policy.transformer.wte.weight, policy.transformer.ln_f
+    embedding[:, 0], last.weight[0], last.bias[0] = 0.0, 0.0, 10.0
     # All other logits have the variance of the embedding times the width.
     others = math.log(task.vocabulary - 1) + 0.5 * float(embedding.var()) * task.width
-    embedding[-1] = direction * (others + math.log(odds / (1 - odds))) / 10.0
+    embedding[-1] = 0.0
+    embedding[-1, 0] = (others + math.log(odds / (1 - odds))) / 10.0
 
 
 def _ending_probability(task: Task) -> float:

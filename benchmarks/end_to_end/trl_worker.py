@@ -6,14 +6,13 @@ PPO runs in an environment with trl 1.12, the last that has one, SFT in one with
 """
 
 import os
-import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 warnings.filterwarnings("ignore")
 
-import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from transformers import AutoTokenizer, GPT2ForSequenceClassification, GPT2LMHeadModel, TrainerCallback  # noqa: E402
 
@@ -55,56 +54,30 @@ class Steps(Turns):
 
 def shared_settings(task: given.Task, folder: Path) -> dict:
     """Of both configurations."""
-    return {
-        "output_dir": str(folder / "trl"),
-        "report_to": [],
-        "gradient_checkpointing": False,
-        "learning_rate": task.learning_rate,
-        "lr_scheduler_type": "constant",
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-    }
+    quiet = {"report_to": [], "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True}
+    rate = {"learning_rate": task.learning_rate, "lr_scheduler_type": "constant", "gradient_checkpointing": False}
+    return {"output_dir": str(folder / "trl"), "use_cpu": task.device == "cpu", "bf16": task.bfloat16, **quiet, **rate}
 
 
-def ppo(task: given.Task, prompts: list[str], folder: Path, seed: int) -> None:
+def ppo(task: given.Task, prompts: list[str], folder: Path, seed: int) -> Callable[[], object]:
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
     reward, value = (GPT2ForSequenceClassification.from_pretrained(folder / "reward_model") for _ in range(2))
     policy, reference = (GPT2LMHeadModel.from_pretrained(folder / "policy") for _ in range(2))
     config = PPOConfig(
-        **shared_settings(task, folder),
-        seed=seed,
-        use_cpu=task.device == "cpu",
-        bf16=task.bfloat16,
         # A minibatch is one micro-batch and one optimiser step.
-        per_device_train_batch_size=task.batch,
-        gradient_accumulation_steps=1,
-        num_mini_batches=task.batch // task.minibatch,
-        num_ppo_epochs=task.epochs,
-        local_rollout_forward_batch_size=task.batch,
-        total_episodes=10**6,
-        response_length=task.response_tokens,
-        stop_token="eos",
-        missing_eos_penalty=None,
-        num_sample_generations=0,
-        kl_coef=task.kl_coef,
-        temperature=1.0,
-    )
+        per_device_train_batch_size=task.batch, num_mini_batches=task.batch // task.minibatch,
+        gradient_accumulation_steps=1, num_ppo_epochs=task.epochs, local_rollout_forward_batch_size=task.batch,
+        total_episodes=10**6, num_sample_generations=0, response_length=task.response_tokens, stop_token="eos",
+        missing_eos_penalty=None, kl_coef=task.kl_coef, temperature=1.0, seed=seed, **shared_settings(task, folder),
+    )  # fmt: skip
     rows = Dataset.from_dict({"input_ids": [tokenizer(text)["input_ids"] for text in prompts]})
-    waiting = Iterations("generate")
-    trainer = PPOTrainer(
-        args=config,
-        processing_class=tokenizer,
-        model=policy,
-        ref_model=reference,
-        reward_model=reward,
-        value_model=value,
-        train_dataset=rows,
-        eval_dataset=rows.select(range(task.batch)),
-        callbacks=[waiting],
-    )
+    waiting, few = Iterations("generate"), rows.select(range(task.batch))
+    networks = {"model": policy, "ref_model": reference, "reward_model": reward, "value_model": value}
+    data = {"processing_class": tokenizer, "train_dataset": rows, "eval_dataset": few}
+    trainer = PPOTrainer(args=config, callbacks=[waiting], **networks, **data)
+
     generate, accumulate = ppo_trainer.batch_generation, trainer.accelerator.accumulate
 
     def timed_generation(*args, **kwargs):
@@ -118,33 +91,23 @@ def ppo(task: given.Task, prompts: list[str], folder: Path, seed: int) -> None:
 
     ppo_trainer.batch_generation, trainer.accelerator.accumulate = timed_generation, timed_accumulation
     waiting.wait()
-    trainer.train()
+    return trainer.train
 
 
-def sft(task: given.Task, prompts: list[str], folder: Path, seed: int) -> None:
+def sft(task: given.Task, prompts: list[str], folder: Path, seed: int) -> Callable[[], object]:
     from trl import SFTConfig, SFTTrainer
 
     config = SFTConfig(
-        **shared_settings(task, folder),
-        use_cpu=not torch.cuda.is_available(),
-        bf16=False,
-        per_device_train_batch_size=task.minibatch,
-        max_length=task.prompt_tokens + task.response_tokens,
-        completion_only_loss=True,
-        max_grad_norm=0.0,
-        num_train_epochs=1000,
-    )
+        per_device_train_batch_size=task.minibatch, max_length=task.prompt_tokens + task.response_tokens,
+        completion_only_loss=True, max_grad_norm=0.0, num_train_epochs=1000, **shared_settings(task, folder),
+    )  # fmt: skip
     completions = [" " + text for text in given.completions(task)]
-    SFTTrainer(
-        model=GPT2LMHeadModel.from_pretrained(folder / "policy"),
-        args=config,
-        processing_class=AutoTokenizer.from_pretrained(folder / "policy"),
-        train_dataset=Dataset.from_dict({"prompt": prompts, "completion": completions}),
-        callbacks=[Steps("step")],
-    ).train()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
+    rows = Dataset.from_dict({"prompt": prompts, "completion": completions})
+    model = GPT2LMHeadModel.from_pretrained(folder / "policy")
+    data = {"processing_class": tokenizer, "train_dataset": rows}
+    return SFTTrainer(model=model, args=config, callbacks=[Steps("step")], **data).train
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    step, place, number = [*sys.argv[1:], "0"][:3]
-    {"ppo": ppo, "sft": sft}[step](*given.read(Path(place)), Path(place), int(number))
+    given.asked({"ppo": ppo, "sft": sft})()

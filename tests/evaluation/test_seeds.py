@@ -58,7 +58,7 @@ def test_sentences_follow_the_numbers(run):
     assert "| of PPO's tax, given back by the mix | - |" in said(seen)
 
 
-def test_one_command_fills_the_readme(run, tmp_path):
+def test_one_command_fills_the_readme(run, tmp_path, monkeypatch):
     folder = tmp_path / "runs/miniature-0"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(run))
@@ -66,7 +66,8 @@ def test_one_command_fills_the_readme(run, tmp_path):
     page.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / seeds.FIGURE.parent).mkdir(parents=True)
     for _ in range(2):
-        seeds.main([str(folder), "--write", str(page)])
+        monkeypatch.setattr("sys.argv", ["seeds.py", str(folder), "--write", str(page)])
+        seeds.main()
     (between,) = re.findall(r"<!-- results:begin -->\n(.*?)<!-- results:end -->", page.read_text(), re.DOTALL)
     assert between.count("| paper |") == 1
     assert "Made on" in between
