@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from benchmarks.core import runner, timing, workloads
-from benchmarks.core.rows import Provider, Row, Setting, Target
+from benchmarks.core.rows import Provider, Row, Target
 from benchmarks.device import targets
 
-DRY = Setting(torch.device("cpu"), True, 2**16)
+
+class Tiny(timing.CpuMeter):
+    def __init__(self):
+        super().__init__(tiny=True)
 
 
 def test_every_row_goes_through_on_the_cpu(tmp_path, monkeypatch):
@@ -146,7 +149,7 @@ def row_of(graph=False, backends=(), **functions):
 
 
 def measured(row, meter=None, **without):
-    return runner.measure(row, DRY, meter or timing.CpuMeter(), attempt(**without))["providers"]
+    return runner.measure(row, meter or Tiny(), attempt(**without))["providers"]
 
 
 def test_only_what_is_right_is_timed():
@@ -184,7 +187,7 @@ def test_what_a_provider_leaves_unwritten_is_seen():
 
 
 def test_what_spoiled_a_process_is_not_tried_again():
-    class Meter(timing.CpuMeter):
+    class Meter(Tiny):
         asked: ClassVar = {}
 
         def timer(self, step, calls, graph):
@@ -203,7 +206,7 @@ def test_what_spoiled_a_process_is_not_tried_again():
 
 
 def test_a_capture_that_fails_ends_the_process():
-    class Meter(timing.CpuMeter):
+    class Meter(Tiny):
         def timer(self, step, calls, graph):
             raise timing.CaptureError("operation not permitted")
 
@@ -212,7 +215,7 @@ def test_a_capture_that_fails_ends_the_process():
 
 
 def test_a_device_that_is_dead_ends_the_process():
-    class Meter(timing.CpuMeter):
+    class Meter(Tiny):
         def synchronize(self):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -227,7 +230,7 @@ def test_shares_and_verdicts():
     # A copy of twice the bytes in 30 us: a step that moves half of them in 20 us has three quarters of its rate.
     memory = timing.Memory(extra_bytes=3 * 2**20, result_bytes=2**20)
     timer = timing.DeviceTimer(None, "events")
-    step = timing.Contender(step=list, backend="", calls=1, timer=timer, memory=memory)
+    step = timing.Contender(list, "", 1, timer, memory)
     found = runner.figures([(25e-6, 20e-6)] * 4, [0.5 * 30e-6] * 4, step)
     assert found["share_pct"] == pytest.approx(75.0)
     assert found["device_us"] == pytest.approx(20.0)
@@ -253,8 +256,8 @@ def test_the_share_is_that_of_what_is_timed_in_the_same_rounds(monkeypatch):
 
 
 def test_rounds_end_with_the_time_but_not_before_three():
-    timer = timing.DeviceTimer(seconds=lambda: 1.0, method="")
-    step = timing.Contender(step=lambda: [], backend="reference", calls=1, timer=timer)
+    timer = timing.DeviceTimer(lambda: 1.0, "")
+    step = timing.Contender(list, "reference", 1, timer)
     times = timing.take_turns({"a": step}, timing.CpuMeter(), 9, deadline=0.0)
     assert len(times["a"]) == timing.LEAST_ROUNDS
 

@@ -7,12 +7,12 @@ import torch
 
 from benchmarks.core import peers, runner
 from benchmarks.core.report import figures_table
-from benchmarks.core.rows import CPU
 from benchmarks.core.timing import CpuMeter
 from benchmarks.core.workloads import public
 from benchmarks.ops import bench
 from instructrl.ops.cases import CASES
 
+CPU = CpuMeter()
 SMALL = {
     "logprobs.token_logprobs": ("5x257",),
     "logprobs.token_logprobs_and_entropy": ("5x257", "temperature"),
@@ -35,15 +35,14 @@ def row_of(op, name):
 
 
 def inputs_of(row):
-    (inputs,) = row.sets(CPU)
-    return inputs
+    return row.inputs(CPU)
 
 
 def checked(row):
     """What is found of everybody: "error", or why they are "left_out"."""
     arguments = inputs_of(row)
     attempt = runner.Attempt(rounds=1)
-    return runner.check(row.providers(CPU, arguments), arguments, row.truth(arguments), CpuMeter(), attempt)
+    return runner.check(row.providers(CPU, arguments), arguments, row.truth(arguments), CPU, attempt)
 
 
 @pytest.mark.parametrize(("op", "name"), PEERS)

@@ -1,4 +1,4 @@
-"""The scaling benchmark's own logic: fits, processes, the search for the largest size, tables and plot."""
+"""The scaling benchmark's own logic: fits, processes, the search for the largest size, and tables."""
 
 import json
 import os
@@ -183,29 +183,6 @@ def test_the_table_of_largest_sizes_says_which_are_bounds():
     assert lines[3].endswith("| at least 300 (3.000 GiB) | at least 300 (3.000 GiB) |  |")
 
 
-def test_the_plot_has_panels_of_time_and_of_memory_on_log_axes():
-    from benchmarks.scaling import growth
-
-    time = {"seconds": [1.0, 2.0, 4.0], "time_slope": 1.0}
-    both = {**time, "extra_bytes": [0, 2**20, 2**21], "memory_slope": None}
-    panels = growth.plot([axis_row(**both), {**axis_row(**both), "op": "other"}, axis_row(**both)]).axes
-    assert [(panel.get_title(), panel.get_ylabel(), len(panel.lines)) for panel in panels] == [
-        ("an_op", "ms", 2), ("other", "ms", 1), ("an_op", "extra MB", 2), ("other", "extra MB", 1),
-    ]  # fmt: skip
-    assert {(panel.get_xscale(), panel.get_yscale()) for panel in panels} == {("log", "log")}
-    assert list(panels[0].lines[0].get_ydata()) == [1e3, 2e3, 4e3]
-    # 0 is not on a log axis.
-    assert list(panels[2].lines[0].get_ydata()) == [1e-6 * y for y in (growth.NOISE_BYTES, 2**20, 2**21)]
-    assert [panel.get_ylabel() for panel in growth.plot([axis_row(**time)]).axes] == ["ms"]
-
-
-def test_an_op_without_memory_of_its_own_can_be_drawn(tmp_path):
-    from benchmarks.scaling import growth
-
-    growth.plot([axis_row(extra_bytes=[0, 0, 0], memory_slope=None)]).savefig(tmp_path / "x.svg")
-    assert (tmp_path / "x.svg").exists()
-
-
 def test_parts_are_measured_and_written(tmp_path, monkeypatch):
     from benchmarks.scaling import growth
     from benchmarks.scaling.largest import Found, Run
@@ -228,11 +205,9 @@ def test_parts_are_measured_and_written(tmp_path, monkeypatch):
     assert found["axes"][0]["extra_bytes"] == [1000 * size for size in found["axes"][0]["sizes"]]
     assert asked == [("pairwise_ranking_loss", name, 2**29, 20.0) for name in ("ours", "eager")]
     assert (tmp_path / "x.md").read_text().count("pairwise_ranking_loss") == 3
-    assert (tmp_path / "x.svg").exists()
     monkeypatch.setattr(sys, "argv", [*command[:4], str(tmp_path / "y.json"), "--parts", "largest"])
     growth.main()
     assert json.loads((tmp_path / "y.json").read_text())["axes"] == []
-    assert not (tmp_path / "y.svg").exists()
 
 
 def test_threads_measures_every_phase_of_a_small_recipe():

@@ -27,6 +27,7 @@ from benchmarks.core.tables import RESULTS, command, markdown
 
 SOURCES = ROOT / "csrc"
 STORED = RESULTS / "ahead_of_time.json"
+HOMES = ("CUDA_HOME", "CUDA_PATH")
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
 REGISTER_SLACK = 8
 """Registers are handed out in eights; patch versions of ptxas differ by less."""
@@ -59,12 +60,12 @@ class Row:
 
 def tool(name: str) -> str | None:
     """A program of the CUDA toolkit: from the variable of its name, PATH, beside nvcc, or from Triton's wheel."""
-    places = [os.environ.get("PATH", "")]
-    places += [str(Path(os.environ[home]) / "bin") for home in ("CUDA_HOME", "CUDA_PATH") if home in os.environ]
-    places += ["/usr/local/cuda/bin"]
+    places = [os.environ.get("PATH", ""), *(f"{os.environ[x]}/bin" for x in HOMES if x in os.environ)]
     triton = importlib.util.find_spec("triton")
-    if triton is not None and triton.origin is not None:
-        places.append(str(Path(triton.origin).parent / "backends" / "nvidia" / "bin"))
+    wheel = (
+        [] if triton is None else [f"{place}/backends/nvidia/bin" for place in triton.submodule_search_locations or ()]
+    )
+    places += ["/usr/local/cuda/bin", *wheel]
     return os.environ.get(name.upper()) or shutil.which(name, path=os.pathsep.join(places))
 
 
@@ -88,8 +89,7 @@ def _compiled(source: Path, arch: str, cubin: Path) -> str:
     """Compile one file for one architecture; what ptxas said. Warnings are errors."""
     import torch
 
-    headers = Path(torch.__file__).parent / "include"
-    folders = [f"-I{SOURCES}", "-isystem", str(headers)]
+    folders = [f"-I{SOURCES}", "-isystem", str(Path(torch.__file__).parent / "include")]
     options = ["-std=c++17", "-O3", f"-arch={arch}", "-Werror", "all-warnings", "-Xptxas", "-v", "-DUSE_CUDA"]
     return _run("nvcc", *options, *folders, "-cubin", str(source), "-o", str(cubin)).stderr
 
@@ -143,12 +143,10 @@ def cuda_rows(sources: Iterable[Path] = (), architectures: Sequence[str] = ARCHI
             cubin = Path(folder) / "kernels.cubin"
             needs = resources(_compiled(source, arch, cubin))
             moves = memory_instructions(_run("nvdisasm", str(cubin)).stdout)
-        names = sorted(needs)
-        file = str(source.relative_to(ROOT)) if source.is_relative_to(ROOT) else source.name
-        return [
-            Row(backend="cuda", file=file, kernel=kernel, arch=arch, **needs[name], **moves[name])
-            for name, kernel in zip(names, readable(names), strict=True)
-        ]
+        names, file = sorted(needs), source.relative_to(ROOT) if source.is_relative_to(ROOT) else source.name
+        place = {"backend": "cuda", "file": str(file), "arch": arch}
+        kernels = zip(names, readable(names), strict=True)
+        return [Row(**place, kernel=kernel, **needs[name], **moves[name]) for name, kernel in kernels]
 
     jobs = [(source, arch) for source in sources or sorted((SOURCES / "cuda").glob("*.cu")) for arch in architectures]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

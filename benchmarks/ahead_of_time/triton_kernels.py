@@ -1,20 +1,18 @@
-"""Compiles the Triton kernels for GPUs that are not here, and reports what each needs.
+"""Compiles the Triton kernels for GPUs that are not here, and reports what each needs: a JSON line each, a `Row`.
 
     python -m benchmarks.ahead_of_time.triton_kernels [--arch 90 gfx942 ...] [--dtype bfloat16 ...]
-
-One JSON line a kernel and architecture: backend, file, kernel, arch, registers (of a thread), spills (bytes of local
-memory a thread; registers on AMD), shared_bytes, wide_loads and wide_stores (instructions that move 16 bytes a thread).
 
 The launch functions are called on small CPU tensors with the launch itself replaced by a recorder, so what is compiled
 is what they launch: the same constants, warps and alignment of pointers.
 """
 
+import importlib
 import json
 import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +20,6 @@ from unittest import mock
 
 import torch
 import triton
-from instructrl.kernels.triton import (
-    advantages,
-    general_advantages,
-    general_ppo,
-    groups,
-    logprobs,
-    ppo,
-    ranking,
-    ranking_models,
-    row_statistics,
-    sampling,
-    whitening,
-)
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -52,8 +37,8 @@ _POINTER_TYPES = {
     **{torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", torch.float16: "*fp16"},
     **{torch.int64: "*i64", torch.int32: "*i32", torch.bool: "*i1"},
 }
-Example = tuple[str, Callable[..., object], tuple[Any, ...]]
-"""A name, and what is called with what."""
+Example = tuple[str, str, tuple[Any, ...]]
+"""A function as MODULE.NAME; its label, or what that has behind the name; and what it is called with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,21 +76,21 @@ def _ranking_examples(dtype: torch.dtype) -> Iterator[Example]:
     for responses in (9, 64):
         scores, flags = torch.zeros(8, responses, dtype=dtype), torch.ones(8, responses, responses, dtype=torch.bool)
         numbers, ranks = torch.zeros(8, responses, responses), torch.zeros(8, responses, dtype=torch.int64)
-        yield f"pairwise_ranking_loss {responses}", ranking.pairwise_ranking_loss, (scores, flags)
+        yield "ranking.pairwise_ranking_loss", f" {responses}", (scores, flags)
         for davidson, tied in ((0.0, None), (1.0, flags)):
-            name = f"paired_comparison_loss {responses}" + (", davidson" if davidson else "")
             arguments = (scores, flags, tied, numbers, numbers, 0.1, 0.1, davidson, 0.5, 0.0)
-            yield name, ranking_models.paired_comparison_loss, arguments
-        yield f"plackett_luce_loss {responses}", ranking_models.plackett_luce_loss, (scores, ranks)
+            name = f" {responses}" + (", davidson" if davidson else "")
+            yield "ranking_models.paired_comparison_loss", name, arguments
+        yield "ranking_models.plackett_luce_loss", f" {responses}", (scores, ranks)
 
 
 def _ppo_examples(x: Tensor, mask: Tensor, count: Tensor) -> Iterator[Example]:
     """PPO's losses. x: of the dtype that is read."""
-    yield "clipped_policy_loss", ppo.clipped_policy_loss, (x, x, x, mask, None, 0.2, 0.2)
-    yield "clipped_value_loss", ppo.clipped_value_loss, (x, x, x, mask, None, 0.2)
+    yield "ppo.clipped_policy_loss", "", (x, x, x, mask, None, 0.2, 0.2)
+    yield "ppo.clipped_value_loss", "", (x, x, x, mask, None, 0.2)
     for reference, kl_coef in ((None, 0.0), (x, 0.0), (x, 0.1)):
-        name = "ppo_loss" if reference is None else f"ppo_loss with reference, kl_coef {kl_coef}"
-        yield name, ppo.ppo_loss, (*[x] * 6, mask, reference, count, 0.2, 0.2, 0.2, 0.1, kl_coef)
+        name = "" if reference is None else f" with reference, kl_coef {kl_coef}"
+        yield "ppo.ppo_loss", name, (*[x] * 6, mask, reference, count, 0.2, 0.2, 0.2, 0.1, kl_coef)
     flat, number = ppo_settings.flat, torch.zeros(mask.shape)
     clip = PolicySettings(dual_clip=3.0, log_ratio_clamp=20.0)
     k3 = KLSettings(coef=0.1, input_clamp=20.0, output_clamp=10.0, importance="full")
@@ -121,7 +106,7 @@ def _ppo_examples(x: Tensor, mask: Tensor, count: Tensor) -> Iterator[Example]:
         "values alone": (None, None, None, None, x, x, x, mask, None, number, count, flat()),
     }
     for name, arguments in forms.items():
-        yield f"general_ppo_loss {name}", general_ppo.general_ppo_loss, (*arguments, True)
+        yield "general_ppo.general_ppo_loss", f" {name}", (*arguments, True)
 
 
 def _logits_examples(dtype: torch.dtype) -> Iterator[Example]:
@@ -133,40 +118,37 @@ def _logits_examples(dtype: torch.dtype) -> Iterator[Example]:
         ("", False, plain), ("_and_entropy", True, plain), (" capped", True, capped),
     ):  # fmt: skip
         saved = (number,) * 3 if entropy else (None, number, None)
-        forward = (logits, ids, mask, allowed, *shape, entropy)
-        yield f"token_logprobs{suffix}", logprobs.token_logprobs, forward
+        yield "logprobs.token_logprobs", suffix, (logits, ids, mask, allowed, *shape, entropy)
         backward = (logits, ids, mask, allowed, normalizers, *saved, *shape)
-        yield f"token_logprobs{suffix}_backward", logprobs.token_logprobs_backward, backward
+        yield "logprobs.token_logprobs_backward", f"token_logprobs{suffix}_backward", backward
     padded = torch.zeros(2, 50264, dtype=dtype)[:, :50257]
     arguments = (padded, ids, mask, None, normalizers, None, number, None, 0.7, 0.0)
-    yield "token_logprobs_backward other alignment", logprobs.token_logprobs_backward, arguments
+    yield "logprobs.token_logprobs_backward", " other alignment", arguments
     for suffix, (allowed, *shape) in (("", plain), (" capped", capped)):
-        read = (logits, ids, mask, allowed, normalizers, *shape)
-        yield f"row_statistics{suffix}", row_statistics.row_statistics, read
-    yield "sample_tokens", sampling.sample_tokens, (logits, number, *plain)
-    yield "sample_tokens capped", sampling.sample_tokens, (logits, number, *capped)
-    yield "sample_tokens aligned", sampling.sample_tokens, (torch.zeros(2, 50304, dtype=dtype), number, *plain)
+        yield "row_statistics.row_statistics", suffix, (logits, ids, mask, allowed, normalizers, *shape)
+    yield "sampling.sample_tokens", "", (logits, number, *plain)
+    yield "sampling.sample_tokens", " capped", (logits, number, *capped)
+    yield "sampling.sample_tokens", " aligned", (torch.zeros(2, 50304, dtype=dtype), number, *plain)
 
 
 def _advantage_examples(dtype: torch.dtype) -> Iterator[Example]:
     """The last two under settings: of given rewards, and all that can be together."""
     for length in (1024, 1023, 16384):
         row, mask = torch.zeros(1, length, dtype=dtype), torch.ones(1, length, dtype=torch.bool)
-        decay = (1.0, 0.95, None)
-        yield f"generalized_advantages {length}", advantages.generalized_advantages, (row, row, mask, *decay)
-        fused = (row, row, row, torch.zeros(1), mask, 0.02, *decay)
-        yield f"ppo_advantages {length}", advantages.ppo_advantages, fused
+        yield "advantages.generalized_advantages", f" {length}", (row, row, mask, 1.0, 0.95, None)
+        fused = (row, row, row, torch.zeros(1), mask, 0.02, 1.0, 0.95, None)
+        yield "advantages.ppo_advantages", f" {length}", fused
     flat, mask, offsets = torch.zeros(4096, dtype=dtype), torch.ones(4096) > 0, torch.tensor([0, 4096]).int()
     packed = (flat, flat, flat, torch.zeros(1), mask, 0.02, 1.0, 0.95, offsets)
-    yield "ppo_advantages packed", advantages.ppo_advantages, packed
+    yield "advantages.ppo_advantages", " packed", packed
     rows, flat = torch.zeros(2, 1024, dtype=dtype), torch.zeros(2048, dtype=dtype)
     number, rates, offsets = torch.zeros(2), torch.zeros(2, 3, dtype=torch.float64), torch.tensor([0, 1024, 2048])
     given = (rows, rows == 0, rows, None, None, None, rows == 0, rows, None, None, None)
     arguments = (*given, 0.0, 0, math.inf, math.inf, 1.0, 0.95, 0.95, False, False)
-    yield "generalized_advantages with ends", general_advantages.general_advantages, arguments
+    yield "general_advantages.general_advantages", "generalized_advantages with ends", arguments
     made = (flat, flat == 0, None, flat, flat, number, flat == 0, None, number, rates, offsets)
     everything = (*made, 0.1, 2, 20.0, 10.0, 1.0, 0.95, 1.0, True, True)
-    yield "ppo_advantages, every setting", general_advantages.general_advantages, everything
+    yield "general_advantages.general_advantages", "ppo_advantages, every setting", everything
 
 
 def _examples(dtype: torch.dtype) -> Iterator[Example]:
@@ -176,13 +158,13 @@ def _examples(dtype: torch.dtype) -> Iterator[Example]:
     flat, mask = torch.zeros(4096, dtype=dtype), torch.ones(4096, dtype=torch.bool)
     yield from _ppo_examples(flat, mask, torch.zeros((), dtype=torch.float64))
     yield from _advantage_examples(dtype)
-    yield "masked_whiten", whitening.masked_whiten, (flat, mask, None, True, 1, 1e-8, 0)
+    yield "whitening.masked_whiten", "", (flat, mask, None, True, 1, 1e-8, 0)
     stats, rule = torch.zeros(4).double(), (False, 0, 1e-5, 2)
-    yield "masked_whiten by stats", whitening.masked_whiten, (flat, mask, stats, *rule)
+    yield "whitening.masked_whiten", " by stats", (flat, mask, stats, *rule)
     rows, group = flat.view(4, 1024), torch.zeros(4, dtype=torch.int64)
-    yield "group_whiten", whitening.group_whiten, (rows, mask.view(4, 1024), group, 2, *rule)
+    yield "whitening.group_whiten", "", (rows, mask.view(4, 1024), group, 2, *rule)
     ids = torch.zeros(4096, dtype=torch.int64)
-    yield "group_advantages", groups.group_advantages, (flat, ids, 512, 0, True, 1, 1e-4)
+    yield "groups.group_advantages", "", (flat, ids, 512, 0, True, 1, 1e-4)
 
 
 def launches(dtype: torch.dtype) -> list[Launch]:
@@ -197,9 +179,12 @@ def launches(dtype: torch.dtype) -> list[Launch]:
         name = f"{call}, {str(dtype)[6:]}: {kernel.fn.__name__.strip('_')}"
         found.append(Launch(label=name, kernel=kernel, arguments=arguments, num_warps=num_warps))
 
-    for label, call, arguments in _examples(dtype):
+    for place, more, arguments in _examples(dtype):
+        module, _, name = place.partition(".")
+        label = more if more[:1].isalpha() else name + more
+        function = getattr(importlib.import_module(f"instructrl.kernels.triton.{module}"), name)
         with mock.patch.object(JITFunction, "run", lambda *args, name=label, **rest: record(name, *args, **rest)):
-            call(*arguments)
+            function(*arguments)
     return found
 
 

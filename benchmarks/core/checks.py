@@ -38,7 +38,7 @@ def distances(results: Sequence[Tensor], truth: Sequence[Tensor]) -> list[Distan
     return [distance(x, exact) for x, exact in zip(results, truth, strict=True)]
 
 
-def why_ours_is_wrong(found: list[Distance], eager: list[Distance]) -> str:
+def why_ours(found: list[Distance], eager: list[Distance]) -> str:
     """At most twice as far from float64 as eager PyTorch in float32, with some roundings to float32 and one to the
     dtype of the result; "" for what is right."""
     for place, (x, plain) in enumerate(zip(found, eager, strict=True)):
@@ -48,7 +48,7 @@ def why_ours_is_wrong(found: list[Distance], eager: list[Distance]) -> str:
     return ""
 
 
-def why_peer_is_wrong(found: list[Distance], eager: list[Distance], inputs: Sequence[object]) -> str:
+def why_peer(found: list[Distance], eager: list[Distance], inputs: Sequence[object]) -> str:
     """Another algorithm rounds elsewhere: the norm of its error is at most twice that of eager PyTorch's, and a
     rounding to bfloat16 where that is the dtype of an input, else 1e-4. "" for what is right."""
     low = any(isinstance(x, Tensor) and x.dtype == torch.bfloat16 for x in inputs)

@@ -2,20 +2,17 @@
 
 torchtune is not in that extra: it is no longer maintained, and imports an older torchao (0.13) than the current one.
 Where a library's convention is another one, its adapter says so and what it does about it. No library that could be
-imported on its own computes these, or not as a function of tensors:
-
-- `pairwise_ranking_loss`: reward trainers (TRL, OpenRLHF, NeMo-RL) compare two responses, not every pair of K.
-- `ppo_advantages`: penalty, score and GAE are separate steps everywhere; the GAE alone is in the table.
-- `clipped_value_loss`: torchtune adds it to the policy loss, which is in the table; TorchRL's is inside a loss module.
-- `sample_tokens`: samplers draw their own random numbers.
-
-Left out as well: TorchRL's `ClipPPOLoss`, which runs a policy network on a TensorDict; torchtune's
-`estimate_advantages`, which whitens what it returns; but for the targets of a GPU, Liger's cross-entropy of logits,
-which overwrites them with their gradient; and OpenRLHF and verl, whose losses are imported together with flash-attn and
-DeepSpeed, or Ray.
+imported on its own computes these, or not as a function of tensors: `pairwise_ranking_loss` (reward trainers compare
+two responses, not every pair of K), `ppo_advantages` (penalty, score and GAE are separate steps everywhere),
+`clipped_value_loss` (torchtune adds it to the policy loss, TorchRL's is inside a loss module) and `sample_tokens`
+(samplers draw their own random numbers). Left out as well: TorchRL's `ClipPPOLoss`, which runs a policy network on a
+TensorDict; torchtune's `estimate_advantages`, which whitens what it returns; but for the targets of a GPU, Liger's
+cross-entropy of logits, which overwrites them with their gradient; and OpenRLHF and verl, whose losses are imported
+together with flash-attn and DeepSpeed, or Ray.
 """
 
 import inspect
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -82,14 +79,19 @@ def padded_with_zeros(arguments: Arguments) -> Arguments:
     return made
 
 
-def negated(adapt: Callable[..., Call], **settings: Any) -> Callable[..., Call]:
-    """Of a library that gives negative log-likelihoods."""
+def then(adapt: Callable[..., Call], last: Callable[[Any], Any], **settings: Any) -> Callable[..., Call]:
+    """last: of what the library returns."""
 
     def make(**x: Any) -> Call:
         found = adapt(**x, **settings)
-        return lambda: -found()
+        return lambda: last(found())
 
     return make
+
+
+def negated(adapt: Callable[..., Call], **settings: Any) -> Callable[..., Call]:
+    """Of a library that gives negative log-likelihoods."""
+    return then(adapt, operator.neg, **settings)
 
 
 def _ignored(tokens: Tensor, mask: Tensor | None) -> Tensor:
@@ -121,15 +123,9 @@ def _trl_head(hidden: Tensor, weight: Tensor, tokens: Tensor, bias: Tensor | Non
     return lambda: ChunkedLogProbFunction.apply(hidden, weight, bias, tokens, *settings)[: 1 + len(outputs)]
 
 
-def _trl_linear_logprobs(**x: Any) -> Call:
-    head = _trl_head(**x)
-    return lambda: head()[0]
-
-
-def _trl_linear_nll(**x: Any) -> Call:
-    """The loss of TRL's fused head: minus the sum over the tokens, over their number."""
-    head, num_tokens = _trl_head(**x), x["tokens"].numel()
-    return lambda: -head()[0].sum() / num_tokens
+_trl_linear_logprobs = then(_trl_head, lambda found: found[0])
+# The loss of TRL's fused head: minus the sum over the tokens, over their number.
+_trl_linear_nll = then(_trl_head, lambda found: -found[0].mean())
 
 
 def _liger_linear(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float = 1.0, entropy: bool = False,

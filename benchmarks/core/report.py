@@ -12,12 +12,12 @@ import torch
 
 from benchmarks.core.machine import folder_name
 from benchmarks.core.memory import in_process
-from benchmarks.core.rows import COMPILE, EAGER, NATIVE, WITHOUT, Row, Setting
-from benchmarks.core.runner import Attempt, extra_bytes, measure, meter_of
+from benchmarks.core.rows import COMPILE, EAGER, NATIVE, WITHOUT, Row
+from benchmarks.core.runner import Attempt, extra_bytes, measure
 from benchmarks.core.tables import markdown, write_json
+from benchmarks.core.timing import meter_here
 from instructrl import kernels
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 COLUMNS = ("row", "provider", "ms", "device ms", "by", "times as fast as eager", "as compile", "as without", "share",
            "extra MiB", "results MiB", "error")  # fmt: skip
 NOT_HERE = ("ImportError", "ModuleNotFoundError")
@@ -26,7 +26,7 @@ NOT_HERE = ("ImportError", "ModuleNotFoundError")
 def machine_name() -> str:
     """A folder's name for this machine."""
     cpu = f"{platform.machine()} {torch.get_num_threads()} threads"
-    return folder_name(torch.cuda.get_device_name() if DEVICE.type == "cuda" else cpu)
+    return folder_name(torch.cuda.get_device_name() if torch.cuda.is_available() else cpu)
 
 
 def head() -> dict[str, Any]:
@@ -100,12 +100,11 @@ def run(
     """The rows whose name contains --only, each printed and written to --out when it is measured, so that a run that is
     broken off has what it measured. table: the module whose ROWS they are. memory: of which providers the extra memory
     of a call is taken, in processes of their own."""
-    meter = meter_of(DEVICE)
-    setting, results = Setting(DEVICE, cache_bytes=meter.cache_bytes), {**head(), "rows": []}
+    meter, results = meter_here(), {**head(), "rows": []}
     for row in rows:
         if arguments.only not in row.name:
             continue
-        found = measure(row, setting, meter, Attempt(rounds=arguments.rounds))
+        found = measure(row, meter, Attempt(rounds=arguments.rounds))
         torch.compiler.reset()
         for name, x in found["providers"].items():
             if "rounds" in x and "extra_mib" not in x and memory(name):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.core import workloads
 from benchmarks.core.peers import Peer, padded_with_zeros
-from benchmarks.core.timing import forced
+from benchmarks.core.timing import CpuMeter, forced
 from benchmarks.core.workloads import BACKWARD, BOTH, FORWARD, Draw, Inputs, Run, Workload, public, running
 from instructrl import kernels
 
@@ -47,24 +47,6 @@ def faster(**than: float) -> tuple[Target, ...]:
                  for name, x in found.items())  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Where, and whether with tiny shapes and no compiler. cache_bytes: of the last cache."""
-
-    device: torch.device
-    tiny: bool = False
-    cache_bytes: int = 0
-
-    def sets(self, make: Callable[[torch.Generator], Inputs]) -> list[Inputs]:
-        """As many as are four times the cache together, at most 8; 1 where one is as much."""
-        first = make(torch.Generator(self.device).manual_seed(0))
-        number = min(8, -(-4 * self.cache_bytes // num_bytes(first)))
-        return [first, *(make(torch.Generator(self.device).manual_seed(seed)) for seed in range(1, number))]
-
-
-CPU = Setting(torch.device("cpu"))
-
-
 def num_bytes(x: Inputs) -> int:
     return sum(tensor.nbytes for tensor in x.values() if isinstance(tensor, Tensor))
 
@@ -98,21 +80,25 @@ class Row:
     graph: bool = False
     limit_s: int = 50
 
-    def sets(self, setting: Setting) -> list[Inputs]:
-        def make(generator: torch.Generator) -> Inputs:
-            draw = Draw(generator=generator, dtype=self.dtype, counts=self.counts)
-            found = self.work.inputs(draw, *(self.tiny if setting.tiny else self.shape), gradients=self.gradients)
-            return found | ({workloads.UPSTREAM: draw.normal(*found["tokens"].shape)} if self.upstream else {})
+    def inputs(self, meter: CpuMeter, seed: int = 0) -> Inputs:
+        generator = torch.Generator(meter.device).manual_seed(seed)
+        draw = Draw(generator=generator, dtype=self.dtype, counts=self.counts)
+        found = self.work.inputs(draw, *(self.tiny if meter.tiny else self.shape), gradients=self.gradients)
+        return found | ({workloads.UPSTREAM: draw.normal(*found["tokens"].shape)} if self.upstream else {})
 
-        return setting.sets(make)
+    def sets(self, meter: CpuMeter) -> list[Inputs]:
+        """As many as are four times the last cache together, at most 8; 1 where one is as much."""
+        first = self.inputs(meter)
+        number = min(8, -(-4 * meter.cache_bytes // num_bytes(first)))
+        return [first, *(self.inputs(meter, seed) for seed in range(1, number))]
 
-    def providers(self, setting: Setting, x: Inputs) -> dict[str, Provider]:
+    def providers(self, meter: CpuMeter, x: Inputs) -> dict[str, Provider]:
         """x: a set of inputs: peers are asked whether they take them."""
         work, part = self.work, self.part
         found = {name: Provider(run=work.run(part), backend=name) for name in self.backends}
         found[EAGER] = Provider(run=work.plain_run(part))
         if self.compile:
-            compiler = "eager" if setting.tiny else "inductor"
+            compiler = "eager" if meter.tiny else "inductor"
             compiled = torch.compile(work.compiled or work.plain or work.call, backend=compiler)
             found[COMPILE] = Provider(run=running(compiled, work.leaves, part))
         for name, peer in self.peers.items():

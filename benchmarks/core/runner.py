@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.core import checks, memory
-from benchmarks.core.checks import Distance, distances
-from benchmarks.core.rows import BACKENDS, COMPILE, CPU, EAGER, Provider, Row, Setting, Target, V, num_bytes
+from benchmarks.core.checks import distances
+from benchmarks.core.rows import BACKENDS, COMPILE, EAGER, Provider, Row, Target, V, num_bytes
 from benchmarks.core.tables import median_ratio, quartiles
-from benchmarks.core.timing import CaptureError, Contender, CpuMeter, GpuMeter, Step, contender, forced, take_turns
+from benchmarks.core.timing import CaptureError, Contender, CpuMeter, Step, contender, forced, take_turns
 from benchmarks.core.workloads import Inputs
 
 if importlib.util.find_spec("triton") is not None:
@@ -34,13 +34,16 @@ else:
 FAILURES = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError, OSError,
             TritonError)  # fmt: skip
 CHECK, GRAPH = "check", "graph"
-# A step, and the bytes or FLOPs that it takes.
 Amount = tuple[Step, int]
+"""A step, and the bytes or FLOPs that it takes."""
 
 
-def _copied(size: int, device: torch.device) -> Amount:
-    source = torch.empty(size // 4, device=device).normal_()
-    target = torch.empty_like(source)
+def _filled(size: float, device: torch.device) -> Tensor:
+    return torch.ones(int(size / 4), device=device)
+
+
+def _copied(size: float, device: torch.device) -> Amount:
+    source, target = _filled(size, device), _filled(size, device)
     return lambda: [target.copy_(source)], 2 * source.nbytes
 
 
@@ -51,21 +54,12 @@ def _multiplied(rows: int, inner: int, columns: int, device: torch.device, dtype
     return lambda: [torch.mm(a, b.t(), out=out)], 2 * rows * inner * columns
 
 
-def _summed(size: int, device: torch.device) -> Amount:
-    x = torch.empty(size // 4, device=device).normal_()
-    return lambda: [x.sum()], x.nbytes
-
-
-def _filled(size: int, device: torch.device) -> Amount:
-    return lambda: [torch.empty(size // 4, device=device).fill_(1.0)], 4 * (size // 4)
-
-
 # By name: from a size, smaller for a test, and a device.
 YARDSTICKS: dict[str, Callable[[float, torch.device], Amount]] = {
-    "copy": lambda x, device: _copied(int(x * (2**31 if device.type == "cuda" else 2**28)), device),
-    "read": lambda x, device: _summed(int(x * 2**28), device),
+    "copy": lambda x, device: _copied(x * (2**31 if device.type == "cuda" else 2**28), device),
+    "read": lambda x, device: (_filled(x * 2**28, device).sum, int(x * 2**28)),
     # Memory that the process has not had before: page faults are most of it.
-    "fresh": lambda x, device: _filled(int(x * 2**28), device),
+    "fresh": lambda x, device: (lambda: _filled(x * 2**28, device), int(x * 2**28)),
     "product": lambda x, device: _multiplied(*3 * [int(x * 2048)], device, torch.float32),
     "bfloat16 product": lambda x, device: _multiplied(*3 * [int(x * 8192)], device, torch.bfloat16),
     "head product": lambda x, device: _multiplied(512, 256, int(x * V), device, torch.float32),
@@ -103,20 +97,6 @@ def results_of(provider: Provider, inputs: Inputs) -> list[Tensor]:
         return [x.detach() for x in provider.run(inputs)]
 
 
-def why_wrong(name: str, provider: Provider, inputs: Inputs, truth: list[Tensor], eager: list[Distance],
-              found: dict[str, Any]) -> str:  # fmt: skip
-    """ "" for what is right; found: gets its "error", the largest relative distance from the truth."""
-    results = results_of(provider, inputs)
-    # Ids that are drawn may be others by a rounding.
-    if not provider.compared or not truth[0].is_floating_point():
-        return ""
-    away = distances(results, truth)
-    found["error"] = max(x.norm for x in away)
-    if name in BACKENDS:
-        return checks.why_ours_is_wrong(away, eager)
-    return checks.why_peer_is_wrong(away, eager, [*inputs.values()])
-
-
 def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0][:300]
 
@@ -124,10 +104,11 @@ def first_line(error: BaseException) -> str:
 def check(
     providers: Mapping[str, Provider], inputs: Inputs, truth: list[Tensor], meter: CpuMeter, attempt: Attempt
 ) -> dict[str, dict[str, Any]]:
-    """By provider: "error", and "left_out", why it is not timed."""
+    """By provider: "error", the largest relative distance from the truth, and "left_out", why it is not timed."""
+    # Ids that are drawn may be others by a rounding.
+    compared, found = truth[0].is_floating_point(), {name: {} for name in providers}
     attempt.tell(EAGER, CHECK)
-    eager = distances(results_of(providers[EAGER], inputs), truth) if truth[0].is_floating_point() else []
-    found: dict[str, dict[str, Any]] = {name: {} for name in providers}
+    eager = distances(results_of(providers[EAGER], inputs), truth) if compared else []
     for name, provider in providers.items():
         start, trouble = time.perf_counter(), attempt.without.get(name)
         if trouble is not None and trouble.stage == CHECK:
@@ -135,8 +116,12 @@ def check(
             continue
         attempt.tell(name, CHECK)
         try:
-            why = why_wrong(name, provider, inputs, truth, eager, found[name])
-            found[name] |= {"left_out": why} if why else {}
+            results = results_of(provider, inputs)
+            if compared and provider.compared:
+                away = distances(results, truth)
+                ours = name in BACKENDS
+                why = checks.why_ours(away, eager) if ours else checks.why_peer(away, eager, [*inputs.values()])
+                found[name] |= {"error": max(x.norm for x in away), **({"left_out": why} if why else {})}
         except FAILURES as error:
             found[name]["left_out"] = first_line(error)
         # Raises where the device is dead, and then everything after it would be in vain.
@@ -145,30 +130,21 @@ def check(
     return found
 
 
-def ready(provider: Provider, sets: list[Inputs], graph: bool, meter: CpuMeter) -> Contender:
-    turns = itertools.cycle(sets)
-
-    def step() -> list[Tensor]:
-        return provider.run(next(turns))
-
-    with forced(provider.backend):
-        for _ in sets:
-            step()
-    return contender(step, meter, provider.backend, graph)
-
-
 def made_ready(row: Row, providers: Mapping[str, Provider], sets: list[Inputs], found: dict[str, dict[str, Any]],
                meter: CpuMeter, attempt: Attempt) -> Iterator[tuple[str, Contender]]:  # fmt: skip
     """The providers that are right. found: what `check` did, to which is added why one is not timed after all."""
     for name, provider in providers.items():
         if "left_out" in found[name]:
             continue
-        trouble = attempt.without.get(name)
-        graph = row.graph and trouble is None
+        trouble, turns = attempt.without.get(name), itertools.cycle(sets)
+        graph, step = row.graph and trouble is None, lambda run=provider.run, turns=turns: run(next(turns))
         attempt.tell(name, GRAPH if graph else CHECK)
         found[name]["why_no_graph"] = trouble.why if trouble else ""
         try:
-            yield name, ready(provider, sets, graph, meter)
+            with forced(provider.backend):
+                for _ in sets:
+                    step()
+            yield name, contender(step, meter, provider.backend, graph)
         except CaptureError:
             raise
         except FAILURES as error:
@@ -200,18 +176,13 @@ def verdict(target: Target, found: dict[str, Any], tiny: bool) -> dict[str, Any]
     return {"target": target.text, "found": value, "verdict": "dry" if tiny else "met" if met else "missed"}
 
 
-def meter_of(device: torch.device) -> CpuMeter:
-    return GpuMeter() if device.type == "cuda" else CpuMeter()
-
-
-def measure(row: Row, setting: Setting, meter: CpuMeter, attempt: Attempt) -> dict[str, Any]:
+def measure(row: Row, meter: CpuMeter, attempt: Attempt) -> dict[str, Any]:
     """Everything of one row."""
-    sets = row.sets(setting)
-    providers = row.providers(setting, sets[0])
+    sets = row.sets(meter)
+    providers, limit = row.providers(meter, sets[0]), row.limit(sets[0])
     found = check(providers, sets[0], row.truth(sets[0]), meter, attempt)
     attempt.tell("", "")
-    limit, rate = row.limit(sets[0]), 2**-10 if setting.tiny else 1.0
-    yardsticks = {name: YARDSTICKS[name](rate, setting.device) for name in limit}
+    yardsticks = {name: YARDSTICKS[name](2**-10 if meter.tiny else 1.0, meter.device) for name in limit}
     contenders = {}
     for name, (step, _) in yardsticks.items():
         step()
@@ -228,7 +199,7 @@ def measure(row: Row, setting: Setting, meter: CpuMeter, attempt: Attempt) -> di
         own = found[name]["device_rounds_us"]
         found[name]["times_as_fast"] = {x: median_ratio(found[x]["device_rounds_us"], own) for x in times}
     rates = {name: yardsticks[name][1] / statistics.median(seconds) for name, seconds in beside.items()}
-    targets = [{"backend": name, **verdict(target, found[name], setting.tiny)}
+    targets = [{"backend": name, **verdict(target, found[name], meter.tiny)}
                for target in row.targets for name in row.backends]  # fmt: skip
     result = {"row": row.name, "limit": limit, "per_second": rates, "num_sets": len(sets), "providers": found}
     return {**result, "set_bytes": num_bytes(sets[0]), "cache_bytes": meter.cache_bytes, "targets": targets}
@@ -237,9 +208,8 @@ def measure(row: Row, setting: Setting, meter: CpuMeter, attempt: Attempt) -> di
 def extra_bytes(table: str, row: str, provider: str) -> int:
     """Memory of a call in this process, of a row among the ROWS of a module."""
     found = next(x for x in importlib.import_module(table).ROWS if x.name == row)
-    found = replace(found, compile=provider == COMPILE)
-    (inputs,) = found.sets(CPU)
-    x = found.providers(CPU, inputs)[provider]
+    inputs = found.inputs(CpuMeter())
+    x = replace(found, compile=provider == COMPILE).providers(CpuMeter(), inputs)[provider]
     with forced(x.backend):
         # Loads libraries and compiles, which is not what a step of training takes.
         x.run(inputs)

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -41,8 +40,7 @@ class DeviceTimer(NamedTuple):
     method: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
+class Contender(NamedTuple):
     """A step ready to be timed. backend: forced around it, "" for whatever is chosen. calls: in a sample."""
 
     step: Step
@@ -57,9 +55,10 @@ class CaptureError(RuntimeError):
 
 
 class CpuMeter:
-    """In place of `GpuMeter` where there is no GPU."""
+    """In place of `GpuMeter` where there is no GPU. tiny: with shapes that take no time, and no compiler."""
 
-    cache_bytes = 0
+    def __init__(self, tiny: bool = False) -> None:
+        self.device, self.tiny, self.cache_bytes = torch.device("cpu"), tiny, 2**16 if tiny else 0
 
     def synchronize(self) -> None:
         pass
@@ -74,7 +73,7 @@ class CpuMeter:
         return (time.perf_counter() - start) / calls
 
     def timer(self, step: Step, calls: int, graph: bool) -> DeviceTimer:
-        return DeviceTimer(seconds=None, method="wall")
+        return DeviceTimer(None, "wall")
 
     def memory(self, step: Step) -> Memory | None:
         """A call's, where it is known; it is made in any case."""
@@ -86,8 +85,9 @@ class GpuMeter(CpuMeter):
     """Of the current CUDA device."""
 
     def __init__(self) -> None:
+        super().__init__()
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        self.cache_bytes = properties.L2_cache_size
+        self.device, self.cache_bytes = torch.device("cuda"), properties.L2_cache_size
         # Written before each sample by events: nothing of the inputs stays in the cache, and it takes the device longer
         # than the host needs to send the steps.
         self._flush = torch.empty(max(4 * self.cache_bytes, 2**29), dtype=torch.int8, device="cuda")
@@ -98,13 +98,13 @@ class GpuMeter(CpuMeter):
     def timer(self, step: Step, calls: int, graph: bool) -> DeviceTimer:
         """graph: replay one. Raises `CaptureError` where that cannot be had."""
         if not graph:
-            return DeviceTimer(seconds=lambda: self._by_events(step, calls), method="events")
+            return DeviceTimer(lambda: self._by_events(step, calls), "events")
         try:
             captured = self._captured(step)
         except RuntimeError as error:
             raise CaptureError(str(error).strip().split("\n")[0]) from error
         replays = max(1, math.ceil(calls / GRAPH_STEPS))
-        return DeviceTimer(seconds=lambda: self._by_events(captured.replay, replays) / GRAPH_STEPS, method="graph")
+        return DeviceTimer(lambda: self._by_events(captured.replay, replays) / GRAPH_STEPS, "graph")
 
     def _captured(self, step: Step) -> torch.cuda.CUDAGraph:
         side = torch.cuda.Stream()
@@ -140,7 +140,11 @@ class GpuMeter(CpuMeter):
         torch.cuda.synchronize()
         extra = torch.cuda.max_memory_allocated() - before
         found = [x for x in results if isinstance(x, Tensor)] if isinstance(results, list) else []
-        return Memory(extra_bytes=extra, result_bytes=sum(x.nbytes for x in found))
+        return Memory(extra, sum(x.nbytes for x in found))
+
+
+def meter_here() -> CpuMeter:
+    return GpuMeter() if torch.cuda.is_available() else CpuMeter()
 
 
 def forced(backend: str) -> "ops.use_backend | nullcontext[None]":
@@ -152,7 +156,7 @@ def contender(step: Step, meter: CpuMeter, backend: str = "", graph: bool = Fals
     with forced(backend):
         calls = max(1, min(1000, int(SAMPLE_SECONDS / max(meter.wall(step, 1), 1e-9))))
         memory = meter.memory(step)
-        return Contender(step=step, backend=backend, calls=calls, timer=meter.timer(step, calls, graph), memory=memory)
+        return Contender(step, backend, calls, meter.timer(step, calls, graph), memory)
 
 
 def take_turns(contenders: Mapping[str, Contender], meter: CpuMeter, rounds: int, deadline: float = math.inf) -> Times:

@@ -44,24 +44,18 @@ def scattered(share: float) -> Callable[[tuple[int, ...], torch.Generator], Tens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """Random inputs.
-
-    dtype: of logits, hidden states and weights; all others have the default dtype. counts: the mask of a shape.
-    repeated: the same numbers in each row, where drawing them would take longer than the op.
-    """
+    """Random inputs. dtype: of logits, hidden states and weights; all others have the default dtype. counts: the mask
+    of a shape. repeated: the same numbers in each row, where drawing them would take longer than the op."""
 
     generator: torch.Generator
     dtype: torch.dtype | None = None
     counts: Callable[[tuple[int, ...], torch.Generator], Tensor] = whole
     repeated: bool = False
 
-    def _rows(self, shape: tuple[int, ...], make: Callable[..., Tensor], **settings: Any) -> Tensor:
-        one = self.repeated and len(shape) > 1
-        made = make(shape[1:] if one else shape, generator=self.generator, device=self.generator.device, **settings)
-        return made.expand(shape).contiguous()
-
     def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        return self._rows(shape, torch.randn, dtype=dtype)
+        one = shape[1:] if self.repeated and len(shape) > 1 else shape
+        made = torch.randn(one, generator=self.generator, device=self.generator.device, dtype=dtype)
+        return made.expand(shape).contiguous()
 
     def ids(self, num_classes: int, *shape: int) -> Tensor:
         return torch.randint(num_classes, shape, generator=self.generator, device=self.generator.device)
@@ -91,10 +85,6 @@ def _head(draw: Draw, width: int, num_classes: int, *shape: int) -> Inputs:
     return {"hidden": hidden, "weight": weight, "tokens": draw.ids(num_classes, *shape)}
 
 
-def _masked_head(draw: Draw, width: int, num_classes: int, *shape: int) -> Inputs:
-    return _head(draw, width, num_classes, *shape) | {"mask": draw.mask(*shape)}
-
-
 def _per_token(draw: Draw, *shape: int) -> Inputs:
     """What PPO's losses take beside log-probabilities."""
     old_values = draw.normal(*shape)
@@ -111,10 +101,6 @@ def _per_token(draw: Draw, *shape: int) -> Inputs:
 def _ppo(draw: Draw, *shape: int) -> Inputs:
     new = draw.normal(*shape) - 2.0
     return {"logprobs": new, "old_logprobs": new - draw.shifts(*shape)} | _per_token(draw, *shape)
-
-
-def _policy(draw: Draw, *shape: int) -> Inputs:
-    return {name: x for name, x in _ppo(draw, *shape).items() if name not in CRITIC}
 
 
 def _linear_ppo(draw: Draw, width: int, num_classes: int, *shape: int) -> Inputs:
@@ -147,13 +133,16 @@ def _sampling(draw: Draw, num_rows: int, num_classes: int) -> Inputs:
 
 def plain_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """As it is written without us, at least in float32."""
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    found = torch.log_softmax(logits, dim=-1, dtype=dtype)
+    found = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     return found.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-def plain_linear(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
-    return plain_logprobs(F.linear(hidden, weight), tokens)
+def linear(of_logits: Callable[..., Any]) -> Callable[..., Any]:
+    """From hidden states and weights."""
+    return lambda hidden, weight, *others, **x: of_logits(F.linear(hidden, weight), *others, **x)
+
+
+plain_linear = linear(plain_logprobs)
 
 
 def plain_linear_ppo(hidden: Tensor, weight: Tensor, tokens: Tensor, **others: Tensor) -> Tensor:
@@ -209,8 +198,13 @@ def workload(
 RANKING = workload("ranking.pairwise_ranking_loss", _ranking, "scores", field="loss_sum", plain=plain_ranking)
 TOKEN_LOGPROBS = workload("logprobs.token_logprobs", _logits, "logits", plain=plain_logprobs)
 LINEAR_LOGPROBS = workload("logprobs.linear_token_logprobs", _head, "hidden", "weight", plain=plain_linear)
-LINEAR_NLL = workload("likelihood.linear_nll_loss", _masked_head, "hidden", "weight")
-POLICY = workload("ppo.clipped_policy_loss", _policy, "logprobs", field="loss")
+LINEAR_NLL = workload(
+    "likelihood.linear_nll_loss", lambda draw, *x: _head(draw, *x) | {"mask": draw.mask(*x[2:])}, "hidden", "weight"
+)
+POLICY = workload(
+    "ppo.clipped_policy_loss", lambda *x: {name: one for name, one in _ppo(*x).items() if name not in CRITIC},
+    "logprobs", field="loss",
+)  # fmt: skip
 PPO = workload("ppo.ppo_loss", _ppo, "logprobs", "values", field="loss")
 LINEAR_PPO = workload(
     "ppo.linear_ppo_loss", _linear_ppo, "hidden", "weight", "values", field="loss", plain=plain_linear_ppo

@@ -29,9 +29,10 @@ import torch
 from benchmarks.core import machine
 from benchmarks.core.machine import ROOT
 from benchmarks.core.report import missed, shown, write
-from benchmarks.core.rows import EAGER, Row, Setting
-from benchmarks.core.runner import CHECK, Attempt, Trouble, measure, meter_of
+from benchmarks.core.rows import EAGER, Row
+from benchmarks.core.runner import CHECK, Attempt, Trouble, measure
 from benchmarks.core.tables import command
+from benchmarks.core.timing import CpuMeter, GpuMeter
 from benchmarks.core.turns import Worker, say, turns
 from benchmarks.device.target_rows import ROWS
 
@@ -48,9 +49,7 @@ BY_NAME = {row.name: row for row in ROWS}
 def work(dry: bool, rounds: int) -> None:
     """In a process of its own: a turn names a row and what to do without; says what is begun, then the results."""
     torch._functorch.config.donated_buffer = False  # pyright: ignore  (a backward is timed again and again)
-    device = torch.device("cpu" if dry else "cuda")
-    meter = meter_of(device)
-    setting = Setting(device, dry, 2**16 if dry else meter.cache_bytes)
+    meter = CpuMeter(tiny=True) if dry else GpuMeter()
     for word in turns():
         name, without = json.loads(word)
         row = BY_NAME[name]
@@ -60,7 +59,7 @@ def work(dry: bool, rounds: int) -> None:
             without={provider: Trouble(*trouble) for provider, trouble in without.items()},
             tell=lambda provider, stage: say({"begun": provider, "stage": stage}),
         )
-        say(measure(row, setting, meter, attempt))
+        say(measure(row, meter, attempt))
         torch.compiler.reset()
         if not dry:
             gc.collect()

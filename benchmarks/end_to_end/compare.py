@@ -3,11 +3,15 @@
     python -m benchmarks.end_to_end.compare ppo --peer PYTHON_WITH_TRL_1.12 [--rounds 5] [--out FILE.json]
     python -m benchmarks.end_to_end.compare sft --peer PYTHON_WITH_TRL
     python -m benchmarks.end_to_end.compare ppo --peer PYTHON_WITH_TRL_1.12 --device cuda [--only small]
+    python -m benchmarks.end_to_end.compare learning --peer PYTHON_WITH_TRL_1.12 [--rounds 40] [--seeds 3]
 
 A turn is one PPO iteration, or four SFT steps. Figures are medians over rounds, after one round that is not counted,
 with the middle half of the rounds in brackets; ratios are medians of the rounds' own. Peak memory is that of the whole
 process, on a GPU that of its tensors. On a GPU networks have the shapes of GPT-2 small and of a GPT-3 of 1.3B weights,
 matrix products are in bfloat16 by autocast, and FLOPs, by `arithmetic.py`, are those of tokens without padding.
+
+learning: whether both learn the same: networks of 2 layers learn to please a reward model that was drawn at random, the
+same number of iterations; seeds differ in what is sampled.
 """
 
 import os
@@ -31,6 +35,10 @@ TASKS = {
         "1.3B": replace(ON_GPU, layers=24, width=2048, heads=16),
     },
 }
+LEARNED = given.Task(
+    layers=2, width=64, vocabulary=200, prompt_tokens=8, response_tokens=16, learning_rate=3e-4, score_scale=1.0
+)
+LAST = 10
 PEAK = DEVICES["H100 80 GB"].flops_per_s
 
 
@@ -41,22 +49,22 @@ def commands(step: str, folder: str, peer: str) -> dict[str, list[str]]:
     return {name: [python, "-m", module.format(whose), step, folder] for name, (python, whose) in pythons.items()}
 
 
-def measure(step: str, task: given.Task, peer: str, rounds: int) -> dict[str, list[dict]]:
+def measure(step: str, task: given.Task, peer: str, rounds: int, seed: int = 0) -> dict[str, list[dict]]:
     """What each worker says, by worker: an entry a round, and the last one with its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         given.write(task, Path(folder))
-        workers = {name: Worker(command) for name, command in commands(step, folder, peer).items()}
+        workers = {name: Worker([*words, str(seed)]) for name, words in commands(step, folder, peer).items()}
         found: dict[str, list[dict]] = {name: [] for name in workers}
-        for _ in range(rounds + 1):
+        for _ in range(rounds):
             for name, worker in workers.items():
                 found[name].append(worker.turn())
-        return {name: [*found[name][1:], worker.end()] for name, worker in workers.items()}
+        return {name: [*found[name], worker.end()] for name, worker in workers.items()}
 
 
 def report(name: str, sequences: int, found: dict[str, list[dict]]) -> dict[str, Any]:
     """Print a task's figures; returns them. sequences: in a turn."""
     print(f"\n{name}")
-    rows = {worker: messages[:-1] for worker, messages in found.items()}
+    rows = {worker: messages[1:-1] for worker, messages in found.items()}
     totals = {worker: [sum(row["seconds"].values()) for row in part] for worker, part in rows.items()}
     peaks = {worker: messages[-1]["peak_bytes"] for worker, messages in found.items()}
     for worker, part in rows.items():
@@ -89,18 +97,42 @@ def report_rates(task: given.Task, result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "rates": rates}
 
 
-def main() -> None:
-    asked = command(__doc__, step_=("ppo", "sft"), peer=True, device=("cpu", "cuda"), rounds=5, only="", out=Path)
-    if asked.device == "cuda" and asked.step != "ppo":
-        raise SystemExit("--device: found cuda with sft, accepted is ppo")
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+def learning(peer: str, rounds: int, seeds: int) -> dict[str, list[list[dict]]]:
+    """By trainer, the rounds of each seed; prints the scores at the start and at the end."""
+    found = [measure("ppo", LEARNED, peer, rounds, seed) for seed in range(seeds)]
+    results = {name: [one[name][:-1] for one in found] for name in found[0]}
+    for name, runs in results.items():
+        first = statistics.mean(run[0]["score"] for run in runs)
+        last, kl = ([statistics.mean(row[x] for row in run[-LAST:]) for run in runs] for x in ("score", "kl"))
+        deviation = statistics.stdev(last) if len(last) > 1 else 0.0
+        print(
+            f"{name:<5} score {first:+.2f} at the start, {statistics.mean(last):+.2f} +- {deviation:.2f} over the last "
+            f"{LAST} iterations (mean and deviation over seeds), kl {statistics.mean(kl):.2f}"
+        )
+    return results
+
+
+def compared(step: str, device: str, peer: str, rounds: int, only: str) -> list[dict[str, Any]]:
     results = []
-    for name, task in TASKS[asked.device].items():
-        if asked.only in name:
-            sequences = task.batch if asked.step == "ppo" else given.SFT_STEPS * task.minibatch
-            results.append(report(name, sequences, measure(asked.step, task, asked.peer, asked.rounds)))
-            if asked.device == "cuda":
+    for name, task in TASKS[device].items():
+        if only in name:
+            sequences = task.batch if step == "ppo" else given.SFT_STEPS * task.minibatch
+            results.append(report(name, sequences, measure(step, task, peer, rounds + 1)))
+            if device == "cuda":
                 results[-1] = report_rates(task, results[-1])
+    return results
+
+
+def main() -> None:
+    steps, devices = ("ppo", "sft", "learning"), ("cpu", "cuda")
+    asked = command(__doc__, step_=steps, peer=True, device=devices, rounds=int, seeds=3, only="", out=Path)
+    if asked.device == "cuda" and asked.step != "ppo":
+        raise SystemExit(f"--device: found cuda with {asked.step}, accepted is ppo")
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+    if asked.step == "learning":
+        results: Any = learning(asked.peer, asked.rounds or 40, asked.seeds)
+    else:
+        results = compared(asked.step, asked.device, asked.peer, asked.rounds or 5, asked.only)
     if asked.out:
         write_json(asked.out, results)
 

@@ -109,30 +109,23 @@ def _sentences(runs: Sequence[Run]) -> list[str]:
         "printed where PPO's tax is clearly positive."
     ]
     noise = [run["reward_model"].get("labeler_noise") or {} for run in runs]
-    if all(entry.get("heldout", 1) < entry.get("training", 0) for entry in noise):
-        sentence = (
-            "How far labelers agree is set by hand: the noise of an opinion is "
-            f"{noise[0]['training']:g} points of the rubric in training labelers and {noise[0]['heldout']:g} in "
-            "held-out ones."
+    if not all(entry.get("heldout", 1) < entry.get("training", 0) for entry in noise):
+        return found
+    text = (
+        f"How far labelers agree is set by hand: the noise of an opinion is {noise[0]['training']:g} points of the "
+        f"rubric in training labelers and {noise[0]['heldout']:g} in held-out ones."
+    )
+    pairs = [[run["reward_model"][f"accuracy_{x}_labelers"] for x in ("training", "heldout")] for run in runs]
+    better = sum(unseen["rate"] > seen["rate"] for seen, unseen in pairs)
+    if better:
+        apart = all(unseen["low"] > seen["high"] or seen["low"] > unseen["high"] for seen, unseen in pairs)
+        where = "" if len(runs) == 1 else f" in {better} of {len(runs)} runs"
+        doubt = "" if apart else ", though by less than the intervals are wide"
+        text += (
+            f" The reward model orders more pairs of held-out labelers right than of training labelers{where}{doubt}: "
+            "the reverse of the paper, whose reward models are better on the labelers that trained them."
         )
-        gaps = [_gap(run["reward_model"]) for run in runs]
-        if any(gap > 0 for gap, _ in gaps):
-            where = "" if len(runs) == 1 else f" in {sum(gap > 0 for gap, _ in gaps)} of {len(runs)} runs"
-            doubt = "" if all(clear for _, clear in gaps) else ", though by less than the intervals are wide"
-            sentence += (
-                " The reward model orders more pairs of held-out labelers right than of training labelers"
-                f"{where}{doubt}: the reverse of the paper, whose reward models are better on the labelers that "
-                "trained them."
-            )
-        found.append(sentence)
-    return found
-
-
-def _gap(quality: Mapping[str, Any]) -> tuple[float, bool]:
-    """How much better the reward model is on held-out labelers, and whether the intervals lie apart."""
-    seen, unseen = (quality[f"accuracy_{group}_labelers"] for group in ("training", "heldout"))
-    apart = unseen["low"] > seen["high"] or seen["low"] > unseen["high"]
-    return unseen["rate"] - seen["rate"], apart
+    return [*found, text]
 
 
 def _seen(runs: Sequence[Run]) -> str:
@@ -144,9 +137,7 @@ def _seen(runs: Sequence[Run]) -> str:
 
 
 def _interval(entry: Mapping[str, float] | None) -> str:
-    if entry is None:
-        return "-"
-    return f"{100 * entry['rate']:.1f} ± {50 * (entry['high'] - entry['low']):.1f}%"
+    return "-" if entry is None else f"{100 * entry['rate']:.1f} ± {50 * (entry['high'] - entry['low']):.1f}%"
 
 
 def _share(entry: Mapping[str, float] | None) -> str:
@@ -178,11 +169,8 @@ def _wrapped(text: str) -> str:
 
 def _made(folder: Path, run: Run) -> str:
     date = datetime.date.fromtimestamp((folder / "results.json").stat().st_mtime).isoformat()
-    versions = run["versions"]
-    return (
-        f"Made on {date} on {os.cpu_count()} {platform.machine()} cores, torch {versions['torch']}, "
-        f"transformers {versions['transformers']}:"
-    )
+    versions = ", ".join(f"{name} {run['versions'][name]}" for name in ("torch", "transformers"))
+    return f"Made on {date} on {os.cpu_count()} {platform.machine()} cores, {versions}:"
 
 
 def main() -> None:

@@ -4,11 +4,10 @@ use it.
     git worktree add /tmp/old COMMIT && (cd /tmp/old && python setup.py build_ext --inplace)
     OMP_NUM_THREADS=2 python -m benchmarks.ops.against /tmp/old [--rounds 15] [--only NAME] [--out FILE.json]
 
-Three processes make the same inputs and take turns: the other checkout, this one, and the other one again, in another
-order each round, and new ones after a third of the rounds, because where a process's memory lies is part of its speed.
-Ratios are medians of the rounds' own, with the middle half of the rounds in brackets: how many times as fast this
-checkout is, and what the other one makes of itself, which is the noise. The rows and everything else of the benchmark
-are this checkout's, and are called with default settings; the other one needs its extension in place.
+Three processes take turns: the other checkout, this one, and the other one again, in another order each round, and new
+ones after a third of the rounds, because where a process's memory lies is part of its speed. Ratios are medians of the
+rounds' own, with the middle half of the rounds in brackets: how many times as fast this checkout is, and what the other
+one makes of itself, which is the noise. The rows are this checkout's; the other one needs its extension in place.
 """
 
 import random
@@ -38,7 +37,7 @@ GENERATIONS = 3
 
 def serve() -> None:
     """In a process: a turn names a row, and is answered with the seconds of a call of ours."""
-    from benchmarks.core.rows import CPU, NATIVE
+    from benchmarks.core.rows import NATIVE
     from benchmarks.core.timing import CpuMeter, contender, take_turns
     from benchmarks.ops.floors import ROWS
 
@@ -47,8 +46,8 @@ def serve() -> None:
         if name != current:
             # What the last row held goes first.
             ready.clear()
-            (inputs,) = rows[name].sets(CPU)
-            ours = rows[name].providers(CPU, inputs)[NATIVE]
+            inputs = rows[name].inputs(meter)
+            ours = rows[name].providers(meter, inputs)[NATIVE]
             with_inputs = lambda run=ours.run, given=inputs: run(given)  # noqa: E731
             with_inputs()
             ready[NATIVE], current = contender(with_inputs, meter, ours.backend), name
@@ -57,12 +56,11 @@ def serve() -> None:
 
 
 def compared(places: dict[str, Path], names: list[str], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """By row and process: the seconds of each round, after one that is not counted."""
+    """By row and process: the seconds of each round, after one of each generation that is not counted."""
     times: dict[str, dict[str, list[float]]] = {name: {x: [] for x in places} for name in names}
     shuffled, generations = random.Random(0), min(GENERATIONS, rounds)
     for generation in range(generations):
-        start = lambda place: Worker([sys.executable, "-c", START, str(ROOT), str(place)], cwd=place)  # noqa: E731
-        workers = {x: start(place) for x, place in places.items()}
+        workers = {x: Worker([sys.executable, "-c", START, str(ROOT), str(at)], cwd=at) for x, at in places.items()}
         for name in names:
             for number in range(-1, len(range(generation, rounds, generations))):
                 for x in shuffled.sample(list(places), len(places)):

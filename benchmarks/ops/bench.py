@@ -2,15 +2,12 @@
 
     python -m benchmarks.ops.bench [--out FILE.json] [--rounds 7] [--only NAME] [--quick]
 
-The rows are the large cases of the op table, forward and backward. Everybody is timed only after their results were
-found near enough to float64's. A round runs each provider in turn, after a call of its own that is not timed; figures
-are medians over rounds with the middle half of the rounds in brackets, ratios are medians of the rounds' own. The share
-is that of the time in which the same rounds copy the bytes of inputs and gradients, or for a linear head multiply three
-times. Extra memory is the peak of a second call in a process of its own, over what that process held before the call.
-On a GPU wall time is given, and device time by events around calls, the cache flushed before them.
+The rows are the large cases of the op table, forward and backward; how each is measured is said in core/runner.py. The
+share is that of the time in which the same rounds copy the bytes of inputs and gradients, or for a linear head multiply
+three times. Extra memory is the peak of a second call in a process of its own, over what that held before the call.
 
-Writes benchmarks/results/<machine>/<date>.json or --out, two tables beside it as Markdown, whole and in short, and a
-plot of the ratios. --quick: our backends and eager PyTorch alone, without memory, the short table and the plot.
+Writes benchmarks/results/<machine>/<date>.json or --out, and two tables beside it as Markdown, whole and in short.
+--quick: our backends and eager PyTorch alone, without the extra memory and the short table.
 """
 
 import time
@@ -23,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.core.peers import PEERS
-from benchmarks.core.report import DEVICE, machine_name, run, write
+from benchmarks.core.report import machine_name, run, write
 from benchmarks.core.rows import COMPILE, EAGER, Row
 from benchmarks.core.tables import RESULTS, command, markdown
 from benchmarks.core.workloads import Draw, Inputs, Workload, public
@@ -70,27 +67,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown(columns, lines)
 
 
-def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """How many times as fast as eager PyTorch, on a log axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 0.5 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    for name in dict.fromkeys(name for row in rows for name in row["providers"] if name != EAGER):
-        fast = [row["providers"].get(name, {}).get("times_as_fast") for row in rows]
-        axes.plot([x and x[EAGER] for x in fast], range(len(rows)), "o", label=name)
-    axes.axvline(1.0, color="grey", linewidth=0.8)
-    axes.set(xscale="log", xlabel="times as fast as eager PyTorch", yticks=range(len(rows)))
-    axes.set_yticklabels([row["row"] for row in rows], fontsize=7)
-    axes.invert_yaxis()
-    axes.legend(frameon=False)
-    figure.savefig(path)
-
-
 def write_all(results: Mapping[str, Any], path: Path) -> None:
     write(results, path)
     path.with_name(f"{path.stem}-summary.md").write_text(summary(results["rows"]), encoding="utf-8")
-    plot(results["rows"], path.with_suffix(".svg"))
 
 
 def main() -> None:
@@ -99,7 +78,7 @@ def main() -> None:
     if arguments.quick:
         run(__spec__.name, [replace(row, compile=False, peers={}) for row in ROWS], arguments)
     else:
-        run(__spec__.name, ROWS, arguments, memory=lambda name: DEVICE.type == "cpu", written=write_all)
+        run(__spec__.name, ROWS, arguments, memory=lambda name: True, written=write_all)
 
 
 if __name__ == "__main__":

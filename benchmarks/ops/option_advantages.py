@@ -29,7 +29,7 @@ def with_shaped_rewards(**x: Any) -> tuple[Tensor, ...]:
 def shaped_rewards(logprobs: Tensor, ref_logprobs: Tensor, values: Tensor, scores: Tensor, mask: Tensor,
                    kl_coef: float) -> list[Tensor]:  # fmt: skip
     """PPO's rewards with k3 of a clamped log ratio."""
-    kl = plain.k3((logprobs - ref_logprobs).clamp(-0.5, 0.5), logprobs)
+    kl = plain.k3((logprobs - ref_logprobs).clamp(-0.5, 0.5))
     rewards = torch.where(mask, -kl_coef * kl, 0.0)
     rewards = rewards.scatter_add(1, mask.sum(1, keepdim=True) - 1, scores.clamp(-1.0, 1.0).unsqueeze(1))
     return [*plain.gae(rewards, values, mask), rewards]
@@ -80,7 +80,7 @@ ADVANTAGE_ROWS = (
     whiten_row("population, epsilon beside the deviation", plain.whiten(ddof=0, epsilon_at="deviation", epsilon=1e-4),
                ddof=0, epsilon_at="deviation", epsilon=1e-4),
     whiten_row("a least variance", plain.whiten(epsilon_at="clamp"), epsilon_at="clamp"),
-    whiten_row("by group", plain.group_whiten, add={"groups": lambda draw, x: torch.arange(len(x["x"])) % 3,
+    whiten_row("by group", plain.whiten(), add={"groups": lambda draw, x: torch.arange(len(x["x"])) % 3,
                                                     "num_groups": lambda draw, x: 3}),
     group_row("GRPO", "mean", "deviation"),
     group_row("RLOO", "leave_one_out", "none"),

@@ -16,55 +16,31 @@ def mean_of(terms: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, terms, 0.0).sum() / mask.sum()
 
 
-def capped(logits: Tensor, cap: float = 30.0) -> Tensor:
-    return cap * torch.tanh(logits / cap)
+def capped(of_logits: Terms) -> Terms:
+    """Of softly capped logits."""
+    return lambda logits, **x: of_logits(30.0 * torch.tanh(logits / 30.0), **x)
 
 
-def capped_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    return plain_logprobs(capped(logits.float()), tokens)
-
-
-def capped_linear(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
-    return capped_logprobs(F.linear(hidden, weight), tokens)
-
-
-def allowed_logprobs(logits: Tensor, tokens: Tensor, allowed: Tensor) -> Tensor:
-    return plain_logprobs(logits.masked_fill(~allowed, -torch.inf), tokens)
+def allowed(of_logits: Terms) -> Terms:
+    """Of the classes that are allowed."""
+    return lambda logits, allowed, **x: of_logits(logits.masked_fill(~allowed, -torch.inf), **x)
 
 
 def candidates(logits: Tensor, ids: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1).gather(-1, ids)
 
 
-def linear_candidates(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
-    return candidates(F.linear(hidden, weight), ids)
-
-
 def statistics(logits: Tensor, tokens: Tensor) -> list[Tensor]:
     """Log-probability, entropy, whether the token is the largest, mean logit, sum of squares of probabilities."""
     found = torch.log_softmax(logits, dim=-1)
-    probabilities = found.exp()
-    largest, fixed = logits.argmax(-1) == tokens, probabilities.detach()
-    entropy = -(probabilities * found).sum(-1)
-    logprobs = found.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    return [logprobs, entropy, largest, logits.detach().mean(-1), fixed.square().sum(-1)]
-
-
-def linear_statistics(hidden: Tensor, weight: Tensor, tokens: Tensor) -> list[Tensor]:
-    return statistics(F.linear(hidden, weight), tokens)
+    probabilities, largest = found.exp(), logits.argmax(-1) == tokens
+    entropy, squares = -(probabilities * found).sum(-1), probabilities.detach().square().sum(-1)
+    return [plain_logprobs(logits, tokens), entropy, largest, logits.detach().mean(-1), squares]
 
 
 def sampled(logits: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = torch.softmax(logits, dim=-1).cumsum(-1)
     return torch.searchsorted(cumulative, (uniforms.unsqueeze(1) * cumulative[:, -1:])).squeeze(1)
-
-
-def allowed_sampled(logits: Tensor, uniforms: Tensor, allowed: Tensor) -> Tensor:
-    return sampled(logits.masked_fill(~allowed, -torch.inf), uniforms)
-
-
-def capped_sampled(logits: Tensor, uniforms: Tensor) -> Tensor:
-    return sampled(capped(logits), uniforms)
 
 
 def weighted_nll(hidden: Tensor, weight: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
@@ -100,34 +76,20 @@ def of_sequences(log_ratio: Tensor, advantages: Tensor, logprobs: Tensor, mask: 
     return PPO_CLIP(mean.detach() + logprobs - logprobs.detach(), advantages)
 
 
-def k1(d: Tensor, ratio: Tensor) -> Tensor:
-    return d
-
-
-def k2(d: Tensor, ratio: Tensor) -> Tensor:
-    return 0.5 * d.square()
-
-
-def k3(d: Tensor, ratio: Tensor) -> Tensor:
+def k3(d: Tensor) -> Tensor:
     return torch.exp(-d) - 1 + d
 
 
-def absolute(d: Tensor, ratio: Tensor) -> Tensor:
-    return d.abs()
-
-
-def straight_through(d: Tensor, ratio: Tensor) -> Tensor:
-    return k2(d, ratio) + (k3(d, ratio) - k2(d, ratio)).detach()
-
-
-def clamped(d: Tensor, ratio: Tensor) -> Tensor:
-    return k3(d.clamp(-0.3, 0.3), ratio).clamp(-0.04, 0.04)
-
-
-def weighted(d: Tensor, ratio: Tensor) -> Tensor:
-    return ratio * k3(d, ratio)
-
-
+# Of the difference of log-probabilities and the probability ratio.
+KL: dict[str, Terms] = {
+    "k1": lambda d, ratio: d,
+    "k2": lambda d, ratio: 0.5 * d.square(),
+    "k3": lambda d, ratio: k3(d),
+    "abs": lambda d, ratio: d.abs(),
+    "k3 straight through": lambda d, ratio: 0.5 * d.square() + (k3(d) - 0.5 * d.square()).detach(),
+    "k3 clamped": lambda d, ratio: k3(d.clamp(-0.3, 0.3)).clamp(-0.04, 0.04),
+    "k3 times the ratio": lambda d, ratio: ratio * k3(d),
+}
 PPO_CLIP = clip(0.2, 0.2)
 
 
@@ -165,7 +127,7 @@ def value_terms(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tenso
 
 
 def kl_terms(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, k3(logprobs - ref_logprobs, logprobs), 0.0)
+    return torch.where(mask, k3(logprobs - ref_logprobs), 0.0)
 
 
 def gae(
@@ -192,16 +154,22 @@ def gae(
 
 
 def whiten(center: bool = True, ddof: int = 1, epsilon_at: str = "variance", epsilon: float = 1e-8) -> Terms:
-    def run(x: Tensor, mask: Tensor) -> Tensor:
-        count = mask.sum()
-        mean = torch.where(mask, x, 0.0).sum() / count
-        variance = torch.where(mask, (x - mean).square(), 0.0).sum() / (count - ddof)
-        scales = {
-            "variance": lambda: torch.rsqrt(variance + epsilon),
-            "clamp": lambda: torch.rsqrt(variance.clamp(min=epsilon)),
-            "deviation": lambda: 1 / (variance.sqrt() + epsilon),
-        }
-        found = (x - mean) * scales[epsilon_at]()
+    scales: dict[str, Terms] = {
+        "variance": lambda variance: torch.rsqrt(variance + epsilon),
+        "clamp": lambda variance: torch.rsqrt(variance.clamp(min=epsilon)),
+        "deviation": lambda variance: 1 / (variance.sqrt() + epsilon),
+    }
+
+    def run(x: Tensor, mask: Tensor, groups: Tensor | None = None, num_groups: int = 1) -> Tensor:
+        """By group of rows, of which there may be one."""
+        groups = torch.zeros(len(x), dtype=torch.int64) if groups is None else groups
+
+        def total(y: Tensor) -> Tensor:
+            return by_group(torch.where(mask, y, 0.0).sum(1), groups, num_groups)[0].unsqueeze(1)
+
+        count = total(torch.ones_like(x))
+        mean = total(x) / count
+        found = (x - mean) * scales[epsilon_at](total((x - mean).square()) / (count - ddof))
         return torch.where(mask, found if center else found + mean, 0.0)
 
     return run
@@ -210,17 +178,7 @@ def whiten(center: bool = True, ddof: int = 1, epsilon_at: str = "variance", eps
 def by_group(x: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """Sums and counts of each row's group."""
     sums = torch.zeros(num_groups, dtype=x.dtype).index_add(0, groups, x)
-    counts = torch.bincount(groups, minlength=num_groups)
-    return sums[groups], counts[groups]
-
-
-def group_whiten(x: Tensor, mask: Tensor, groups: Tensor, num_groups: int) -> Tensor:
-    rows, counted = torch.where(mask, x, 0.0).sum(1), mask.sum(1).to(x.dtype)
-    count = by_group(counted, groups, num_groups)[0].unsqueeze(1)
-    mean = by_group(rows, groups, num_groups)[0].unsqueeze(1) / count
-    squares = torch.where(mask, (x - mean).square(), 0.0).sum(1)
-    variance = by_group(squares, groups, num_groups)[0].unsqueeze(1) / (count - 1)
-    return torch.where(mask, (x - mean) * torch.rsqrt(variance + 1e-8), 0.0)
+    return sums[groups], torch.bincount(groups, minlength=num_groups)[groups]
 
 
 def group_advantages(baseline: str, scaled: bool) -> Terms:

@@ -49,14 +49,14 @@ def linear_row(text: str, formula: Callable[..., Tensor], critic: bool = True, r
 
 WIDE: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 1.5, "log_ratio_clamp": 0.3}
 wide = plain.clip(0.2, 0.28, 1.5, 0.3)
-KLS: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
-    "k1": (plain.k1, {"estimator": "k1"}),
-    "k2": (plain.k2, {"estimator": "k2"}),
-    "k3": (plain.k3, {}),
-    "abs": (plain.absolute, {"estimator": "abs"}),
-    "k3 straight through": (plain.straight_through, {"straight_through": True}),
-    "k3 clamped": (plain.clamped, {"input_clamp": 0.3, "output_clamp": 0.04}),
-    "k3 times the ratio": (plain.weighted, {"importance": "full"}),
+KLS: dict[str, dict[str, Any]] = {
+    "k1": {"estimator": "k1"},
+    "k2": {"estimator": "k2"},
+    "k3": {},
+    "abs": {"estimator": "abs"},
+    "k3 straight through": {"straight_through": True},
+    "k3 clamped": {"input_clamp": 0.3, "output_clamp": 0.04},
+    "k3 times the ratio": {"importance": "full"},
 }
 SEQUENCES = {"shape": (256, V, 8, 256), "tiny": (8, 67, 2, 5)}
 POLICY = ("logprobs", "old_logprobs", "advantages")
@@ -70,7 +70,7 @@ PPO_ROWS = (
     ppo_row("reinforce", plain.objective(plain.reinforce), surrogate="reinforce"),
     ppo_row("sapo", plain.objective(plain.sapo), surrogate="sapo"),
     ppo_row("ratios of sequences", plain.objective(plain.of_sequences), ratio="sequence"),
-    *(ppo_row(f"KL {name}", plain.objective(kl=one), kl, add=REFERENCE) for name, (one, kl) in KLS.items()),
+    *(ppo_row(f"KL {name}", plain.objective(kl=plain.KL[name]), kl, add=REFERENCE) for name, kl in KLS.items()),
     option("a policy loss a token", workloads.PPO, plain.policy_terms, ppo.policy_token_losses, drop=CRITIC, **TOKENS),
     option("a value loss a token", workloads.PPO, plain.value_terms, ppo.value_token_losses, drop=POLICY, **TOKENS),
     option("a KL a token", workloads.PPO, plain.kl_terms, ppo.kl_token_losses, **REFERENCE,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.core import workloads
 from benchmarks.core.rows import NATIVE, WITHOUT, Provider, Row, V
-from benchmarks.core.workloads import BOTH, Draw, Inputs, Workload, running
+from benchmarks.core.workloads import BOTH, Draw, Inputs, Workload, linear, running
 from benchmarks.ops import option_formulas as plain
 from instructrl.ops import ranking, vocab_parallel
 from instructrl.ops.logit_settings import LogitSettings
@@ -80,21 +80,21 @@ CAP = {"logit_settings": LogitSettings(softcap=30.0)}
 IDS = {"add": {"ids": eight_ids}, "drop": ("tokens",)}
 TOKENS, LINEAR, SAMPLING = workloads.TOKEN_LOGPROBS, workloads.LINEAR_LOGPROBS, workloads.SAMPLING
 LOGIT_ROWS = (
-    option("soft cap", TOKENS, plain.capped_logprobs, partial(TOKENS.call, **CAP), **LOGITS),
-    option("allowed ids", TOKENS, plain.allowed_logprobs, add={"allowed": allowed}, **LOGITS),
-    option("soft cap", LINEAR, plain.capped_linear, partial(LINEAR.call, **CAP), **HEAD),
+    option("soft cap", TOKENS, plain.capped(workloads.plain_logprobs), partial(TOKENS.call, **CAP), **LOGITS),
+    option("allowed ids", TOKENS, plain.allowed(workloads.plain_logprobs), add={"allowed": allowed}, **LOGITS),
+    option("soft cap", LINEAR, linear(plain.capped(workloads.plain_logprobs)), partial(LINEAR.call, **CAP), **HEAD),
     option("8 ids a row", TOKENS, plain.candidates, workloads.public("candidates.candidate_logprobs"), **IDS, **LOGITS),
-    option("8 ids a row", LINEAR, plain.linear_candidates, workloads.public("candidates.linear_candidate_logprobs"),
+    option("8 ids a row", LINEAR, linear(plain.candidates), workloads.public("candidates.linear_candidate_logprobs"),
            **IDS, **HEAD),
     option("statistics", TOKENS, plain.statistics, workloads.public("statistics.token_statistics"), **LOGITS),
-    option("statistics", LINEAR, plain.linear_statistics, workloads.public("statistics.linear_token_statistics"),
+    option("statistics", LINEAR, linear(plain.statistics), workloads.public("statistics.linear_token_statistics"),
            **HEAD),
     option("a vocabulary in shards", TOKENS, workloads.plain_logprobs,
            in_shards(vocab_parallel.token_logprobs, "logits", -1), **LOGITS),
     option("a vocabulary in shards", LINEAR, workloads.plain_linear,
            in_shards(vocab_parallel.linear_token_logprobs, "weight", 0), **HEAD),
-    option("soft cap", SAMPLING, plain.capped_sampled, partial(SAMPLING.call, **CAP), **DRAWN),
-    option("allowed ids", SAMPLING, plain.allowed_sampled, add={"allowed": allowed}, **DRAWN),
+    option("soft cap", SAMPLING, plain.capped(plain.sampled), partial(SAMPLING.call, **CAP), **DRAWN),
+    option("allowed ids", SAMPLING, plain.allowed(plain.sampled), add={"allowed": allowed}, **DRAWN),
     option("weights", workloads.LINEAR_NLL, plain.weighted_nll, add={"weights": noise("mask")}, **HEAD),
 )  # fmt: skip
 

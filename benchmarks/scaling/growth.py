@@ -3,8 +3,6 @@
     OMP_NUM_THREADS=2 python -m benchmarks.scaling.growth [--out FILE.json] [--rounds 3] [--only NAME]
         [--parts time memory few largest] [--gib 4] [--patience 20]
 
-With --out the tables go beside the file as Markdown, and times and memory as a plot on log axes.
-
 time, memory: forward and backward on the fastest backend that is here. Slopes are those of log time, or log memory,
 over log size, fitted to the larger half of the sizes: 1 is linear. Sizes are visited in turn, a round at a time.
 Memory is the peak of a process of its own over that of one that only makes the inputs.
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from benchmarks.core.memory import NOISE_BYTES, in_process
 from benchmarks.core.tables import command, markdown, write_json
@@ -78,14 +75,14 @@ def growth_table(rows: Rows) -> str:
         found = row.get(f"{kind}_slope", "")
         return "not fitted" if found is None else found and f"{found:.2f} ({row[f'expected_{kind}_slope']})"
 
-    lines = []
-    for row in rows:
-        most = max(row.get("extra_bytes", [0]))
-        extra = f"below {NOISE_BYTES / 1e6:.1f} MB" if most < NOISE_BYTES else f"{most / 1e6:.1f} MB"
-        sizes = f"{row['sizes'][0]} to {row['sizes'][-1]}"
-        slopes = [fitted(row, kind) for kind in ("time", "memory")]
-        lines.append([row["op"], row["axis"], sizes, *slopes, extra if "extra_bytes" in row else ""])
-    return markdown(("op", "along", "sizes", "slope of time", "slope of memory", "extra memory at most"), lines)
+    def extra(row: Mapping[str, Any]) -> str:
+        most = max(row.get("extra_bytes", [-1]))
+        return "" if most < 0 else f"below {NOISE_BYTES / 1e6:.1f} MB" if most < NOISE_BYTES else f"{most / 1e6:.1f} MB"
+
+    columns = ("op", "along", "sizes", "slope of time", "slope of memory", "extra memory at most")
+    heads = ([x["op"], x["axis"], f"{x['sizes'][0]} to {x['sizes'][-1]}"] for x in rows)
+    found = ([fitted(x, "time"), fitted(x, "memory"), extra(x)] for x in rows)
+    return markdown(columns, (a + b for a, b in zip(heads, found, strict=True)))
 
 
 def few_table(rows: Rows) -> str:
@@ -122,28 +119,6 @@ def largest_table(rows: Rows) -> str:
     return markdown(("op", "counted in", "limit", "ours", "eager", "times as many"), lines)
 
 
-def plot(rows: Rows) -> Figure:
-    """Panels of time over panels of memory, a column an op, a line an axis.
-
-    Memory below the noise, 0 included, is drawn at the noise.
-    """
-    ops = list(dict.fromkeys(row["op"] for row in rows))
-    every = (("seconds", "time_slope", 1e3, 0, "ms"), ("extra_bytes", "memory_slope", 1e-6, NOISE_BYTES, "extra MB"))
-    kinds = [kind for kind in every if kind[0] in rows[0]]
-    figure = Figure(figsize=(3.2 * len(ops), 3.4 * len(kinds)), layout="constrained")
-    panels = figure.subplots(len(kinds), len(ops), squeeze=False)
-    for line, (key, fitted, scale, least, unit) in zip(panels, kinds, strict=True):
-        for panel, op in zip(line, ops, strict=True):
-            for row in (row for row in rows if row["op"] == op):
-                label = f"{row['axis']}: " + ("not fitted" if row[fitted] is None else f"slope {row[fitted]:.2f}")
-                drawn = [scale * max(y, least) for y in row[key]]
-                panel.plot(row["sizes"], drawn, marker="o", markersize=3, label=label)
-            panel.set(title=op, xlabel="size", ylabel=unit, xscale="log", yscale="log")
-            panel.legend(fontsize=6, frameon=False)
-            panel.grid(alpha=0.3)
-    return figure
-
-
 TABLES = {"axes": growth_table, "few_rows": few_table, "largest": largest_table}
 
 
@@ -171,8 +146,6 @@ def main() -> None:
         write_json(arguments.out, found)
         tables = [table(found[name]) for name, table in TABLES.items() if found[name]]
         arguments.out.with_suffix(".md").write_text("\n".join(tables), encoding="utf-8")
-        if found["axes"]:
-            plot(found["axes"]).savefig(arguments.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

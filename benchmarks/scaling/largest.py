@@ -5,7 +5,6 @@ VmHWM after the run, not enforced by the kernel: RLIMIT_AS and RLIMIT_DATA also 
 touched.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,40 +58,22 @@ def on_grid(size: int) -> int:
     return size >> dropped << dropped
 
 
-def _meeting(runs: dict[int, Run], limit_bytes: int) -> int:
-    """Where the line through the last two runs meets the limit; twice the largest where it does not rise."""
-    if len(runs) < 2:
-        return 2 * max(runs)
-    (a, first), (b, second) = list(runs.items())[-2:]
-    per_size = (second.peak_bytes - first.peak_bytes) / (b - a)
-    return math.floor(b + (limit_bytes - second.peak_bytes) / per_size) if per_size > 0 else 2 * max(runs)
-
-
 def largest(run: Callable[[int], Run], first: int, limit_bytes: int, patience_seconds: float) -> Found:
-    """Of the grid, the largest size whose peak is within the limit, if peaks do not fall with the size.
-
-    Doubles from the first size until the line through the last two runs meets the limit before the next doubling, then
-    follows the line. Every third run halves the gap instead, so that a bend in the curve cannot make it creep.
-    Raises: ValueError where the first size is over the limit.
+    """Of the grid, the largest size whose peak is within the limit, if peaks do not fall with the size: doubles from
+    the first size until one is over it, then halves what is between. Raises ValueError where the first one is over it.
     """
     runs: dict[int, Run] = {}
     fits, fails, size = 0, None, on_grid(first)
-    while True:
+    while fails is None or next_up(fits) < fails:
         runs[size] = run(size)
         peak = runs[size].peak_bytes
         fits, fails = (size, fails) if peak <= limit_bytes else (fits, size)
         if not fits:
             raise ValueError(f"first: found size {size} with a peak of {peak} bytes, accepted is up to {limit_bytes}")
-        meeting = _meeting(runs, limit_bytes)
-        if fails is None:
-            size = min(max(on_grid(meeting), next_up(fits)), 2 * fits)
-            done = runs[fits].seconds * size / fits > patience_seconds
-        else:
-            size = on_grid(meeting if len(runs) % 3 else (fits + fails) // 2)
-            size = max(next_up(fits), min(size, on_grid(fails - 1)))
-            done = next_up(fits) >= fails
-        if done:
-            return Found(fits, runs[fits], fails, runs[fails] if fails else None, len(runs))
+        if fails is None and 2 * runs[fits].seconds > patience_seconds:
+            break
+        size = 2 * fits if fails is None else max(next_up(fits), on_grid((fits + fails) // 2))
+    return Found(fits, runs[fits], fails, runs[fails] if fails else None, len(runs))
 
 
 def largest_of(index: int, provider: str, limit_bytes: int, patience_seconds: float) -> Found:

@@ -92,8 +92,7 @@ def serve() -> None:
 
 def precede(process: int) -> None:
     """Give the session of a process precedence of others, where the system lets us."""
-    group = Path(f"/proc/{process}/autogroup")
-    if os.geteuid() == 0 and group.exists():
+    if os.geteuid() == 0 and (group := Path(f"/proc/{process}/autogroup")).exists():
         group.write_text("-20")
 
 
