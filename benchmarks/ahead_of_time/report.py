@@ -75,7 +75,7 @@ def why_not() -> str | None:
     return f"{', '.join(missing)} not found" if missing else None
 
 
-def _run(name: str, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+def run_tool(name: str, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     program = tool(name)
     if program is None:
         raise RuntimeError(f"{name} not found: put it on PATH or set {name.upper()}")
@@ -91,7 +91,7 @@ def _compiled(source: Path, arch: str, cubin: Path) -> str:
 
     folders = [f"-I{SOURCES}", "-isystem", str(Path(torch.__file__).parent / "include")]
     options = ["-std=c++17", "-O3", f"-arch={arch}", "-Werror", "all-warnings", "-Xptxas", "-v", "-DUSE_CUDA"]
-    return _run("nvcc", *options, *folders, "-cubin", str(source), "-o", str(cubin)).stderr
+    return run_tool("nvcc", *options, *folders, "-cubin", str(source), "-o", str(cubin)).stderr
 
 
 def _numbers(pattern: str, text: str) -> int:
@@ -127,7 +127,7 @@ def memory_instructions(assembly: str) -> dict[str, dict[str, int]]:
 
 def readable(names: Sequence[str]) -> list[str]:
     """Kernel names as the source has them: `kernel<float, true>`, an enumerator as `Enum 2`."""
-    plain = _run("c++filt", text="\n".join(names)).stdout
+    plain = run_tool("c++filt", text="\n".join(names)).stdout
     plain = plain.replace("(anonymous namespace)::", "").replace("(bool)0", "false").replace("(bool)1", "true")
     plain = re.sub(r"\(([\w:]+)\)(\d+)", r"\1 \2", plain)
     # What is left in parentheses is the list of parameters.
@@ -142,7 +142,7 @@ def cuda_rows(sources: Iterable[Path] = (), architectures: Sequence[str] = ARCHI
         with tempfile.TemporaryDirectory() as folder:
             cubin = Path(folder) / "kernels.cubin"
             needs = resources(_compiled(source, arch, cubin))
-            moves = memory_instructions(_run("nvdisasm", str(cubin)).stdout)
+            moves = memory_instructions(run_tool("nvdisasm", str(cubin)).stdout)
         names, file = sorted(needs), source.relative_to(ROOT) if source.is_relative_to(ROOT) else source.name
         place = {"backend": "cuda", "file": str(file), "arch": arch}
         kernels = zip(names, readable(names), strict=True)
@@ -193,7 +193,7 @@ def stored_versions(path: Path = STORED) -> dict[str, str]:
 def tool_versions() -> dict[str, str]:
     versions = {}
     if tool("nvcc") is not None:
-        release = re.search(r"release .*, (V[\d.]+)", _run("nvcc", "--version").stdout)
+        release = re.search(r"release .*, (V[\d.]+)", run_tool("nvcc", "--version").stdout)
         versions["nvcc"] = release[1] if release else "unknown"
     if importlib.util.find_spec("triton") is not None:
         import triton

@@ -10,7 +10,6 @@ import importlib
 import json
 import math
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -25,14 +24,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from benchmarks.ahead_of_time.report import ROOT, WIDE, Row
+from benchmarks.ahead_of_time.report import ROOT, WIDE, Row, run_tool
 from benchmarks.core.tables import command
 from instructrl.ops import ppo_settings
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings
 
 ARCHITECTURES = ("80", "90", "100", "gfx942")
 DTYPES = ("float32", "bfloat16", "float16")
-_NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _POINTER_TYPES = {
     **{torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", torch.float16: "*fp16"},
     **{torch.int64: "*i64", torch.int32: "*i32", torch.bool: "*i1"},
@@ -188,10 +186,6 @@ def launches(dtype: torch.dtype) -> list[Launch]:
     return found
 
 
-def _tool(name: str, *args: str) -> str:
-    return subprocess.run([str(_NVIDIA_TOOLS / name), *args], check=True, capture_output=True, text=True).stdout
-
-
 def _needs(usage: str, patterns: tuple[str, str], assembly: str, load: str, store: str) -> dict[str, int]:
     registers, spills = (int(re.search(pattern, usage)[1]) for pattern in patterns)  # pyright: ignore
     wide = {"wide_loads": len(re.findall(load, assembly)), "wide_stores": len(re.findall(store, assembly))}
@@ -202,9 +196,9 @@ def _nvidia_report(code: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
-        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
+        usage = run_tool("cuobjdump", "--dump-resource-usage", file.name).stdout
         # Triton's cuobjdump looks for nvdisasm on the PATH; nvdisasm itself needs nothing.
-        assembly = _tool("nvdisasm", file.name)
+        assembly = run_tool("nvdisasm", file.name).stdout
     return _needs(usage, (r"REG:(\d+)", r"STACK:(\d+)"), assembly, *WIDE)
 
 

@@ -47,10 +47,9 @@ class Peer:
     """How a library computes an op.
 
     adapt: from a case's arguments to a call that returns what the op returns. It lays out constants before the call,
-        which alone is timed. Raises ImportError where the library is not installed or has no code for the device.
-    options: keyword arguments of the op that it understands; a case with any other is not given to it.
-    mask: whether it can be given such a mask.
-    writes_over: the gradient, over the inputs that it is of; nothing is laid out then.
+    which alone is timed. Raises ImportError where the library is not installed or has no code for the device. options:
+    keyword arguments of the op that it understands; a case with any other is not given to it. mask: whether it can be
+    given such a mask. writes_over: the gradient, over the inputs that it is of; nothing is laid out then.
     """
 
     adapt: Callable[..., Call]

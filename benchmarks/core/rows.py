@@ -47,10 +47,6 @@ def faster(**than: float) -> tuple[Target, ...]:
                  for name, x in found.items())  # fmt: skip
 
 
-def num_bytes(x: Inputs) -> int:
-    return sum(tensor.nbytes for tensor in x.values() if isinstance(tensor, Tensor))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One line of a table.
@@ -89,7 +85,8 @@ class Row:
     def sets(self, meter: CpuMeter) -> list[Inputs]:
         """As many as are four times the last cache together, at most 8; 1 where one is as much."""
         first = self.inputs(meter)
-        number = min(8, -(-4 * meter.cache_bytes // num_bytes(first)))
+        size = sum(x.nbytes for x in first.values() if isinstance(x, Tensor))
+        number = min(8, -(-4 * meter.cache_bytes // size))
         return [first, *(self.inputs(meter, seed) for seed in range(1, number))]
 
     def providers(self, meter: CpuMeter, x: Inputs) -> dict[str, Provider]:

@@ -1,7 +1,9 @@
 """One way to measure a row: check everybody's results, then time them in turns.
 
-Every provider is held against the formula in float64 before it is timed. Inputs that fit a GPU's cache are taken in
-turns from several sets. What the limits of a row are made of is timed in the same rounds.
+Every provider is held against the formula in float64 before it is timed. A round runs each in turn, after a call of its
+own that is not timed; figures are medians over rounds with the middle half of the rounds in brackets, ratios and shares
+are medians of the rounds' own. What the limit of a row is made of is timed in the same rounds. Inputs that fit a GPU's
+cache are taken in turns from several sets.
 """
 
 import importlib
@@ -9,7 +11,6 @@ import importlib.util
 import itertools
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.core import checks, memory
 from benchmarks.core.checks import distances
-from benchmarks.core.rows import BACKENDS, COMPILE, EAGER, Provider, Row, Target, V, num_bytes
+from benchmarks.core.rows import BACKENDS, COMPILE, EAGER, Provider, Row, Target, V
 from benchmarks.core.tables import median_ratio, quartiles
 from benchmarks.core.timing import CaptureError, Contender, CpuMeter, Step, contender, forced, take_turns
 from benchmarks.core.workloads import Inputs
@@ -110,7 +111,7 @@ def check(
     attempt.tell(EAGER, CHECK)
     eager = distances(results_of(providers[EAGER], inputs), truth) if compared else []
     for name, provider in providers.items():
-        start, trouble = time.perf_counter(), attempt.without.get(name)
+        trouble = attempt.without.get(name)
         if trouble is not None and trouble.stage == CHECK:
             found[name]["left_out"] = trouble.why
             continue
@@ -126,7 +127,6 @@ def check(
             found[name]["left_out"] = first_line(error)
         # Raises where the device is dead, and then everything after it would be in vain.
         meter.synchronize()
-        found[name]["first_seconds"] = round(time.perf_counter() - start, 2)
     return found
 
 
@@ -201,8 +201,8 @@ def measure(row: Row, meter: CpuMeter, attempt: Attempt) -> dict[str, Any]:
     rates = {name: yardsticks[name][1] / statistics.median(seconds) for name, seconds in beside.items()}
     targets = [{"backend": name, **verdict(target, found[name], meter.tiny)}
                for target in row.targets for name in row.backends]  # fmt: skip
-    result = {"row": row.name, "limit": limit, "per_second": rates, "num_sets": len(sets), "providers": found}
-    return {**result, "set_bytes": num_bytes(sets[0]), "cache_bytes": meter.cache_bytes, "targets": targets}
+    result = {"row": row.name, "limit": limit, "per_second": rates, "num_sets": len(sets)}
+    return {**result, "providers": found, "targets": targets}
 
 
 def extra_bytes(table: str, row: str, provider: str) -> int:

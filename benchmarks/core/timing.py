@@ -1,7 +1,6 @@
 """Wall time, device time and memory of steps that take turns. What benchmarks ask of CUDA is all here.
 
-A round runs each step in turn, so that what else the machine does falls on all of them; figures are medians over
-rounds, ratios and shares are medians of the rounds' own. On the CPU wall and device time are the same.
+On the CPU wall and device time are the same.
 """
 
 import math

@@ -43,12 +43,12 @@ def moved(x: Any, device: torch.device) -> Any:
 
 def call(case: Case, dtype: torch.dtype, device: torch.device) -> None:
     """Forward, and backward where there is one. The gradients that go in are made on the CPU as well."""
-    arguments = {name: moved(x, device) for name, x in case.make(dtype).items()}
-    arguments |= {name: arguments[name].requires_grad_() for name in case.gradients}
-    found = [x for x in tensors(public(case.op)(**arguments)) if x.requires_grad]
+    given = {name: moved(x, device) for name, x in case.make(dtype).items()}
+    leaves = [given[name].requires_grad_() for name in case.gradients]
+    found = [x for x in tensors(public(case.op)(**given)) if x.requires_grad]
     if found:
         upstream = [torch.randn(x.shape, dtype=x.dtype).to(device) for x in found]
-        torch.autograd.grad(found, [arguments[name] for name in case.gradients], upstream, allow_unused=True)
+        torch.autograd.grad(found, leaves, upstream, allow_unused=True)
     if device.type == "cuda":
         torch.cuda.synchronize()
 

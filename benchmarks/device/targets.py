@@ -2,18 +2,15 @@
 
     make gpu STEPS="build targets"        or, built before,        python -m benchmarks.device.targets [--only TEXT]
 
-Every provider is held against float64 before it is timed. A round runs each in turn, with a copy of 2 GiB or a bfloat16
-product of 8192^3 among them, whose rate is what shares are of: medians of the rounds' own, with the middle half of the
-rounds in brackets. Wall time is that of a call among many, device time is by CUDA events or, of short steps, by
-replaying a graph. Inputs that fit the cache are taken in turns from several sets, 8 at most. Bytes and FLOPs are the
-least that a step must move and multiply; memory is the allocator's high-water mark, workspace what of it is no result.
+How each is measured is said in core/runner.py; shares are of a copy of 2 GiB or a bfloat16 product of 8192^3. Wall time
+is that of a call among many, device time is by CUDA events or, of short steps, by replaying a graph. Memory is the
+allocator's high-water mark, workspace what of it is no result.
 
 Each row has a limit, runs in a process that is ended at it, and is written down before the next one begins. A provider
 in which a process dies, hangs, loses the device or cannot be captured as a graph costs the others nothing: the row
 begins again in a fresh process without it, or without its graph. Exit code 0 where every target is met, 1 where one is
 not, 2 where there is no GPU. Files: gpu-targets.json, .md and .log in --out, else the folder that the variable OUT
-names, else benchmarks/results/MACHINE. `--dry --out FOLDER` goes through all of it with tiny shapes on the CPU; its
-exit code is 0 where every row was measured. --budget-s: seconds for everything.
+names, else benchmarks/results/MACHINE. `--dry --out FOLDER` goes through all of it with tiny shapes on the CPU.
 """
 
 import gc

@@ -2,11 +2,8 @@
 
     OMP_NUM_THREADS=2 python -m benchmarks.ops.floors [--out FILE.json] [--rounds 9] [--only NAME]
 
-Every row checks its results before it is timed. A round runs each provider in turn, so that what else the machine does
-falls on all of them; figures are medians over rounds with the middle half of the rounds in brackets, and
-ratios are medians of the rounds' own ratios. The limits (reading, filling fresh memory, the product of a head) are
-timed in the same rounds. Extra memory is the peak of a call in a process of its own, over what that held with the
-inputs alone. Exit code 1 where a floor is missed.
+How each row is measured is said in core/runner.py. The share is that of the time which reading, filling fresh memory,
+or for a linear head its product take in the same rounds. Exit code 1 where a floor is missed.
 """
 
 import sys

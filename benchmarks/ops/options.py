@@ -2,8 +2,7 @@
 
     OMP_NUM_THREADS=2 python -m benchmarks.ops.options [--out FILE.json] [--rounds 9] [--only NAME]
 
-Results are checked against the formula in float64 before they are timed. Ratios are medians of the rounds' own: how
-many times as fast ours is as the formula, eager and compiled, and as the op without the option.
+How each row is measured is said in core/runner.py.
 """
 
 from collections.abc import Iterator

@@ -14,21 +14,15 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.core import workloads
+from benchmarks.core import workloads as ops
 from benchmarks.core.tables import command, markdown
 from benchmarks.core.timing import Step, cpu_seconds
 from benchmarks.core.workloads import Draw, Workload
-from instructrl import kernels, ops
+from instructrl import kernels
+from instructrl.ops import use_backend
 
-ROWS = (
-    (workloads.RANKING, (2, 3)),
-    (workloads.TOKEN_LOGPROBS, (2, 4)),
-    (workloads.POLICY, (4,)),
-    (workloads.PPO, (4,)),
-    (workloads.PPO_ADVANTAGES, (2, 4)),
-    (workloads.WHITEN, (2, 4)),
-    (workloads.SAMPLING, (2, 4)),
-)
+ROWS = ((ops.RANKING, (2, 3)), (ops.TOKEN_LOGPROBS, (2, 4)), (ops.POLICY, (4,)), (ops.PPO, (4,)),
+        (ops.PPO_ADVANTAGES, (2, 4)), (ops.WHITEN, (2, 4)), (ops.SAMPLING, (2, 4)))  # fmt: skip
 
 
 class Registered(TorchDispatchMode):
@@ -36,9 +30,7 @@ class Registered(TorchDispatchMode):
 
     call: Step
 
-    def __torch_dispatch__(
-        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "instructrl":
             self.call = partial(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -64,7 +56,7 @@ def main() -> None:
     arguments = command(__doc__, backend="native", rounds=15)
     if why := kernels.why_missing(arguments.backend):
         raise SystemExit(f"{arguments.backend}: {why}")
-    with ops.use_backend(arguments.backend):
+    with use_backend(arguments.backend):
         found = {work.op.split(".")[1]: steps_of(work, shape) for work, shape in ROWS}
         found["torch.mul"] = multiplication()
         every = {f"{name} {place}": step for name, steps in found.items() for place, step in enumerate(steps)}

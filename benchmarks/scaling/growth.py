@@ -3,9 +3,8 @@
     OMP_NUM_THREADS=2 python -m benchmarks.scaling.growth [--out FILE.json] [--rounds 3] [--only NAME]
         [--parts time memory few largest] [--gib 4] [--patience 20]
 
-time, memory: forward and backward on the fastest backend that is here. Slopes are those of log time, or log memory,
-over log size, fitted to the larger half of the sizes: 1 is linear. Sizes are visited in turn, a round at a time.
-Memory is the peak of a process of its own over that of one that only makes the inputs.
+time, memory: forward and backward on the fastest backend that is here, sizes in turns. Slopes are those of log time, or
+log memory, over log size, fitted to the larger half of the sizes: 1 is linear. Memory is that of a process of its own.
 few: few rows that are long, beside eager PyTorch, which is timed in turn, and beside many rows.
 largest: the largest size, of those with seven significant bits, whose process, all that is in it counted, stays within
 --gib; it ran, and the next one ran and was over it. No size is run that would take longer than --patience seconds.
@@ -88,11 +87,10 @@ def growth_table(rows: Rows) -> str:
 def few_table(rows: Rows) -> str:
     """Markdown: a line a shape."""
     lines = []
-    for row in rows:
-        num_rows, length = row["shape"]
-        each, ratio = 1e9 * row["seconds"] / (num_rows * length), row["eager"] / row["seconds"]
-        shape = f"{num_rows} x {row['length']} = {length}"
-        lines.append([row["op"], shape, f"{1e3 * row['seconds']:.3g}", f"{each:.3g}", f"{ratio:.2f}"])
+    for x in rows:
+        (num_rows, length), seconds = x["shape"], x["seconds"]
+        figures = f"{1e3 * seconds:.3g}", f"{1e9 * seconds / (num_rows * length):.3g}", f"{x['eager'] / seconds:.2f}"
+        lines.append([x["op"], f"{num_rows} x {x['length']} = {length}", *figures])
     return markdown(("op", "shape", "ms", "ns per element", "times as fast as eager"), lines)
 
 
