@@ -6,10 +6,12 @@ sources run on the host and Triton's interpreter need a process of their own.
 
 import importlib
 import os
+from collections import Counter
 
 import torch
 
 from instructrl import kernels, ops
+from instructrl.ops.cases.case import Case
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _PLUGIN = os.environ.get("INSTRUCTRL_TEST_PLUGIN")
@@ -41,10 +43,29 @@ BACKENDS = [(backend, device) for backend, device, dtype in PLACES if dtype == t
 COMPILED = [place for place in BACKENDS if place[0] != kernels.REFERENCE]
 
 
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+def rounds(cases):
+    """(case, backend, device, dtype) for each case in each place.
+
+    The kernels of a further backend run hundreds of times slower than elsewhere: there a case is run in float32 and in
+    one of the two halves, the cases of an op by turns.
+    """
+    found, seen = [], Counter()
+    for case in cases:
+        left_out = None if _FURTHER is None else _HALVES[seen[case.op] % 2]
+        seen[case.op] += 1
+        found += [(case, *place) for place in PLACES if place[2] != left_out]
+    return found
+
+
 PREFIXES = {"native": "_native_", "triton": "_triton_", "cuda_on_host": "_cuda_on_host_"}
 
 
 def place_id(value):
+    if isinstance(value, Case):
+        return f"{value.op}-{value.name}"
     return str(value).removeprefix("torch.")
 
 

@@ -6,7 +6,7 @@ import op_definitions as definitions
 import pytest
 import torch
 from op_accuracy import assert_no_less_accurate
-from op_backends import PLACES, on, on_tensors, place_id
+from op_backends import on, on_tensors, place_id, rounds
 
 from instructrl import ops
 from instructrl.ops.cases import CASES
@@ -74,8 +74,7 @@ def neighbours(definition, arguments, gradients, name):
         yield evaluate(definition, moved, gradients)[name], truth
 
 
-@pytest.mark.parametrize(("backend", "device", "dtype"), PLACES, ids=place_id)
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: f"{case.op}-{case.name}")
+@pytest.mark.parametrize(("case", "backend", "device", "dtype"), rounds(SMALL), ids=place_id)
 def test_case(case, backend, device, dtype):
     arguments = case.make(dtype)
     with ops.use_backend(backend):

@@ -5,7 +5,7 @@ import math
 import op_definitions as definitions
 import pytest
 import torch
-from op_backends import PLACES, on, place_id
+from op_backends import on, place_id, rounds
 
 from instructrl import ops
 from instructrl.ops import sampling
@@ -14,8 +14,7 @@ from instructrl.ops.cases import CASES
 CASES = [case for case in CASES if case.op == "sampling.sample_tokens" and not case.large]
 
 
-@pytest.mark.parametrize(("backend", "device", "dtype"), PLACES, ids=place_id)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "backend", "device", "dtype"), rounds(CASES), ids=place_id)
 def test_token_is_the_first_whose_cumulative_probability_exceeds_the_uniform(case, backend, device, dtype):
     arguments = case.make(dtype)
     with ops.use_backend(backend):

@@ -6,11 +6,11 @@ shows what the kernels mean: not their races, their alignment or their use of re
 
 import importlib.util
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pytest_in_turn import numbers_passed
 
 TESTS = Path(__file__).resolve().parent.parent
 pytestmark = [
@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-def run(*arguments):
+def run(*runs):
     environment = {
         **os.environ,
         "TRITON_INTERPRET": "1",
@@ -27,23 +27,17 @@ def run(*arguments):
         "PYTHONPATH": os.pathsep.join([str(TESTS / "triton_interpreted"), *filter(None, sys.path)]),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "600", *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=TESTS.parent)
-    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    return int(result.stdout.strip().splitlines()[-1].split(" passed")[0].split()[-1])
+    return numbers_passed([({}, arguments) for arguments in runs], environment)
 
 
 def test_every_case():
-    files = [str(TESTS / "ops" / name) for name in ("test_ops_cases.py", "test_ops_sampling.py")]
-    assert run(*files) > 300
+    (count,) = run(["tests/ops/test_ops_cases.py", "tests/ops/test_ops_sampling.py"])
+    assert count > 300
 
 
-def test_private_ops():
+def test_private_ops_and_what_training_code_does():
     # One program after the other, in numpy: there are no threads.
-    chosen = "not same_bits and not linear_ops_hold and not schemas_in_cpp"
-    assert run(str(TESTS / "ops" / "test_compiled_ops.py"), "-k", chosen) > 40
-
-
-def test_what_training_code_does():
-    file = str(TESTS / "ops" / "test_ops_hazards.py")
-    assert run(file, "-k", "not float64 and not symbols") > 15
+    private = ["tests/ops/test_compiled_ops.py", "-k", "not same_bits and not linear_ops_hold and not schemas_in_cpp"]
+    counts = run(private, ["tests/ops/test_ops_hazards.py", "-k", "not float64 and not symbols"])
+    assert counts[0] > 40
+    assert counts[1] > 15

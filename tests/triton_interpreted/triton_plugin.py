@@ -5,7 +5,10 @@ Here they are trees over whole arrays, as on a GPU: neighbours are combined in t
 may be given.
 """
 
+import functools
+
 import numpy as np
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 
 BACKEND = "triton"
@@ -41,5 +44,28 @@ def _reduce(self, inputs):
     return [self.to_tensor(x, dtype) for x, dtype in zip(arrays, dtypes, strict=True)]
 
 
+def _no_overflow(self, left, right, binary_op):
+    """Fails where an integer result does not fit its type, as the interpreter's own: that takes eight operations."""
+    scalar = left.type.scalar
+    if scalar.int_bitwidth < 64:
+        exact = _EXACT[binary_op.__name__](left.handle.data.astype(np.int64), right.handle.data.astype(np.int64))
+        low, high = scalar.get_int_min_value(), scalar.get_int_max_value()
+        assert bool(((low <= exact) & (exact <= high)).all()), f"{scalar} overflow in {binary_op.__name__}"
+
+
+def _np_dtype(dtype):
+    """As the interpreter's own, which makes a table of all types for each value."""
+    if dtype.name not in _NP_DTYPES:
+        _NP_DTYPES[dtype.name] = _new_np_dtype(dtype)
+    return _NP_DTYPES[dtype.name]
+
+
+_EXACT = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+_NP_DTYPES, _new_np_dtype = {}, interpreter._get_np_dtype
+TritonSemantic.binary_op_sanitize_overflow_impl = _no_overflow
+interpreter._get_np_dtype = _np_dtype
+# The language is replaced for each call of a function and put back after each launch: once is enough here.
+interpreter._patch_lang = functools.cache(interpreter._patch_lang)
+interpreter._LangPatchScope.restore = lambda self: None
 interpreter.ScanOps.generic_scan = _scan
 interpreter.ReduceOps.generic_reduce = _reduce
