@@ -218,15 +218,18 @@ def compile_ahead(arch: str, launch: Launch) -> Row:
     return Row(**place, shared_bytes=compiled.metadata.shared, **needs)
 
 
+def distinct(dtype: torch.dtype) -> list[Launch]:
+    """Every launch of the examples; what several calls launch alike is there once."""
+    found: dict[str, Launch] = {}
+    for launch in launches(dtype):
+        found.setdefault(launch.source().hash(), launch)
+    return list(found.values())
+
+
 def rows(architectures: tuple[str, ...] = ARCHITECTURES, dtypes: tuple[str, ...] = DTYPES) -> Iterator[Row]:
-    """Reports of every kernel, dtype and architecture; a launch that several calls make is compiled once."""
+    """Reports of every kernel, dtype and architecture."""
     for dtype in dtypes:
-        seen = set()
-        for launch in launches(getattr(torch, dtype)):
-            key = launch.source().hash()
-            if key in seen:
-                continue
-            seen.add(key)
+        for launch in distinct(getattr(torch, dtype)):
             for arch in architectures:
                 yield compile_ahead(arch, launch)
 

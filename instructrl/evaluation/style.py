@@ -118,10 +118,11 @@ def draw(
         warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from", category=UserWarning)
         figure = Figure(figsize=(width / POINTS_AN_INCH, height / POINTS_AN_INCH), layout="constrained")
         figure.set_layout_engine("constrained", w_pad=3 / POINTS_AN_INCH, h_pad=3 / POINTS_AN_INCH)
-        FigureCanvasSVG(figure)
+        canvas = FigureCanvasSVG(figure)
         paint(figure.add_subplot())
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        # The figure's own `savefig` draws all of it once more, before, for formats that are not laid out as they draw.
+        canvas.print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return Markup(_for_html(buffer.getvalue(), description, width, height))
 
 

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import host_library
 import pytest
+from pytest_in_turn import numbers_passed
 
 TESTS = Path(__file__).resolve().parent.parent
 pytestmark = [
@@ -21,41 +21,28 @@ def library(objects):
     return host_library.build(objects)
 
 
-def run(library, schedule, *arguments):
-    """pytest in a process that starts with the sanitizers; one thread, because a launch is one thread's work."""
-    environment = host_library.environment(schedule) | {
+def run(library, *runs):
+    """Runs of pytest in a process with the sanitizers; one thread, because a launch is one thread's work."""
+    environment = host_library.environment() | {
         "INSTRUCTRL_HOST_LIBRARY": str(library),
         "INSTRUCTRL_TEST_PLUGIN": "cuda_on_host_plugin",
         "PYTHONPATH": os.pathsep.join([str(TESTS / "cuda_on_host"), *filter(None, sys.path)]),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "600", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=TESTS.parent)
+    return numbers_passed(runs, environment)
 
 
-def passed(result):
-    """The number of tests that passed; raises where one did not."""
-    last = result.stdout.strip().splitlines()[-1:]
-    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    return int(last[0].split(" passed")[0].split()[-1])
+def test_every_case_private_ops_and_what_training_code_does(library):
+    cases = ["tests/ops/test_ops_cases.py", "tests/ops/test_ops_sampling.py"]
+    private = ["tests/ops/test_compiled_ops.py", "-k", "not linear_ops_hold and not schemas_in_cpp"]
+    hazards = ["tests/ops/test_ops_hazards.py", "-k", "not float64 and not symbols"]
+    counts = run(library, *(({"INSTRUCTRL_HOST_SCHEDULE": "round"}, x) for x in (cases, private, hazards)))
+    assert counts[0] > 300
+    assert counts[1] > 50
+    assert counts[2] > 15
 
 
-def test_every_case(library):
-    files = [str(TESTS / "ops" / name) for name in ("test_ops_cases.py", "test_ops_sampling.py")]
-    assert passed(run(library, "round", *files)) > 300
-
-
-def test_private_ops(library):
-    chosen = "not linear_ops_hold and not schemas_in_cpp"
-    assert passed(run(library, "round", str(TESTS / "ops" / "test_compiled_ops.py"), "-k", chosen)) > 50
-
-
-@pytest.mark.parametrize("schedule", ["random:1", "random:2", "ahead:0", "ahead:1"])
-def test_cases_in_another_order_of_threads(library, schedule):
-    chosen = "float32 and not 50257 and not linear"
-    assert passed(run(library, schedule, str(TESTS / "ops" / "test_ops_cases.py"), "-k", chosen)) > 60
-
-
-def test_what_training_code_does(library):
-    file = str(TESTS / "ops" / "test_ops_hazards.py")
-    assert passed(run(library, "round", file, "-k", "not float64 and not symbols")) > 15
+def test_cases_in_other_orders_of_threads(library):
+    cases = ["tests/ops/test_ops_cases.py", "-k", "float32 and not 50257 and not linear"]
+    orders = ("random:1", "random:2", "ahead:0", "ahead:1")
+    assert min(run(library, *(({"INSTRUCTRL_HOST_SCHEDULE": order}, cases) for order in orders))) > 60

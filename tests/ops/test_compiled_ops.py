@@ -149,7 +149,7 @@ def test_opcheck(place, name):
 def test_the_same_bits_for_any_number_of_threads(place, found):
     threads, results = torch.get_num_threads(), []
     # Matrix products are the library's; what is ours in a linear op is tested by the others.
-    counts = (1,) if "linear" in found.op else (1, 2, 3)
+    counts = (1, 2, 3) if place == ("native", "cpu") and "linear" not in found.op else (1,)
     try:
         for count in (*counts, 1):
             torch.set_num_threads(count)
@@ -169,7 +169,7 @@ def test_sums_over_many_tokens_have_the_same_bits_for_any_number_of_threads(plac
     threads, arguments = torch.get_num_threads(), on(place[1], found.make(torch.float32))
     results = []
     try:
-        for count in (1, 2, 3, 2):
+        for count in (1, 2, 3, 2) if place == ("native", "cpu") else (1, 1):
             torch.set_num_threads(count)
             results.append(evaluate(public(found.op), arguments, found.gradients))
     finally:
