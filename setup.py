@@ -5,20 +5,24 @@ nothing of Python in them and torch's stable interface alone, so a wheel is for 
 promised. Builds in place (`pip install -e`, `build_ext --inplace`) make `instructrl._C` too, a module for one Python,
 where pybind11 is.
 
+`python setup.py hub_package --out DIR` writes the ops in the layout of a Hugging Face kernels package.
+
 INSTRUCTRL_BUILD_CUDA=1 builds the CUDA kernels although torch is a CPU build (nvcc is enough), 0 leaves them out.
 INSTRUCTRL_CUDA_ARCHITECTURES="80 90a" builds them for other GPUs. CXX and NVCC name the compilers.
 Without a C++ compiler the package installs and runs on its references.
 """
 
 import importlib.util
+import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Command, Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
@@ -29,6 +33,41 @@ LIBRARY, MODULE, CUDA_LIBRARY = "instructrl._C_cpu", "instructrl._C", "instructr
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-psabi"
 CUDA_ARCHITECTURES = ("80", "90a", "100")
 NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden"
+HUB_PACKAGE = "instructrl_ops"
+HUB_LIBRARY = '''"""The library of this build, which is loaded with the package: where it is, what it says of itself."""
+
+import ctypes
+import json
+from pathlib import Path
+
+from ..._ops import ops
+
+FACTS = ("compiler", "torch", "torch_target", "instruction_sets", "instruction_set")
+ROOT = Path(__file__).parents[2]
+CPU = next(ROOT.glob("*.so"))
+_BACKEND = json.loads((ROOT / "metadata.json").read_text(encoding="utf-8"))["backend"]
+CUDA = CPU if _BACKEND["type"] == "cuda" else ROOT / "no CUDA kernels in this build"
+
+
+def load(path):
+    """Its ops are there since `ops` was imported."""
+    assert ops is not None
+
+
+def build_info(path=CPU):
+    """Raises RuntimeError where INSTRUCTRL_CPU_ISA asks for what this machine cannot run."""
+    ask = ctypes.CDLL(str(path)).instructrl_build_info
+    ask.argtypes, ask.restype = [ctypes.c_char_p], ctypes.c_char_p
+    if refusal := ask(b"refusal").decode():
+        raise RuntimeError(refusal)
+    archs = _BACKEND.get("archs", []) if _BACKEND["type"] == "cuda" else []
+    names = ["sm_" + arch.replace(".", "").removesuffix("+PTX") for arch in archs]
+    # Without PTX the last serves no newer GPU, which is what an "a" says.
+    if names and not archs[-1].endswith("+PTX"):
+        names[-1] = names[-1].rstrip("a") + "a"
+    cuda = {"cuda_compiler": "nvcc" if names else "", "cuda_architectures": " ".join(names)}
+    return {name: ask(name.encode()).decode() for name in FACTS} | cuda
+'''
 
 
 def cxx():
@@ -65,6 +104,8 @@ class NinjaBuild(build_ext):
         super().finalize_options()
         if not self.inplace:
             self.extensions = [ext for ext in self.extensions if ext.name != MODULE]
+            # What an earlier build in place left there would be packed.
+            Path(self.get_ext_fullpath(MODULE)).unlink(missing_ok=True)
 
     def build_extension(self, ext):
         # Only here, so that a source distribution can be made, and metadata read, without torch.
@@ -206,4 +247,117 @@ def sources(*patterns):
     return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in SOURCES.glob(pattern))
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": NinjaBuild, "bdist_wheel": LibraryWheel})
+class HubPackage(Command):
+    """Writes what kernel-builder (https://github.com/huggingface/kernels) makes a Hub kernel of."""
+
+    user_options = (("out=", None, "a folder that is not there yet"), ("repo-id=", None, "where it is to be uploaded"))
+
+    def initialize_options(self):
+        self.out = self.repo_id = None
+
+    def finalize_options(self):
+        if not self.out or Path(self.out).exists():
+            raise ValueError(f"--out: found {self.out!r}, accepted is a folder that is not there yet")
+
+    def run(self):
+        out = Path(self.out)
+        for name in sources("*.h", "**/*.h", "older_glibc.cpp", "cpu/*.cpp", "cuda/*.cu"):
+            write(out / name, hub_cpp((ROOT / name).read_text(encoding="utf-8")))
+        binding = hub_cpp((SOURCES / "bindings.cpp").read_text(encoding="utf-8"))
+        write(out / "torch-ext/torch_binding.cpp", hub_binding(binding))
+        package = out / "torch-ext" / HUB_PACKAGE
+        folders = {"instructrl/ops": "ops", "instructrl/kernels": "kernels"}
+        folders |= {f"kernels/{name}": f"kernels/{name}" for name in ("native", "triton")}
+        for folder, place in folders.items():
+            paths = [path for path in sorted((ROOT / folder).rglob("*.py")) if "ops/cases" not in path.as_posix()]
+            for path in paths:
+                target = package / place / path.relative_to(ROOT / folder)
+                depth = len(target.relative_to(package).parts)
+                write(target, hub_python(path.read_text(encoding="utf-8"), depth))
+        write(package / "kernels/native/library.py", HUB_LIBRARY)
+        names = re.findall(r'^    "(\w+)",$', (ROOT / "instructrl/ops/__init__.py").read_text(encoding="utf-8"), re.M)
+        listed = "".join(f"    {name},\n" for name in names)
+        quoted = "".join(f'    "{name}",\n' for name in names)
+        exported = f"from .ops import (\n{listed})\n\n__all__ = [\n{quoted}]\n"
+        write(package / "__init__.py", f'"""Operations of InstructRL, one module a family."""\n\n{exported}')
+        write(out / "build.toml", hub_build(self.repo_id))
+        write(out / "flake.nix", HUB_FLAKE)
+        write(out / "CARD.md", HUB_CARD)
+        write(out / "LICENSE", (ROOT / "LICENSE").read_text(encoding="utf-8"))
+
+
+HUB_FLAKE = """{
+  inputs.kernel-builder.url = "github:huggingface/kernels";
+  outputs = { self, kernel-builder, ... }: kernel-builder.lib.genKernelFlakeOutputs { inherit self; path = ./.; };
+}
+"""
+HUB_CARD = """---
+library_name: kernels
+license: apache-2.0
+---
+
+Losses, log-probabilities, advantages and sampling for training language models from human feedback, each with a PyTorch
+reference beside kernels for the CPU and NVIDIA GPUs.
+"""
+
+
+def write(path, text):
+    """A file, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def hub_cpp(text):
+    """C++ whose ops are in the namespace of one build, so that several builds can be loaded."""
+    return re.sub(r"(STABLE_TORCH_LIBRARY\w*\()instructrl, ", r"\1TORCH_EXTENSION_NAME, ", text)
+
+
+def hub_binding(text):
+    """The declarations, with what `_ops.py` imports."""
+    compiled = ("INSTRUCTRL_TORCH_VERSION", "INSTRUCTRL_CUDA_COMPILER", "INSTRUCTRL_CUDA_ARCHITECTURES")
+    defines = "".join(f'#define {name} ""\n' for name in compiled).replace(' ""', " TORCH_VERSION", 1)
+    head = f'#include <torch/headeronly/version.h>\n\n#include "registration.h"\n\n{defines}\n'
+    return f"{head}{text}\nREGISTER_EXTENSION(TORCH_EXTENSION_NAME)\n"
+
+
+def hub_python(text, depth):
+    """Python that imports by relative names, so that it can lie anywhere, and that finds the namespace of its build."""
+    text = re.sub(r"^( *)from instructrl\b\.?", rf"\1from {'.' * depth}", text, flags=re.M)
+    found = f'from {"." * depth}_ops import add_op_namespace_prefix\n\nNAMESPACE = add_op_namespace_prefix("")[:-2]\n'
+    return text.replace('NAMESPACE = "instructrl"\n', found)
+
+
+def hub_build(repo_id):
+    """The text of build.toml, edition 5. Strings and lists of JSON are TOML."""
+    capabilities = [re.sub(r"(\d)a?$", r".\1", name) for name in CUDA_ARCHITECTURES]
+    headers = sources("*.h", "cpu/**/*.h")
+    framework = ["torch-ext/torch_binding.cpp", *sources("older_glibc.cpp", "cpu/*.cpp"), *headers]
+    kernel = [*sources("cuda/*.cu", "cuda/*.h"), *sources("*.h")]
+    general = {"name": HUB_PACKAGE.replace("_", "-"), "version": 0, "edition": 5, "license": "Apache-2.0"}
+    general["backends"] = ["cpu", "cuda"]
+    tables = {
+        "general": general,
+        "general.hub": {"repo-id": repo_id} if repo_id else {},
+        "torch": {"include": ["csrc"], "src": framework, "cxx-flags": hub_flags()},
+        "torch.stable-abi": {"cpu": "2.10", "cuda": "2.10"},
+        "kernel.instructrl_cuda": {
+            "backend": "cuda",
+            "depends": ["torch"],
+            "include": ["csrc"],
+            "cuda-capabilities": capabilities,
+            "src": kernel,
+        },
+    }
+    lines = []
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""] if table else []
+    return "\n".join(lines)
+
+
+def hub_flags():
+    """Those of CXX_FLAGS that decide what is computed and how fast."""
+    return [flag for flag in CXX_FLAGS.split() if flag.startswith(("-O", "-f")) and flag != "-fPIC"]
+
+
+COMMANDS = {"build_ext": NinjaBuild, "bdist_wheel": LibraryWheel, "hub_package": HubPackage}
+setup(ext_modules=extensions(), cmdclass=COMMANDS)

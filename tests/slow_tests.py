@@ -23,6 +23,7 @@ SLOW = (
     "triton_interpreted",
     "test_gpu_targets.py::test_every_row_goes_through_on_the_cpu",
     "test_notebooks.py::test_a_notebook_runs",
+    "test_wheel.py",
     "test_readme.py::test_your_own_files_from_start_to_end",
 )
 """Folders, files and functions in tests/; all of what is in them."""
