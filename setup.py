@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -250,7 +251,10 @@ def sources(*patterns):
 class HubPackage(Command):
     """Writes what kernel-builder (https://github.com/huggingface/kernels) makes a Hub kernel of."""
 
-    user_options = (("out=", None, "a folder that is not there yet"), ("repo-id=", None, "where it is to be uploaded"))
+    user_options: ClassVar = [
+        ("out=", None, "a folder that is not there yet"),
+        ("repo-id=", None, "where it is to be uploaded"),
+    ]
 
     def initialize_options(self):
         self.out = self.repo_id = None
