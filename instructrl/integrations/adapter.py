@@ -105,7 +105,8 @@ class Adapter:
     """Of one host.
 
     host: as people call it, the name of the module here. distribution: as it is installed. package: as it is imported.
-    tried: its versions that the adapter was run with.
+    tried: its versions that the adapter was run with. found_version: how its version is found, None where a
+    distribution says it.
     """
 
     host: str
@@ -113,9 +114,12 @@ class Adapter:
     package: str
     tried: tuple[str, ...]
     replacements: tuple[Replacement, ...]
+    found_version: Callable[[], str] | None = None
 
     def version(self) -> str:
         """Of the installed host, "" where there is none."""
+        if self.found_version is not None:
+            return self.found_version()
         try:
             return importlib.metadata.version(self.distribution)
         except importlib.metadata.PackageNotFoundError:
