@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.core.machine import ROOT
 from benchmarks.core.tables import command, markdown, median_ratio, spread, write_json
-from benchmarks.end_to_end.host_runs.environments import REQUIREMENTS, environment
+from benchmarks.end_to_end.host_runs.environments import available, environment
 from benchmarks.end_to_end.host_runs.record import largest_gaps, run
 
 FUNCTIONS = ("host", "function", "the same within, roundings", "host's, ms", "ours, ms", "faster by", "smaller by")
@@ -80,9 +80,9 @@ def shown(found: dict[str, Any]) -> str:
 
 def main() -> int:
     given = command(__doc__, rounds=15, only="", out=Path, steps=10, newest=False)
-    hosts = [host for host in REQUIREMENTS if given.only in host]
+    hosts = [host for host in available() if given.only in host]
     if not hosts:
-        raise SystemExit(f"--only: found {given.only!r}, accepted is a part of {', '.join(REQUIREMENTS)}")
+        raise SystemExit(f"--only: found {given.only!r}, accepted is a part of {', '.join(available())}")
     if given.newest:
         moved = [_moved(host) for host in hosts]
         return int(any(moved))

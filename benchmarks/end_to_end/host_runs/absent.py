@@ -1,4 +1,4 @@
-"""Packages that a host imports and that need a GPU: files of their names, for runs on a CPU that call nothing of them.
+"""Packages that a host imports and that a run on a CPU calls nothing of: files of their names, where there are none.
 
 python -m benchmarks.end_to_end.host_runs.absent HOST      # into the site-packages of this interpreter
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 _RAISES = "def {name}(*args, **kwargs):\n    raise RuntimeError('{name}: found a file in place of its package')\n"
 
 PACKAGES: dict[str, dict[str, tuple[str, ...]]] = {
+    "nemo_rl": {"mlflow/__init__.py": (), "swanlab/__init__.py": (), "wandb/__init__.py": ()},
     "openrlhf": {
         "flash_attn/__init__.py": (),
         "flash_attn/bert_padding.py": ("index_first_axis", "pad_input", "rearrange", "unpad_input"),

@@ -4,6 +4,7 @@ python -m benchmarks.end_to_end.host_runs.environments HOST...      prints the i
 """
 
 import hashlib
+import os
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,32 @@ from benchmarks.end_to_end.host_runs import absent
 
 FOLDER = ROOT / ".venv" / "hosts"
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
+    # What its losses and advantages import. It wants Python 3.13, and they run on earlier ones.
+    "nemo_rl": (
+        "transformers>=5.5,<5.9",
+        "ray",
+        "datasets",
+        "hydra-core",
+        "omegaconf",
+        "pydantic",
+        "rich",
+        "matplotlib",
+        "tensorboard",
+        "prometheus_client",
+        "torchdata",
+        "tensordict",
+        "colored",
+        "num2words",
+        "accelerate",
+        "pyzmq",
+        "sentencepiece",
+        "nvidia-ml-py",
+        "uvicorn",
+        "fastapi",
+        "aiohttp",
+        "pillow",
+        "requests",
+    ),
     "openrlhf": ("deepspeed==0.19.6", "transformers", "ray", "peft", "torchdata", "aiohttp", "pylatexenc", "pillow"),
     "trl": ("trl==1.16.0",),
     "torchtune": ("torchtune==0.6.1", "torchao==0.9.0"),
@@ -25,6 +52,13 @@ ALONE: dict[str, tuple[str, ...]] = {
     "openrlhf": ("openrlhf==0.11.2",),
 }
 """By host, what is installed without its requirements, of which some need a GPU."""
+CHECKOUTS = {"nemo_rl": "NEMO_RL_CHECKOUT"}
+"""By host that no registry has: the variable of the environment that says where a checkout of it is."""
+
+
+def available() -> list[str]:
+    """Hosts of which an environment can be made here."""
+    return [host for host in REQUIREMENTS if host not in CHECKOUTS or CHECKOUTS[host] in os.environ]
 
 
 def _named(requirement: str, pinned: bool) -> str:
@@ -49,6 +83,8 @@ def environment(*hosts: str, pinned: bool = True) -> str:
             _run([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *packages])
     for host in hosts:
         absent.write(host, site)
+        if host in CHECKOUTS:
+            (site / f"{host}.pth").write_text(f"{Path(os.environ[CHECKOUTS[host]]).resolve()}\n", encoding="utf-8")
     stamp.write_text(digest, encoding="utf-8")
     return str(python)
 
