@@ -83,9 +83,9 @@ class _Sampled:
         high = loss.truncated_importance_sampling_ratio
         if high is not None:
             low = loss.truncated_importance_sampling_ratio_min or 0.0
-            self.outside = (weights < low) | (weights > high)
-            clipped = weights.clamp(low, high)
-            weights = clipped if loss.truncated_importance_sampling_type == "tis" else weights * ~self.outside
+            self.outside = outside = (weights < low) | (weights > high)
+            is_clamped = loss.truncated_importance_sampling_type == "tis"
+            weights = weights.clamp(low, high) if is_clamped else weights * ~outside
         self.weights = weights
 
 
