@@ -44,6 +44,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "openrlhf": ("deepspeed==0.19.6", "transformers", "ray", "peft", "torchdata", "aiohttp", "pylatexenc", "pillow"),
     "trl": ("trl==1.16.0",),
     "torchtune": ("torchtune==0.6.1", "torchao==0.9.0"),
+    "liger": ("liger-kernel==0.8.5",),
     # It imports four packages more than it requires.
     "verl": ("verl==0.9.1", "pillow", "cachetools", "fastapi", "uvicorn"),
 }
