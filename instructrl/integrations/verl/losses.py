@@ -233,7 +233,7 @@ def _registered(name: str) -> Callable[[Any], Callable[[], None]]:
     return put
 
 
-def _config(draw: Draw, **batch: Any) -> Any:
+def _config(**batch: Any) -> Any:
     """Of verl's class, which some of its losses insist on."""
     actor = importlib.import_module("verl.workers.config").ActorConfig
     config = actor(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, clip_ratio_high=0.28)
@@ -249,7 +249,7 @@ def _policies(draw: Draw) -> list[Example]:
         old, mask = draw.normal(*shape), draw.lengths(*shape)
         new = (old + draw.normal(*shape)).requires_grad_()
         weights = draw.normal(*shape).exp() if number % 2 else None
-        config = _config(draw, **(size if number >= len(_MODES) else {}))
+        config = _config(**(size if number >= len(_MODES) else {}))
         given = (old, new, draw.normal(*shape), mask.float() if number % 3 == 1 else mask, mode, config, weights)
         found.append(Example(given))
     return found
