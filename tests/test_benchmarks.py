@@ -162,7 +162,7 @@ def test_each_option_and_each_floor_computes_its_formula_on_every_backend(one_pr
     here = {"reference", *([] if kernels.why_missing("native") else ["native"])}
     for row in (*options.ROWS, *floors.ROWS):
         inputs = row.inputs(tiny)
-        every = replace(row, compile=False).providers(tiny, inputs)
+        every = replace(row, compile=False).providers(tiny)
         providers = {name: x for name, x in every.items() if x.backend in here}
         found = runner.check(providers, inputs, row.truth(inputs), tiny, runner.Attempt(rounds=1))
         assert {name: x["left_out"] for name, x in found.items() if "left_out" in x} == {}, row.name

@@ -11,10 +11,8 @@ cross-entropy of logits, which overwrites them with their gradient; and OpenRLHF
 together with flash-attn and DeepSpeed, or Ray.
 """
 
-import inspect
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,51 +22,18 @@ from torch import Tensor
 
 from instructrl.ops import ppo
 
-Arguments = dict[str, Any]
 Call = Callable[[], Any]
+Peer = Callable[..., Call]
+"""From the arguments of an op, all of them with their defaults, to a call that returns what the op returns. It lays out
+constants before the call, which alone is timed. Raises ImportError where the library is not installed or has no code
+for the device."""
 IGNORED = -100
 
 
-def nothing_masked(mask: Tensor) -> bool:
-    return bool(mask.all())
-
-
-def right_padded(mask: Tensor) -> bool:
-    """Every row of [B, T] counts from its start on, and nothing after the first position that does not count."""
-    return mask.dim() == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all())
-
-
-def something_counts(mask: Tensor) -> bool:
-    return bool(mask.any())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
-    """How a library computes an op.
-
-    adapt: from a case's arguments to a call that returns what the op returns. It lays out constants before the call,
-    which alone is timed. Raises ImportError where the library is not installed or has no code for the device. options:
-    keyword arguments of the op that it understands; a case with any other is not given to it. mask: whether it can be
-    given such a mask. writes_over: the gradient, over the inputs that it is of; nothing is laid out then.
-    """
-
-    adapt: Callable[..., Call]
-    options: tuple[str, ...] = ()
-    mask: Callable[[Tensor], bool] = nothing_masked
-    writes_over: bool = False
-
-    def takes(self, function: Callable[..., object], arguments: Arguments) -> bool:
-        """function: the op, whose signature tells its options from what every case has."""
-        parameters = inspect.signature(function).parameters.values()
-        options = {x.name for x in parameters if x.kind is x.KEYWORD_ONLY} - {"mask", "max_workspace_bytes"}
-        understood = (options & set(arguments)) <= set(self.options)
-        return understood and ("mask" not in arguments or self.mask(arguments["mask"]))
-
-
-def padded_with_zeros(arguments: Arguments) -> Arguments:
+def padded_with_zeros(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments with 0 where the mask is False, as a library's own caller has there: most multiply by the mask."""
     mask, made = arguments.get("mask"), dict(arguments)
-    if mask is None or nothing_masked(mask):
+    if mask is None or bool(mask.all()):
         return made
     for name, x in arguments.items():
         per_position = isinstance(x, Tensor) and x.is_floating_point() and x.shape[: mask.dim()] == mask.shape
@@ -78,7 +43,7 @@ def padded_with_zeros(arguments: Arguments) -> Arguments:
     return made
 
 
-def then(adapt: Callable[..., Call], last: Callable[[Any], Any], **settings: Any) -> Callable[..., Call]:
+def then(adapt: Peer, last: Callable[[Any], Any], **settings: Any) -> Peer:
     """last: of what the library returns."""
 
     def make(**x: Any) -> Call:
@@ -88,7 +53,7 @@ def then(adapt: Callable[..., Call], last: Callable[[Any], Any], **settings: Any
     return make
 
 
-def negated(adapt: Callable[..., Call], **settings: Any) -> Callable[..., Call]:
+def negated(adapt: Peer, **settings: Any) -> Peer:
     """Of a library that gives negative log-likelihoods."""
     return then(adapt, operator.neg, **settings)
 
@@ -107,19 +72,18 @@ def _trl_logprobs(logits: Tensor, tokens: Tensor, **_: Any) -> Call:
     return lambda: selective_log_softmax(logits, tokens)
 
 
-def _trl_logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float = 1.0, **_: Any) -> Call:
+def _trl_logprobs_and_entropy(logits: Tensor, tokens: Tensor, **_: Any) -> Call:
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
-    return lambda: selective_log_softmax_and_entropy(logits, tokens, temperature=temperature)
+    return lambda: selective_log_softmax_and_entropy(logits, tokens, temperature=1.0)
 
 
-def _trl_head(hidden: Tensor, weight: Tensor, tokens: Tensor, bias: Tensor | None = None, temperature: float = 1.0,
-              outputs: tuple[str, ...] = (), **_: Any) -> Call:  # fmt: skip
+def _trl_head(hidden: Tensor, weight: Tensor, tokens: Tensor, outputs: tuple[str, ...] = (), **_: Any) -> Call:
     from trl.kernels import ChunkedLogProbFunction
 
-    # As wide as the slices of the vocabulary in TRL's own fused head; no soft cap, no scale.
-    settings = (temperature, 32768, None, 1.0, outputs)
-    return lambda: ChunkedLogProbFunction.apply(hidden, weight, bias, tokens, *settings)[: 1 + len(outputs)]
+    # As wide as the slices of the vocabulary in TRL's own fused head; no bias, temperature 1, no soft cap, no scale.
+    settings = (1.0, 32768, None, 1.0, outputs)
+    return lambda: ChunkedLogProbFunction.apply(hidden, weight, None, tokens, *settings)[: 1 + len(outputs)]
 
 
 _trl_linear_logprobs = then(_trl_head, lambda found: found[0])
@@ -127,8 +91,7 @@ _trl_linear_logprobs = then(_trl_head, lambda found: found[0])
 _trl_linear_nll = then(_trl_head, lambda found: -found[0].mean())
 
 
-def _liger_linear(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float = 1.0, entropy: bool = False,
-                  **_: Any) -> Call:  # fmt: skip
+def _liger_linear(hidden: Tensor, weight: Tensor, tokens: Tensor, entropy: bool = False, **_: Any) -> Call:
     """Liger gives the negative log-likelihood of each token; the sign is turned here."""
     from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction as ScaledCrossEntropy
 
@@ -136,7 +99,7 @@ def _liger_linear(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: f
         raise ImportError("Liger's kernel for compute capability 9.0 takes bfloat16 alone")
 
     def call() -> object:
-        found = ScaledCrossEntropy.apply(hidden, weight, tokens, temperature, IGNORED, 1, entropy)
+        found = ScaledCrossEntropy.apply(hidden, weight, tokens, 1.0, IGNORED, 1, entropy)
         return (-found[0], found[1]) if entropy else -found
 
     return call
@@ -156,14 +119,13 @@ def _liger_fused(hidden: Tensor, weight: Tensor, tokens: Tensor, **_: Any) -> Ca
     return lambda: CrossEntropy.apply(hidden, weight, tokens, None, None, IGNORED, 0.0, 0.0, "none")[0]  # pyright: ignore
 
 
-def _liger_linear_nll(hidden: Tensor, weight: Tensor, tokens: Tensor, mask: Tensor | None = None,
-                      bias: Tensor | None = None, **_: Any) -> Call:  # fmt: skip
+def _liger_linear_nll(hidden: Tensor, weight: Tensor, tokens: Tensor, mask: Tensor | None = None, **_: Any) -> Call:
     if not hidden.is_cuda:
         raise ImportError("Liger's fused linear cross-entropy is a Triton kernel")
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     targets = _ignored(tokens, mask)
-    return lambda: liger_fused_linear_cross_entropy(hidden, weight, targets, bias)
+    return lambda: liger_fused_linear_cross_entropy(hidden, weight, targets)
 
 
 def _liger_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, **_: Any) -> Call:
@@ -187,18 +149,16 @@ def _value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tenso
 
 
 def _liger_linear_ppo(hidden: Tensor, weight: Tensor, tokens: Tensor, old_logprobs: Tensor, advantages: Tensor,
-                      mask: Tensor, bias: Tensor | None = None, temperature: float = 1.0,
-                      **critic: Tensor) -> Call:  # fmt: skip
+                      mask: Tensor, **critic: Tensor) -> Call:  # fmt: skip
     """As `_liger_policy_loss`, from hidden states. Liger has no critic: the value loss is added in plain PyTorch."""
     from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
 
-    settings = {"beta": 0.0, "use_ref_model": False, "loss_type": "bnpo", "temperature": temperature}
-    loss = LigerFusedLinearGRPOLoss(chunk_size=tokens.shape[0], **settings)
+    loss = LigerFusedLinearGRPOLoss(beta=0.0, use_ref_model=False, loss_type="bnpo", chunk_size=tokens.shape[0])
     ids, counted, old = tokens.unsqueeze(1), mask.unsqueeze(1).float(), old_logprobs.unsqueeze(1)
 
     def call() -> tuple[Tensor, Tensor, Tensor]:
         head = hidden.unsqueeze(1), weight, ids, counted, advantages
-        policy, _ = loss(*head, bias=bias, old_per_token_logps=old)
+        policy, _ = loss(*head, old_per_token_logps=old)
         value = _value_loss(mask=mask, **critic)
         return policy + 0.1 * value, policy.detach(), value.detach()
 
@@ -235,17 +195,16 @@ def _cut_cross_entropy(hidden: Tensor, weight: Tensor, tokens: Tensor, mask: Ten
 
 
 def _torch_cross_entropy(hidden: Tensor, weight: Tensor, tokens: Tensor, mask: Tensor | None = None,
-                         bias: Tensor | None = None, reduction: str = "none", **_: Any) -> Call:  # fmt: skip
+                         reduction: str = "none", **_: Any) -> Call:  # fmt: skip
     """PyTorch's own, in chunks of tokens; without `options` it would be plain PyTorch once more."""
     if not hasattr(F, "linear_cross_entropy"):
         raise ImportError("this version of torch has no linear_cross_entropy")
-    settings = {"linear_bias": bias, "reduction": reduction, "ignore_index": IGNORED}
-    targets, options = _ignored(tokens, mask), torch.nn.LinearCrossEntropyOptions()
-    return lambda: F.linear_cross_entropy(hidden, weight, targets, **settings, options=options)
+    settings = {"reduction": reduction, "ignore_index": IGNORED, "options": torch.nn.LinearCrossEntropyOptions()}
+    targets = _ignored(tokens, mask)
+    return lambda: F.linear_cross_entropy(hidden, weight, targets, **settings)
 
 
-def _torchrl_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95,
-                        name: str = "", **_: Any) -> Call:  # fmt: skip
+def _torchrl_advantages(name: str, rewards: Tensor, values: Tensor, mask: Tensor, **_: Any) -> Call:
     """TorchRL is told the value after each position, and where a trajectory is done: at the last token that counts."""
     from torchrl.objectives.value import functional
 
@@ -253,7 +212,7 @@ def _torchrl_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: fl
     done = mask & ~torch.cat([mask[:, 1:], after], dim=1)
     next_values = torch.cat([values[:, 1:], after.to(values.dtype)], dim=1)
     columns = [x.unsqueeze(-1) for x in (values, next_values, rewards, done)]
-    return lambda: tuple(x.squeeze(-1) for x in function(gamma, lam, *columns))
+    return lambda: tuple(x.squeeze(-1) for x in function(1.0, 0.95, *columns))
 
 
 def _torchtune_whiten(x: Tensor, mask: Tensor, **_: Any) -> Call:
@@ -271,60 +230,47 @@ def _torchtune_ppo(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, v
     return lambda: loss(old_logprobs, logprobs, advantages, old_values, values, returns, mask, mask)[:3]
 
 
-def _peer(adapt: Callable[..., Call], *options: str, mask: Callable[[Tensor], bool] = something_counts) -> Peer:
-    return Peer(adapt=adapt, options=options, mask=mask)
-
-
-def _unmasked(adapt: Callable[..., Call], *options: str) -> Peer:
-    return _peer(adapt, *options, mask=nothing_masked)
-
-
-def _gae(name: str) -> Peer:
-    return _peer(partial(_torchrl_advantages, name=name), "gamma", "lam", mask=right_padded)
-
-
 PEERS: dict[str, dict[str, Peer]] = {
-    "logprobs.token_logprobs": {"trl": _unmasked(_trl_logprobs)},
-    "logprobs.token_logprobs_and_entropy": {"trl": _unmasked(_trl_logprobs_and_entropy, "temperature")},
+    "logprobs.token_logprobs": {"trl": _trl_logprobs},
+    "logprobs.token_logprobs_and_entropy": {"trl": _trl_logprobs_and_entropy},
     "logprobs.linear_token_logprobs": {
-        "trl": _unmasked(_trl_linear_logprobs, "temperature", "bias"),
-        "liger": _unmasked(_liger_linear, "temperature"),
-        "cut-cross-entropy": _peer(negated(_cut_cross_entropy)),
-        "torch chunked": _peer(negated(_torch_cross_entropy), "bias"),
+        "trl": _trl_linear_logprobs,
+        "liger": _liger_linear,
+        "cut-cross-entropy": negated(_cut_cross_entropy),
+        "torch chunked": negated(_torch_cross_entropy),
     },
     "logprobs.linear_token_logprobs_and_entropy": {
-        "trl": _unmasked(partial(_trl_head, outputs=("entropy",)), "temperature", "bias"),
-        "liger": _unmasked(partial(_liger_linear, entropy=True), "temperature"),
+        "trl": partial(_trl_head, outputs=("entropy",)),
+        "liger": partial(_liger_linear, entropy=True),
     },
     "likelihood.linear_nll_loss": {
-        "trl": _unmasked(_trl_linear_nll, "bias"),
-        "liger": _peer(_liger_linear_nll, "bias"),
-        "cut-cross-entropy": _peer(partial(_cut_cross_entropy, reduction="mean")),
-        "torch chunked": _peer(partial(_torch_cross_entropy, reduction="mean"), "bias"),
+        "trl": _trl_linear_nll,
+        "liger": _liger_linear_nll,
+        "cut-cross-entropy": partial(_cut_cross_entropy, reduction="mean"),
+        "torch chunked": partial(_torch_cross_entropy, reduction="mean"),
     },
     "advantages.generalized_advantages": {
-        "torchrl loop": _gae("generalized_advantage_estimate"),
-        "torchrl vectorised": _gae("vec_generalized_advantage_estimate"),
+        "torchrl loop": partial(_torchrl_advantages, "generalized_advantage_estimate"),
+        "torchrl vectorised": partial(_torchrl_advantages, "vec_generalized_advantage_estimate"),
     },
-    "advantages.masked_whiten": {"torchtune": _peer(_torchtune_whiten)},
-    "ppo.clipped_policy_loss": {"liger": _peer(_liger_policy_loss)},
-    "ppo.ppo_loss": {"torchtune": _peer(_torchtune_ppo)},
-    "ppo.linear_ppo_loss": {"liger": _peer(_liger_linear_ppo, "temperature", "bias")},
+    "advantages.masked_whiten": {"torchtune": _torchtune_whiten},
+    "ppo.clipped_policy_loss": {"liger": _liger_policy_loss},
+    "ppo.ppo_loss": {"torchtune": _torchtune_ppo},
+    "ppo.linear_ppo_loss": {"liger": _liger_linear_ppo},
 }
 """By op: a name for the table -> the peer."""
 
 DEVICE_PEERS: dict[str, dict[str, Peer]] = {
-    "logprobs.token_logprobs": {
-        "trl": _unmasked(_trl_logprobs),
-        "liger": Peer(adapt=negated(_liger_nll), writes_over=True),
-    },
+    "logprobs.token_logprobs": {"trl": _trl_logprobs, "liger": negated(_liger_nll)},
     "logprobs.linear_token_logprobs": {
-        "trl": _unmasked(_trl_linear_logprobs),
-        "liger": _unmasked(negated(_liger_fused)),
-        "liger scaled": _unmasked(_liger_linear),
-        "cut-cross-entropy": _unmasked(negated(_cut_cross_entropy, filtered=True)),
+        "trl": _trl_linear_logprobs,
+        "liger": negated(_liger_fused),
+        "liger scaled": _liger_linear,
+        "cut-cross-entropy": negated(_cut_cross_entropy, filtered=True),
     },
-    "ppo.linear_ppo_loss": {"trl": _peer(_trl_linear_ppo), "liger": _peer(_liger_sequences_ppo)},
+    "ppo.linear_ppo_loss": {"trl": _trl_linear_ppo, "liger": _liger_sequences_ppo},
 }
 """Those of the targets, at the sizes of an accelerator and as each library is called there. Liger's scaled cross
 entropy uses kernels for Hopper where their compiler is installed, else PyTorch."""
+WRITE_OVER = (DEVICE_PEERS["logprobs.token_logprobs"]["liger"],)
+"""The gradient, over the inputs that it is of."""

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.core import workloads
-from benchmarks.core.peers import Peer, padded_with_zeros
+from benchmarks.core.peers import WRITE_OVER, Peer, padded_with_zeros
 from benchmarks.core.timing import CpuMeter, forced
-from benchmarks.core.workloads import BACKWARD, BOTH, FORWARD, Draw, Inputs, Run, Workload, public, running
+from benchmarks.core.workloads import BACKWARD, BOTH, FORWARD, Draw, Inputs, Run, Workload, running
 from instructrl import kernels
 
 BACKENDS = ("native", "triton")
@@ -89,8 +89,7 @@ class Row:
         number = min(8, -(-4 * meter.cache_bytes // size))
         return [first, *(self.inputs(meter, seed) for seed in range(1, number))]
 
-    def providers(self, meter: CpuMeter, x: Inputs) -> dict[str, Provider]:
-        """x: a set of inputs: peers are asked whether they take them."""
+    def providers(self, meter: CpuMeter) -> dict[str, Provider]:
         work, part = self.work, self.part
         found = {name: Provider(run=work.run(part), backend=name) for name in self.backends}
         found[EAGER] = Provider(run=work.plain_run(part))
@@ -100,8 +99,8 @@ class Row:
             found[COMPILE] = Provider(run=running(compiled, work.leaves, part))
         for name, peer in self.peers.items():
             # The backward of one that writes over its inputs has nothing left to do: its forward makes the gradient.
-            if peer.takes(public(work.op), x) and (part != BACKWARD or not peer.writes_over):
-                found[name] = beside(peer, work.leaves, part)
+            if part != BACKWARD or peer not in WRITE_OVER:
+                found[name] = beside(peer, work.leaves, part, peer in WRITE_OVER)
         return {**found, **self.others}
 
     def truth(self, x: Inputs) -> list[Tensor]:
@@ -109,11 +108,13 @@ class Row:
             return self.work.plain_run(self.part)(doubled(x))
 
 
-def beside(peer: Peer, leaves: tuple[str, ...], part: str = BOTH, backend: str = kernels.REFERENCE) -> Provider:
+def beside(
+    peer: Peer, leaves: tuple[str, ...], part: str, writes_over: bool, backend: str = kernels.REFERENCE
+) -> Provider:
     """A peer, which lays out its constants at the first call with a set of inputs. It is imported there too, so that a
     process loads the libraries it runs."""
     made: dict[int, tuple[Inputs, Run]] = {}
-    once = peer.writes_over and part != FORWARD
+    once = writes_over and part != FORWARD
 
     def run(x: Inputs) -> list[Tensor]:
         if id(x) not in made:
@@ -121,9 +122,9 @@ def beside(peer: Peer, leaves: tuple[str, ...], part: str = BOTH, backend: str =
             if once:
                 # Of its own, made once: later calls read what the one before wrote.
                 given |= {name: x[name].detach().clone() for name in leaves}
-                made[id(x)] = given, running(lambda **now: peer.adapt(**now)(), leaves, part)
+                made[id(x)] = given, running(lambda **now: peer(**now)(), leaves, part)
             else:
-                call = peer.adapt(**{name: value for name, value in given.items() if name != workloads.UPSTREAM})
+                call = peer(**{name: value for name, value in given.items() if name != workloads.UPSTREAM})
                 made[id(x)] = given, running(lambda **_: call(), leaves, part)
         given, found = made[id(x)]
         if once:

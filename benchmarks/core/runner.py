@@ -179,7 +179,7 @@ def verdict(target: Target, found: dict[str, Any], tiny: bool) -> dict[str, Any]
 def measure(row: Row, meter: CpuMeter, attempt: Attempt) -> dict[str, Any]:
     """Everything of one row."""
     sets = row.sets(meter)
-    providers, limit = row.providers(meter, sets[0]), row.limit(sets[0])
+    providers, limit = row.providers(meter), row.limit(sets[0])
     found = check(providers, sets[0], row.truth(sets[0]), meter, attempt)
     attempt.tell("", "")
     yardsticks = {name: YARDSTICKS[name](2**-10 if meter.tiny else 1.0, meter.device) for name in limit}
@@ -209,7 +209,7 @@ def extra_bytes(table: str, row: str, provider: str) -> int:
     """Memory of a call in this process, of a row among the ROWS of a module."""
     found = next(x for x in importlib.import_module(table).ROWS if x.name == row)
     inputs = found.inputs(CpuMeter())
-    x = replace(found, compile=provider == COMPILE).providers(CpuMeter(), inputs)[provider]
+    x = replace(found, compile=provider == COMPILE).providers(CpuMeter())[provider]
     with forced(x.backend):
         # Loads libraries and compiles, which is not what a step of training takes.
         x.run(inputs)

@@ -47,7 +47,7 @@ def serve() -> None:
             # What the last row held goes first.
             ready.clear()
             inputs = rows[name].inputs(meter)
-            ours = rows[name].providers(meter, inputs)[NATIVE]
+            ours = rows[name].providers(meter)[NATIVE]
             with_inputs = lambda run=ours.run, given=inputs: run(given)  # noqa: E731
             with_inputs()
             ready[NATIVE], current = contender(with_inputs, meter, ours.backend), name

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.core import workloads
-from benchmarks.core.peers import Peer
 from benchmarks.core.report import missed, run
 from benchmarks.core.rows import EAGER, NATIVE, Provider, Row, V, beside, faster
 from benchmarks.core.tables import command
-from benchmarks.core.workloads import FORWARD, Inputs, Run
+from benchmarks.core.workloads import BOTH, FORWARD, Inputs, Run
 from instructrl import kernels
 from instructrl.ops import logprobs
 
@@ -93,7 +92,7 @@ ROWS = (
         targets=faster(eager=2.5, compile=2.0)),
     Row(name=f"token_logprobs 1024x{V}, fwd+bwd, inplace_backward", **PER_LOGIT,
         limit=lambda x: {"read": 3 * LOGITS}, targets=faster(eager=8.0, compile=5.0),
-        others={NATIVE: beside(Peer(adapt=over_a_copy, writes_over=True), ("logits",), backend=NATIVE)}),
+        others={NATIVE: beside(over_a_copy, ("logits",), BOTH, True, NATIVE)}),
     # Most logits are made twice: per-token gradients are not known in the forward.
     Row(name=f"linear_token_logprobs 2048x256 -> {V}, fwd+bwd", work=workloads.LINEAR_LOGPROBS, **HEAD,
         limit=lambda x: {"head product": 4 * PRODUCT}, targets=faster(eager=1.3, compile=1.0)),
