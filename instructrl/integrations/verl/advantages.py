@@ -54,8 +54,8 @@ def _carried(x: Tensor, mask: Tensor) -> Tensor:
 
 def _whitened(x: Tensor, selected: Tensor, mask: Tensor, center: bool = True) -> Tensor:
     """Everywhere, by the counted positions. selected: x where the mask is True, else 0."""
-    found = selected.to(torch.float64).flatten()
-    stats = torch.stack([found.sum(), torch.dot(found, found), mask.sum()])
+    norm = torch.linalg.vector_norm(selected, dtype=torch.float64)
+    stats = torch.stack([selected.sum(dtype=torch.float64), norm.square(), mask.sum()])
     settings = WhitenSettings(center=center)
     return ops.masked_whiten(x, torch.ones_like(mask), stats=stats, settings=settings)
 
