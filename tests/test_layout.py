@@ -37,7 +37,7 @@ LAYERS = {
     "commands": 6,
     "cli": 7,
 }
-TRANSFORMERS_IN = ("models", "data", "trainers")
+TRANSFORMERS_IN = ("models", "data", "trainers", "integrations")
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "misc", "helpers", "helper"}
 MAX_LINES, MAX_FUNCTION_LINES = 400, 60
 

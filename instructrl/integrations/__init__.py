@@ -6,4 +6,4 @@
 One module a host, or a package. Importing one changes nothing, and nothing of the package imports one.
 """
 
-HOSTS = ("liger", "nemo_rl", "openrlhf", "torchtune", "trl", "verl")
+HOSTS = ("liger", "nemo_rl", "openrlhf", "torchtune", "transformers", "trl", "verl")

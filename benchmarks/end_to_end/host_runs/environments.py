@@ -45,6 +45,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "trl": ("trl==1.16.0",),
     "torchtune": ("torchtune==0.6.1", "torchao==0.9.0"),
     "liger": ("liger-kernel==0.8.5",),
+    "transformers": ("transformers==5.23.0", "accelerate==1.15.0"),
     # It imports four packages more than it requires.
     "verl": ("verl==0.9.1", "pillow", "cachetools", "fastapi", "uvicorn"),
 }
