@@ -85,7 +85,7 @@ def _policy_loss(own: Callable[..., Any]) -> Callable[..., Any]:
         settings = _policy_settings(self.clip_eps_low, self.clip_eps_high, self.dual_clip)
         found = ppo.clipped_policy_loss(log_probs, old_log_probs, advantages, mask, **mean, settings=settings)
         with torch.no_grad():
-            count = found.metrics["num_tokens"]
+            count = found.metrics["num_tokens"].clamp(min=1)
             kl = torch.where(mask, old_log_probs - log_probs, 0.0).sum() / count
         return found.loss, found.metrics["num_policy_clipped"] / count, kl, None, None
 

@@ -1,6 +1,9 @@
 """OpenRLHF's own functions with ours in their place."""
 
 import importlib
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -96,3 +99,27 @@ def test_ten_steps_of_its_trainers_are_the_same():
     assert not without["replaced"]
     assert len(without["losses"]) == 10
     assert max(record.largest_gaps(with_adapter, without).values()) < 1e-5
+
+
+IN_A_WORKER = """
+import json, ray
+hook = {"worker_process_setup_hook": "instructrl.integrations.openrlhf.install"}
+ray.init(num_cpus=1, include_dashboard=False, runtime_env=hook)
+
+@ray.remote
+def modules():
+    from openrlhf.models import PolicyLoss
+    from openrlhf.trainer.ray import ppo_actor
+    return [PolicyLoss.forward.__module__, ppo_actor.compute_approx_kl.__module__]
+
+print("@" + json.dumps(ray.get(modules.remote())))
+"""
+
+
+@pytest.mark.timeout(600)
+def test_workers_of_ray_have_it_by_the_setup_hook(tmp_path):
+    """A minute or more: a cluster starts, and its worker imports the host."""
+    done = subprocess.run([sys.executable, "-c", IN_A_WORKER], capture_output=True, text=True, cwd=tmp_path)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("@")]
+    assert lines, done.stderr[-2000:]
+    assert json.loads(lines[0][1:]) == [adapter.__name__] * 2
