@@ -131,8 +131,8 @@ def _approx_kl(own: Callable[..., Any]) -> Callable[..., Any]:
         kl_estimator: str = "k1",
         unbiased_gradient: bool = False,
     ) -> Tensor:
-        # Left to the host: a weight of the gradient that the value does not have.
-        if unbiased_gradient and log_probs_old is not None:
+        # Left to the host: a weight of the gradient that the value does not have, and a subtraction and a clamp.
+        if (unbiased_gradient and log_probs_old is not None) or (kl_estimator == "k1" and not unbiased_gradient):
             return own(log_probs, log_probs_base, log_probs_old, kl_estimator, unbiased_gradient)
         settings = _kl_settings(kl_estimator, unbiased_gradient)
         return ppo.kl_token_losses(log_probs, log_probs_base, _all(log_probs), settings=settings).float()
@@ -164,7 +164,7 @@ def _advantages_and_returns(own: Callable[..., Any]) -> Callable[..., Any]:
     def get_advantages_and_returns(
         self: Any, values: Tensor, rewards: Tensor, action_mask: Tensor | None, gamma: float, lambd: float
     ) -> tuple[Tensor, Tensor]:
-        mask = _all(values) if action_mask is None else action_mask
+        mask = _all(values) if action_mask is None else action_mask.bool()
         return advantages.generalized_advantages(rewards, values, mask, gamma=gamma, lam=lambd, settings=_GAPS_COUNT)
 
     return get_advantages_and_returns
@@ -172,7 +172,7 @@ def _advantages_and_returns(own: Callable[..., Any]) -> Callable[..., Any]:
 
 def _cumulative_returns(own: Callable[..., Any]) -> Callable[..., Any]:
     def get_cumulative_returns(self: Any, rewards: Tensor, action_mask: Tensor | None, gamma: float) -> Tensor:
-        mask = _all(rewards) if action_mask is None else action_mask
+        mask = _all(rewards) if action_mask is None else action_mask.bool()
         nothing = torch.zeros_like(rewards)
         return advantages.generalized_advantages(rewards, nothing, mask, gamma=gamma, lam=1.0, settings=_GAPS_COUNT)[0]
 
@@ -236,7 +236,7 @@ def _pairs(draw: Draw) -> list[Example]:
 
 def _kls(draw: Draw) -> list[Example]:
     found = []
-    for estimator in ("k1", "k2", "k3"):
+    for estimator in ("k3", "k2", "k1"):
         for unbiased in (False, True):
             new, base, old, _ = _per_token(draw, 3, scale=5.0)
             found += [

@@ -25,14 +25,16 @@ def compute_gae(own: Callable[..., Any]) -> Callable[..., Any]:
         gae_lambda: Tensor | float | None = None,
     ) -> tuple[Tensor, Tensor]:
         lam = self.gae_lambda if gae_lambda is None else gae_lambda
-        return advantages.generalized_advantages(token_level_rewards, values, mask, gamma=self.gae_gamma, lam=lam)
+        return advantages.generalized_advantages(
+            token_level_rewards, values, mask.bool(), gamma=self.gae_gamma, lam=lam
+        )
 
     return _compute_gae
 
 
 def reward_whiten(own: Callable[..., Any]) -> Callable[..., Any]:
     def _reward_whiten(self: Any, rewards: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-        return advantages.masked_whiten(rewards, mask, settings=_CENTRED if shift_mean else _SCALED)
+        return advantages.masked_whiten(rewards, mask.bool(), settings=_CENTRED if shift_mean else _SCALED)
 
     return _reward_whiten
 
