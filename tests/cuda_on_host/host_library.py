@@ -19,7 +19,7 @@ _CSRC = _HERE.parents[1] / "csrc"
 _TORCH = Path(torch.__file__).resolve().parent
 PREFIX = "_cuda_on_host_"
 _COMPILE = [
-    *("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-omit-frame-pointer"),
+    *("-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-omit-frame-pointer"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fsanitize-sections=cuda_shared"),
     *("-DINSTRUCTRL_ON_HOST", f'-DINSTRUCTRL_PREFIX="{PREFIX}"'),
@@ -40,8 +40,9 @@ def _digest(paths: Iterable[Path], extra: str) -> str:
 
 def _compiled(source: Path, headers: list[Path], folder: Path) -> Path:
     """The object file of one source; made when no earlier one has the same contents, headers and options."""
-    language = ["-include", "cuda_on_host.h", "-x", "c++"] if source.suffix == ".cu" else []
-    command = [compiler(), *_COMPILE, *language]
+    # Kernels take longer to compile than to run, the scheduler of their threads does not.
+    own = ["-Og", "-include", "cuda_on_host.h", "-x", "c++"] if source.suffix == ".cu" else ["-O2"]
+    command = [compiler(), *_COMPILE, *own]
     target = folder / f"{source.stem}-{_digest([source, *headers], ' '.join(command) + torch.__version__)}.o"
     if not target.exists():
         unfinished = target.with_suffix(f".{os.getpid()}.tmp")
