@@ -245,13 +245,13 @@ def policies(draw: Draw) -> list[Example]:
     truncated = {"truncated_importance_sampling_ratio": 1.5, "truncated_importance_sampling_ratio_min": 0.5}
     tis, icepop = ({**truncated, "truncated_importance_sampling_type": kind} for kind in _BY_TOKEN)
     return [
-        example(ratio_clip_max=0.28, ratio_clip_c=3.0),
+        example(ratio_clip_max=0.28, ratio_clip_c=1.3),
         example(reference_policy_kl_penalty=0.0, token_level_loss=False),
         example(reference_policy_kl_type="k1", disable_ppo_ratio=True, token_level_loss=False),
         example(reference_policy_kl_type="k2", kl_input_clamp_value=0.5, kl_output_clamp_value=0.1, use_cispo=True),
         example(kl_input_clamp_value=None, kl_output_clamp_value=None, force_on_policy_ratio=True),
         example(token_level_loss=False, **corrected, **tis),
-        example(ratio_clip_c=3.0, **corrected, **icepop),
+        example(ratio_clip_c=1.5, **corrected, **icepop),
         example(token_level_loss=False, sequence_level_importance_ratios=True),
     ]
 
