@@ -238,7 +238,8 @@ def policies(draw: Draw) -> list[Example]:
     def example(**options: Any) -> Example:
         new, old, sampled, reference = (-draw.normal(*shape).abs() for _ in range(4))
         columns = {"prev_logprobs": old, "generation_logprobs": sampled, "reference_policy_logprobs": reference}
-        data, counts = batch(draw, advantages=draw.normal(*shape), **columns)
+        # Mostly losses, so that a dual clip has something to bound.
+        data, counts = batch(draw, advantages=draw.normal(*shape) - 0.5, **columns)
         return Example((options, new[:, 1:].detach().requires_grad_(), data, *counts))
 
     corrected = {"use_importance_sampling_correction": True}
