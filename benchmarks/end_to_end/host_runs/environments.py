@@ -4,6 +4,7 @@ python -m benchmarks.end_to_end.host_runs.environments HOST...      prints the i
 """
 
 import hashlib
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -80,9 +81,13 @@ def environment(*hosts: str, pinned: bool = True) -> str:
     own = Path(sysconfig.get_path("purelib"))
     site = folder / "lib" / own.parent.name / "site-packages"
     (site / "own.pth").write_text(f"import site; site.addsitedir({str(own)!r})\n", encoding="utf-8")
+    # Of what is here torch alone has to stay: hosts want versions of the rest that are not ours.
+    constraint = folder / "constraint.txt"
+    constraint.write_text(f"torch=={importlib.metadata.version('torch').partition('+')[0]}\n", encoding="utf-8")
     for packages in (wanted, ["--no-deps", *alone] if alone else []):
         if packages:
-            _run([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *packages])
+            install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *packages]
+            _run(install, {**os.environ, "PIP_CONSTRAINT": str(constraint)})
     for host in hosts:
         absent.write(host, site)
         if host in CHECKOUTS:
@@ -91,8 +96,8 @@ def environment(*hosts: str, pinned: bool = True) -> str:
     return str(python)
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+def _run(command: list[str], variables: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: ended with {done.returncode}: {done.stderr[-2000:]}")
 
