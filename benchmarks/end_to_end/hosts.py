@@ -1,6 +1,6 @@
 """Hosts with and without their adapters: each function that is replaced, and the host's own trainers.
 
-python -m benchmarks.end_to_end.hosts [--only trl] [--rounds 15] [--steps 10] [--newest] [--out FILE.json]
+python -m benchmarks.end_to_end.hosts [--only trl] [--rounds 15] [--steps 10] [--repeats 3] [--newest] [--out FILE.json]
 
 A host has an environment of its own, made where there is none. Functions take turns in one process, forward and
 backward, and memory is the peak of a call in a process of its own. A trainer runs in processes of its own, with and
@@ -19,7 +19,7 @@ from benchmarks.end_to_end.host_runs.environments import available, environment
 from benchmarks.end_to_end.host_runs.record import largest_gaps, run
 
 FUNCTIONS = ("host", "function", "the same within, roundings", "host's, ms", "ours, ms", "faster by", "smaller by")
-SIDES, REPEATS = ("own", "ours"), 3
+SIDES = "own", "ours"
 TRAINERS = ("host", "trainer", "losses within", "gradient norms within", "weights within", "faster by", "peak, MiB")
 SHOW_TRAINERS = "from benchmarks.end_to_end.host_runs import {host} as x; print('@' + ' '.join(x.TRAINERS))"
 EXAMINE = "from instructrl.integrations import {host} as x; print(x.ADAPTER.examine())"
@@ -30,12 +30,12 @@ def functions(python: str, host: str, rounds: int) -> dict[str, Any]:
     return json.loads(_said([python, "-m", module, host, "--memory", "--rounds", str(rounds)]))
 
 
-def trainers(python: str, host: str, steps: int) -> dict[str, list[dict[str, Any]]]:
-    """By trainer: `REPEATS` pairs of runs, whose order alternates."""
+def trainers(python: str, host: str, steps: int, repeats: int) -> dict[str, list[dict[str, Any]]]:
+    """By trainer: pairs of runs, whose order alternates."""
     found = {}
     for name in _said([python, "-c", SHOW_TRAINERS.format(host=host)]).split():
         found[name] = []
-        for repeat in range(REPEATS):
+        for repeat in range(repeats):
             sides = SIDES if repeat % 2 else SIDES[::-1]
             runs = {side: run(host, name, adapter=side == "ours", steps=steps, python=python) for side in sides}
             found[name].append(runs)
@@ -79,7 +79,7 @@ def shown(found: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    given = command(__doc__, rounds=15, only="", out=Path, steps=10, newest=False)
+    given = command(__doc__, rounds=15, only="", out=Path, steps=10, repeats=3, newest=False)
     hosts = [host for host in available() if given.only in host]
     if not hosts:
         raise SystemExit(f"--only: found {given.only!r}, accepted is a part of {', '.join(available())}")
@@ -90,11 +90,11 @@ def main() -> int:
     for host in hosts:
         python = environment(host)
         found[host] = {"functions": functions(python, host, given.rounds)}
-        found[host]["trainers"] = trainers(python, host, given.steps)
+        found[host]["trainers"] = trainers(python, host, given.steps, given.repeats)
         print(shown({host: found[host]}), flush=True)
-    if given.out:
-        write_json(given.out, found)
-        given.out.with_suffix(".md").write_text(shown(found), encoding="utf-8")
+        if given.out:
+            write_json(given.out, found)
+            given.out.with_suffix(".md").write_text(shown(found), encoding="utf-8")
     return 0
 
 
