@@ -1,5 +1,6 @@
 """Liger's losses of preferences from hidden states: DPO, ORPO, CPO and SimPO, by Liger's own formulas of pairs."""
 
+import importlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,7 +97,7 @@ def saved(function: Any, method: str, *args: Any, **kwargs: Any) -> Any:
     module, name = method.split(":")
     kept: list[Tensor | None] = []
     ctx = SimpleNamespace(save_for_backward=lambda *tensors: kept.extend(tensors))
-    owner = getattr(__import__(f"liger_kernel.chunked_loss.{module}", fromlist=[name]), name)
+    owner = getattr(importlib.import_module(f"liger_kernel.chunked_loss.{module}"), name)
     with torch.no_grad():
         return function(owner, ctx, *args, compiled=False, **kwargs), kept
 
