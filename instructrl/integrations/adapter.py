@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -138,23 +139,25 @@ class Adapter:
         Where it is installed already nothing happens. strict: raise `AdapterError` where anything is not as it was
         tried, and replace nothing.
         """
-        report = self.examine(device)
-        if strict and report.problems:
-            raise AdapterError("\n".join(report.problems))
-        if self.host in _INSTALLED:
+        with _LOCK:
+            report = self.examine(device)
+            if strict and report.problems:
+                raise AdapterError("\n".join(report.problems))
+            if self.host in _INSTALLED:
+                return report
+            pairs = zip(self.replacements, report.rows, strict=False)
+            passed = [each for each, row in pairs if not row.why and not row.named]
+            report = replace(report, installed=True)
+            _INSTALLED[self.host] = _Installed(report, [_put(each, self.package) for each in passed])
+            print(report, file=sys.stderr)
             return report
-        pairs = zip(self.replacements, report.rows, strict=False)
-        passed = [each for each, row in pairs if not row.why and not row.named]
-        report = replace(report, installed=True)
-        _INSTALLED[self.host] = _Installed(report, [_put(each, self.package) for each in passed])
-        print(report, file=sys.stderr)
-        return report
 
     def uninstall(self) -> None:
         """Put back what the host had; where nothing is installed nothing happens."""
-        if self.host in _INSTALLED:
-            for undo in reversed(_INSTALLED.pop(self.host).undo):
-                undo()
+        with _LOCK:
+            if self.host in _INSTALLED:
+                for undo in reversed(_INSTALLED.pop(self.host).undo):
+                    undo()
 
 
 class _Installed(NamedTuple):
@@ -163,6 +166,10 @@ class _Installed(NamedTuple):
 
 
 _INSTALLED: dict[str, _Installed] = {}
+_LOCK = threading.RLock()
+"""A thread that installs while another does would take ours for the host's own. Reentrant, because importing a host may
+install into it.
+"""
 
 
 class Facts(NamedTuple):

@@ -160,10 +160,17 @@ def _entropy(own: Callable[..., Any]) -> Callable[..., Any]:
 _GAPS_COUNT = GAESettings(gaps="count")
 
 
+def _discounts(*numbers: float) -> bool:
+    """Whether ours take them, which are from 0 to 1 there."""
+    return all(0.0 <= number <= 1.0 for number in numbers)
+
+
 def _advantages_and_returns(own: Callable[..., Any]) -> Callable[..., Any]:
     def get_advantages_and_returns(
         self: Any, values: Tensor, rewards: Tensor, action_mask: Tensor | None, gamma: float, lambd: float
     ) -> tuple[Tensor, Tensor]:
+        if not _discounts(gamma, lambd):
+            return own(self, values, rewards, action_mask, gamma, lambd)
         mask = _all(values) if action_mask is None else action_mask.bool()
         return advantages.generalized_advantages(rewards, values, mask, gamma=gamma, lam=lambd, settings=_GAPS_COUNT)
 
@@ -172,6 +179,8 @@ def _advantages_and_returns(own: Callable[..., Any]) -> Callable[..., Any]:
 
 def _cumulative_returns(own: Callable[..., Any]) -> Callable[..., Any]:
     def get_cumulative_returns(self: Any, rewards: Tensor, action_mask: Tensor | None, gamma: float) -> Tensor:
+        if not _discounts(gamma):
+            return own(self, rewards, action_mask, gamma)
         mask = _all(rewards) if action_mask is None else action_mask.bool()
         nothing = torch.zeros_like(rewards)
         return advantages.generalized_advantages(rewards, nothing, mask, gamma=gamma, lam=1.0, settings=_GAPS_COUNT)[0]
@@ -284,6 +293,7 @@ def _rollouts(many: int, *options: float) -> Callable[[Draw], list[Example]]:
             Example((mask.bool(), *tensors, mask, *options)),
             Example((mask.bool(), *tensors, mask.bool(), *(1.0 for _ in options))),
             Example((_all(mask), *tensors, None, *options)),
+            Example((mask.bool(), *tensors, mask, *(1.1 for _ in options))),
         ]
 
     return examples

@@ -40,17 +40,18 @@ class Draw:
     dtype: torch.dtype = torch.float32
 
     def normal(self, *shape: int, scale: float = 1.0, grad: bool = False) -> Tensor:
-        found = torch.randn(shape, generator=self.generator).mul_(scale).to(self.device, self.dtype)
+        found = torch.randn(shape, generator=self.generator, device="cpu").mul_(scale).to(self.device, self.dtype)
         return found.requires_grad_(grad)
 
     def ids(self, *shape: int, below: int | None = None) -> Tensor:
-        return torch.randint(below or self.sizes.vocabulary, shape, generator=self.generator).to(self.device)
+        found = torch.randint(below or self.sizes.vocabulary, shape, generator=self.generator, device="cpu")
+        return found.to(self.device)
 
     def lengths(self, batch: int, tokens: int) -> Tensor:
         """A mask [batch, tokens] of beginnings, each of at least one token, the first of all."""
-        length = torch.randint(1, tokens + 1, (batch, 1), generator=self.generator)
+        length = torch.randint(1, tokens + 1, (batch, 1), generator=self.generator, device="cpu")
         length[0] = tokens
-        return (torch.arange(tokens) < length).to(self.device)
+        return (torch.arange(tokens, device="cpu") < length).to(self.device)
 
 
 Examples = Callable[[Draw], list[Example]]
@@ -93,7 +94,9 @@ def gap(expected: Tensor, actual: Tensor) -> tuple[float, float]:
 def outcomes(
     own: Any, ours: Any, examples: Examples, call: Callable[..., Any], device: str
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    with torch.inference_mode(False), torch.enable_grad():
+    # Whatever the caller has around it.
+    plain = torch.autocast(torch.device(device).type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), plain, torch.device(device):
         # Drawn for each, because some functions write to their arguments.
         for theirs, found in zip(*(drawn(examples, Sizes(), device) for _ in range(2)), strict=True):
             yield outcome(own, theirs, call), outcome(ours, found, call)

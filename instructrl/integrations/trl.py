@@ -20,8 +20,11 @@ from instructrl.ops.logit_settings import LogitSettings
 class _Head:
     """In place of an autograd function, of which TRL calls `apply`."""
 
-    @staticmethod
+    def __init__(self, own: Any) -> None:
+        self._own = own
+
     def apply(
+        self,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -32,6 +35,10 @@ class _Head:
         logit_scale: float = 1.0,
         outputs: tuple[str, ...] = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1"),
     ) -> tuple[Tensor | None, ...]:
+        if hasattr(weight, "ds_id"):
+            # DeepSpeed's ZeRO-3 has emptied the weight again before the backward, for which the host's own gathers it.
+            how = (temperature, chunk_size, final_logit_softcapping, logit_scale, outputs)
+            return self._own.apply(hidden, weight, bias, targets, *how)
         device = hidden.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
@@ -53,19 +60,24 @@ class _Head:
         )
 
 
+def _rounded(found: Tensor, logits: Tensor) -> Tensor:
+    """As the host returns what is one number a row: its kernel for accelerators has float32 of logits of any dtype."""
+    return found if logits.device.type in ("cuda", "xpu") else found.to(logits.dtype)
+
+
 def _selective_log_softmax(
     logits: Tensor, index: Tensor, temperature: float = 1.0, row_mask: Tensor | None = None
 ) -> Tensor:
     if index.dim() == logits.dim() - 1:
         mask = None if row_mask is None else row_mask != 0
-        return logprobs.token_logprobs(logits, index, temperature=temperature, mask=mask).to(logits.dtype)
+        return _rounded(logprobs.token_logprobs(logits, index, temperature=temperature, mask=mask), logits)
     found = candidates.candidate_logprobs(logits, index, temperature=temperature).to(logits.dtype)
     return found if row_mask is None else found.masked_fill(row_mask == 0, 0.0)
 
 
 def _entropy_from_logits(logits: Tensor, chunk_size: int = 128) -> Tensor:
     nothing = torch.zeros(logits.shape[:-1], dtype=torch.long, device=logits.device)
-    return logprobs.token_logprobs_and_entropy(logits, nothing)[1].to(logits.dtype)
+    return _rounded(logprobs.token_logprobs_and_entropy(logits, nothing)[1], logits)
 
 
 def _selective_log_softmax_and_entropy(
@@ -78,7 +90,7 @@ def _selective_log_softmax_and_entropy(
     mask = None if row_mask is None else row_mask != 0
     found, entropy = logprobs.token_logprobs_and_entropy(logits, index, temperature=temperature, mask=mask)
     entropy = entropy if entropy_requires_grad else entropy.detach()
-    return found.to(logits.dtype), entropy.to(logits.dtype)
+    return _rounded(found, logits), _rounded(entropy, logits)
 
 
 def _heads(draw: Draw) -> list[Example]:
@@ -132,7 +144,7 @@ ADAPTER = Adapter(
             signature="(ctx, hidden, weight, bias, targets, temperature, chunk_size, final_logit_softcapping=None, "
             "logit_scale=1.0, outputs=('entropy', 'log_sum_sq_probs', 'mean_logits', 'is_top1'))",
             sources=("3661e8975a9f",),
-            stand_in=lambda own: _Head,
+            stand_in=_Head,
             examples=_heads,
             call=lambda function, *args: function.apply(*args),
             described="forward",

@@ -3,6 +3,8 @@
 import importlib
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -221,6 +223,36 @@ def test_a_self_check_leaves_the_random_numbers_and_the_modes_of_the_host(host):
         assert not adapter(row(host, "scaled", our_scaled)).examine().problems
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("around", [torch.autocast("cpu", torch.bfloat16), torch.device("meta")], ids=str)
+def test_a_self_check_is_free_of_what_is_around_it(host, around):
+    def scaled_by_product(x, factor=2.0):
+        return x @ (2.0 * torch.eye(5))
+
+    given = adapter(row(host, "scaled", scaled_by_product, examples=lambda draw: [Example((draw.normal(5, 5),))]))
+    with around:
+        assert not given.examine().problems
+
+
+def test_threads_that_install_at_once_install_once(host):
+    own = host.scaled
+
+    def slow(own):
+        time.sleep(0.1)
+        return our_halved
+
+    # The second one starts while the first checks, and would replace while the first does.
+    given = adapter(row(host, "scaled", our_scaled), replace(row(host, "halved", our_halved), stand_in=slow))
+    threads = [threading.Thread(target=given.install) for _ in range(2)]
+    for each in threads:
+        each.start()
+        time.sleep(0.05)
+    for each in threads:
+        each.join()
+    assert host.scaled is our_scaled
+    given.uninstall()
+    assert host.scaled is own
 
 
 def test_importing_adapters_imports_no_host():

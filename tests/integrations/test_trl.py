@@ -1,6 +1,7 @@
 """TRL's own functions and trainers with ours in their place."""
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def test_all_of_it_is_replaced_where_it_is_used(installed):
     ours = [vars(module)[name] for module in modules for name in vars(module) if "selective_log_softmax" in name]
     assert ours
     assert {x.__module__ for x in ours} == {adapter.__name__}
-    assert modules[-1]._ChunkedLogProbFunction is adapter._Head
+    assert isinstance(modules[-1]._ChunkedLogProbFunction, adapter._Head)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -35,12 +36,28 @@ def test_the_head_in_other_dtypes_and_under_autocast(dtype):
     exact = torch.log_softmax(hidden @ weight.T, -1)[ids, ids]
     arguments = (hidden.to(dtype), weight.to(dtype), None, ids, 1.0, 32768, None, 1.0, ("log_probs",))
     bound = 64 * torch.finfo(dtype).eps * float(exact.abs().max())
-    found = adapter._Head.apply(*arguments)[0]
+    apply = adapter._Head(None).apply
+    found = apply(*arguments)[0]
     assert float((found.double() - exact).abs().max()) < bound
     with torch.autocast("cpu", torch.bfloat16):
-        under = adapter._Head.apply(hidden.float(), weight.float(), *arguments[2:])[0]
-    halves = adapter._Head.apply(hidden.bfloat16(), weight.bfloat16(), *arguments[2:])[0]
+        under = apply(hidden.float(), weight.float(), *arguments[2:])[0]
+    halves = apply(hidden.bfloat16(), weight.bfloat16(), *arguments[2:])[0]
     torch.testing.assert_close(under, halves)
+
+
+def test_a_weight_that_is_empty_in_the_backward_is_left_to_the_host():
+    weight = torch.randn(40, 16, requires_grad=True)
+    weight.ds_id = 0
+    arguments = (torch.randn(6, 16), weight, None, torch.arange(6), 1.0, 32768, None, 1.0, ("log_probs",))
+    own = SimpleNamespace(apply=lambda *given: given)
+    assert all(x is y for x, y in zip(adapter._Head(own).apply(*arguments), arguments, strict=True))
+
+
+def test_half_precision_on_an_accelerator_gives_float32_as_the_kernel_of_the_host_does():
+    found = torch.zeros(3)
+    for device, dtype in (("cuda", torch.float32), ("xpu", torch.float32), ("cpu", torch.bfloat16)):
+        logits = SimpleNamespace(device=torch.device(device), dtype=torch.bfloat16)
+        assert adapter._rounded(found, logits).dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

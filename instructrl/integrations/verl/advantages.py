@@ -35,6 +35,11 @@ def plain(*tensors: Tensor) -> bool:
     return tensors[0].dtype in (torch.float32, torch.float64) and len({x.dtype for x in tensors}) == 1
 
 
+def _discounts(*numbers: Any) -> bool:
+    """Whether ours take them, which are from 0 to 1 there."""
+    return all(0.0 <= number <= 1.0 for number in numbers)
+
+
 def _countable(mask: Tensor) -> Tensor | None:
     """`counted` where two tokens are: of fewer there is no variance, and the host raises."""
     found = counted(mask)
@@ -65,7 +70,7 @@ def _gae(own: Callable[..., Any]) -> Callable[..., Any]:
         token_level_rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: Any, lam: Any
     ) -> tuple[Tensor, Tensor]:
         mask = _countable(response_mask)
-        if mask is None or not plain(token_level_rewards, values):
+        if mask is None or not plain(token_level_rewards, values) or not _discounts(gamma, lam):
             return own(token_level_rewards, values, response_mask, gamma, lam)
         inputs = (token_level_rewards.detach(), values.detach())
         found, _ = ops.generalized_advantages(*inputs, mask, gamma=gamma, lam=lam)
@@ -90,7 +95,8 @@ def _reinforce_plus_plus(own: Callable[..., Any]) -> Callable[..., Any]:
         token_level_rewards: Tensor, response_mask: Tensor, config: Any = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         mask = _countable(response_mask)
-        if mask is None or config is None or not plain(token_level_rewards):
+        computes = config is not None and plain(token_level_rewards) and _discounts(config.gamma)
+        if mask is None or config is None or not computes:
             return own(token_level_rewards, response_mask, config, **kwargs)
         rewards = token_level_rewards.detach()
         # Without a critic the advantages of a lambda of 1 are the discounted sums of rewards.
@@ -202,6 +208,7 @@ def _trajectories(draw: Draw) -> list[Example]:
     return [
         Example((draw.normal(*shape), draw.normal(*shape), ends, 1.0, 1.0)),
         Example((draw.normal(*shape), draw.normal(*shape), _gapped(draw), 0.99, 0.95)),
+        Example((draw.normal(*shape), draw.normal(*shape), ends, 1.1, 0.95)),
     ]
 
 
@@ -215,7 +222,7 @@ def _whitenings(draw: Draw) -> list[Example]:
 
 def _discounted(draw: Draw) -> list[Example]:
     shape = (draw.sizes.batch, draw.sizes.tokens)
-    return [Example((draw.normal(*shape), _gapped(draw), SimpleNamespace(gamma=gamma))) for gamma in (1.0, 0.9)]
+    return [Example((draw.normal(*shape), _gapped(draw), SimpleNamespace(gamma=gamma))) for gamma in (1.0, 0.9, 1.1)]
 
 
 def _outcomes(draw: Draw, *more: dict[str, Any]) -> list[Example]:
