@@ -10,8 +10,11 @@ without in turns. --newest only says what of the newest release of each host is 
 import json
 import statistics
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.core.machine import ROOT
 from benchmarks.core.tables import command, markdown, median_ratio, spread, write_json
@@ -75,7 +78,8 @@ def shown(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{host} {of['functions']['version']}" for host, of in found.items())
     problems = "".join(f"- {problem}\n" for of in found.values() for problem in of["functions"]["problems"])
     left = f"\nLeft alone:\n\n{problems}" if problems else ""
-    return f"{versions}\n\n{markdown(FUNCTIONS, rows)}\n{markdown(TRAINERS, runs)}{left}"
+    taken = f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    return f"{versions}; {taken}. In brackets the middle half of the rounds.\n\n{markdown(FUNCTIONS, rows)}\n{markdown(TRAINERS, runs)}{left}"
 
 
 def main() -> int:
