@@ -79,7 +79,8 @@ def shown(found: dict[str, Any]) -> str:
     problems = "".join(f"- {problem}\n" for of in found.values() for problem in of["functions"]["problems"])
     left = f"\nLeft alone:\n\n{problems}" if problems else ""
     taken = f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    return f"{versions}; {taken}. In brackets the middle half of the rounds.\n\n{markdown(FUNCTIONS, rows)}\n{markdown(TRAINERS, runs)}{left}"
+    head = f"{versions}; {taken}. In brackets the middle half of the rounds.\n"
+    return f"{head}\n{markdown(FUNCTIONS, rows)}\n{markdown(TRAINERS, runs)}{left}"
 
 
 def main() -> int:
