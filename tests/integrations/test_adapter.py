@@ -225,7 +225,10 @@ def test_a_self_check_leaves_the_random_numbers_and_the_modes_of_the_host(host):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("around", [torch.autocast("cpu", torch.bfloat16), torch.device("meta")], ids=str)
+AROUND = {"autocast": torch.autocast("cpu", torch.bfloat16), "meta": torch.device("meta")}
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=list(AROUND))
 def test_a_self_check_is_free_of_what_is_around_it(host, around):
     def scaled_by_product(x, factor=2.0):
         return x @ (2.0 * torch.eye(5))
