@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from instructrl.integrations.adapter import Adapter, Replacement
+from instructrl.integrations.logits import entropy_of
 from instructrl.integrations.selfcheck import Draw, Example, Sizes
 from instructrl.ops import advantages, aggregation, logprobs, ppo, ranking
 from instructrl.ops.advantage_settings import GAESettings
@@ -151,8 +152,7 @@ def _log_probs_from_logits(own: Callable[..., Any]) -> Callable[..., Any]:
 
 def _entropy(own: Callable[..., Any]) -> Callable[..., Any]:
     def compute_entropy(logits: Tensor) -> Tensor:
-        nothing = torch.zeros(logits.shape[:-1], dtype=torch.long, device=logits.device)
-        return logprobs.token_logprobs_and_entropy(logits, nothing)[1].to(logits.dtype)
+        return entropy_of(logits).to(logits.dtype)
 
     return compute_entropy
 

@@ -8,10 +8,10 @@ A module of yours that has imported one of these functions by its name keeps wha
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from instructrl.integrations.adapter import Adapter, Replacement
+from instructrl.integrations.logits import as_computed, entropy_of
 from instructrl.integrations.selfcheck import Draw, Example
 from instructrl.ops import candidates, logprobs, statistics
 from instructrl.ops.logit_settings import LogitSettings
@@ -39,13 +39,10 @@ class _Head:
             # DeepSpeed's ZeRO-3 has emptied the weight again before the backward, for which the host's own gathers it.
             how = (temperature, chunk_size, final_logit_softcapping, logit_scale, outputs)
             return self._own.apply(hidden, weight, bias, targets, *how)
-        device = hidden.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
-        head = (hidden.to(dtype), weight.to(dtype), targets)
+        states, rows, added = as_computed(hidden, weight, bias)
+        head = (states, rows, targets)
         settings = LogitSettings(scale=logit_scale, softcap=final_logit_softcapping)
-        shape: dict[str, Any] = {"temperature": temperature, "logit_settings": settings}
-        shape["bias"] = None if bias is None else bias.to(dtype)
+        shape: dict[str, Any] = {"temperature": temperature, "logit_settings": settings, "bias": added}
         if not {"log_sum_sq_probs", "mean_logits", "is_top1"} & set(outputs):
             if "entropy" not in outputs:
                 return (logprobs.linear_token_logprobs(*head, **shape), None, None, None, None)
@@ -76,8 +73,7 @@ def _selective_log_softmax(
 
 
 def _entropy_from_logits(logits: Tensor, chunk_size: int = 128) -> Tensor:
-    nothing = torch.zeros(logits.shape[:-1], dtype=torch.long, device=logits.device)
-    return _rounded(logprobs.token_logprobs_and_entropy(logits, nothing)[1], logits)
+    return _rounded(entropy_of(logits), logits)
 
 
 def _selective_log_softmax_and_entropy(

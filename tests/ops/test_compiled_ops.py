@@ -50,42 +50,55 @@ def test_the_registered_schema_is_the_one_of_the_table(place, name):
     assert str(private_ops.get(prefix, name)._schema) == str(expected)
 
 
-def private_arguments(name, device):
-    """Arguments of a private op as they come in practice: slices, expanded gradients, masks."""
-    g = torch.Generator().manual_seed(0)
-    x = [torch.randn(4, 6, generator=g).to(device) for _ in range(7)]
-    mask = (torch.rand(4, 6, generator=g) < 0.7).to(device)
-    logits = torch.randn(4, 7, 33, generator=g).to(device)[:, :-1]
-    tokens = torch.randint(0, 33, (4, 6), generator=g).to(device)
-    forward = private_ops.get(PREFIXES[ops.dispatch._forced], "token_logprobs")
-    allowed = torch.arange(33, device=device) < 30
-    ids = torch.stack([tokens, 32 - tokens, tokens], -1)
-    _, entropy, normalizers = forward(logits, tokens, mask, allowed, 0.7, 0.1, True)
-    upstream = torch.tensor(0.3, device=device).expand(4, 6)
-    each = upstream.unsqueeze(-1).expand(4, 6, 3)
-    backward = (tokens, mask, allowed, normalizers, entropy, upstream, x[0], 0.7, 0.1)
-    count = torch.tensor(20.0, dtype=torch.float64, device=device)
-    hidden, weight = torch.randn(4, 6, 5, generator=g).to(device), torch.randn(33, 5, generator=g).to(device)
-    linear = (hidden, weight, None, tokens, mask)
-    preferred = torch.rand(4, 6, 6, generator=g).to(device) < 0.5
+class Drawn:
+    """Tensors as they come in practice: slices, expanded gradients, masks."""
+
+    def __init__(self, device):
+        g = torch.Generator().manual_seed(0)
+        self.device = device
+        self.x = [torch.randn(4, 6, generator=g).to(device) for _ in range(7)]
+        self.mask = (torch.rand(4, 6, generator=g) < 0.7).to(device)
+        self.logits = torch.randn(4, 7, 33, generator=g).to(device)[:, :-1]
+        self.tokens = torch.randint(0, 33, (4, 6), generator=g).to(device)
+        self.allowed = torch.arange(33, device=device) < 30
+        forward = private_ops.get(PREFIXES[ops.dispatch._forced], "token_logprobs")
+        _, self.entropy, self.normalizers = forward(self.logits, self.tokens, self.mask, self.allowed, 0.7, 0.1, True)
+        self.upstream = torch.tensor(0.3, device=device).expand(4, 6)
+        self.count = torch.tensor(20.0, dtype=torch.float64, device=device)
+        self.hidden = torch.randn(4, 6, 5, generator=g).to(device)
+        self.weight = torch.randn(33, 5, generator=g).to(device)
+        self.preferred = torch.rand(4, 6, 6, generator=g).to(device) < 0.5
+        self.uniforms = torch.rand(4, generator=g).to(device)
+
+
+def of_rankings(d):
+    margins = d.x[1][:, :1, None].expand(4, 6, 6)
     return {
-        "pairwise_ranking_loss": (x[0], preferred),
-        "paired_comparison_loss": (
-            x[0],
-            preferred,
-            ~preferred,
-            x[1][:, :1, None].expand(4, 6, 6),
-            None,
-            0.1,
-            0.2,
-            0.3,
-            0.5,
-            -1.0,
-        ),
-        "plackett_luce_loss": (x[0], tokens.t().contiguous().t()),
-        "token_logprobs": (logits, tokens, mask, allowed, 0.7, 0.1, True),
-        "token_logprobs_backward": (logits, *backward),
-        "token_logprobs_backward_": (logits.clone(), *backward),
+        "pairwise_ranking_loss": (d.x[0], d.preferred),
+        "paired_comparison_loss": (d.x[0], d.preferred, ~d.preferred, margins, None, 0.1, 0.2, 0.3, 0.5, -1.0),
+        "plackett_luce_loss": (d.x[0], d.tokens.t().contiguous().t()),
+    }
+
+
+def of_logits(d):
+    backward = (d.tokens, d.mask, d.allowed, d.normalizers, d.entropy, d.upstream, d.x[0], 0.7, 0.1)
+    ids = torch.stack([d.tokens, 32 - d.tokens, d.tokens], -1)
+    each = d.upstream.unsqueeze(-1).expand(4, 6, 3)
+    return {
+        "token_logprobs": (d.logits, d.tokens, d.mask, d.allowed, 0.7, 0.1, True),
+        "token_logprobs_backward": (d.logits, *backward),
+        "token_logprobs_backward_": (d.logits.clone(), *backward),
+        "sample_tokens": (d.logits[:, 0], d.uniforms, d.allowed, 0.7, 0.1),
+        "row_statistics": (d.logits, d.tokens, d.mask, d.allowed, d.normalizers, 0.7, 0.1),
+        "candidate_logprobs": (d.logits, ids, d.mask, d.allowed, 0.7, 0.1),
+        "candidate_logprobs_backward": (d.logits, ids, d.mask, d.allowed, d.normalizers, each, 0.7, 0.1),
+    }
+
+
+def of_tokens(d):
+    x, mask, count = d.x, d.mask, d.count
+    groups = torch.tensor([1, 0, 1, 1], device=d.device)
+    return {
         "generalized_advantages": (x[0], x[1].t().contiguous().t(), mask, 0.9, 0.8, None),
         "ppo_advantages": (*x[:3], x[3][:, 0], mask, 0.02, 0.9, 0.8, None),
         "general_advantages": (
@@ -93,50 +106,36 @@ def private_arguments(name, device):
             *(0.1, 2, 3.0, math.inf, 0.9, 0.8, 1.0, True, False),
         ),
         "masked_whiten": (x[0], mask, None, True, 1, 1e-8, 0),
-        "group_whiten": (x[0], mask, torch.tensor([1, 0, 1, 1], device=device), 3, False, 0, 1e-5, 2),
-        "group_advantages": (x[0][:, 0], torch.tensor([1, 0, 1, 1], device=device), 2, 0, True, 1, 1e-4),
+        "group_whiten": (x[0], mask, groups, 3, False, 0, 1e-5, 2),
+        "group_advantages": (x[0][:, 0], groups, 2, 0, True, 1, 1e-4),
         "clipped_policy_loss": (*x[:3], mask, None, 0.2, 0.3),
         "clipped_value_loss": (*x[:3], mask, count, 0.2),
         "ppo_loss": (*x[:6], mask, x[6], count, 0.2, 0.3, 0.2, 0.1, 0.3),
         "general_ppo_loss": (x[0], None, x[1], x[2], *x[3:6], mask, x[6], x[0].abs(), count, SETTINGS, True),
-        "sample_tokens": (logits[:, 0], torch.rand(4, generator=g).to(device), allowed, 0.7, 0.1),
-        "row_statistics": (logits, tokens, mask, allowed, normalizers, 0.7, 0.1),
+    }
+
+
+def of_heads(d):
+    linear, wanted = (d.hidden, d.weight, None, d.tokens, d.mask), [True, True, False]
+    # Nothing kept: kept logits have rows and columns that are never written.
+    kept = d.x[0].new_zeros(24, 64)
+    gradients = (d.normalizers.view(-1, 2), d.entropy, kept, d.upstream, d.x[0])
+    ppo = (*linear[:4], *d.x[:5], d.mask, d.x[5], None, None, d.count, flat(), True)
+    return {
         "linear_token_statistics": (*linear, 0.7, 0.1, 8192),
-        "candidate_logprobs": (logits, ids, mask, allowed, 0.7, 0.1),
-        "candidate_logprobs_backward": (logits, ids, mask, allowed, normalizers, each, 0.7, 0.1),
         "linear_shard_rows": (*linear, 0.7, 0.1, 8192, True),
-        "linear_shard_gradients": (*linear, normalizers, entropy, upstream, x[0], 0.7, 0.1, 8192, [True, True, False]),
-        # Nothing kept: kept logits have rows and columns that are never written.
+        "linear_shard_gradients": (*linear, d.normalizers, d.entropy, d.upstream, d.x[0], 0.7, 0.1, 8192, wanted),
         "linear_token_logprobs": (*linear, 0.7, 0.1, 8192, True, False),
-        "linear_token_logprobs_backward": (
-            *linear,
-            normalizers.view(-1, 2),
-            entropy,
-            x[0].new_zeros(24, 64),
-            upstream,
-            x[0],
-            0.7,
-            0.1,
-            2**20,
-            [True, True, False],
-        ),
-        "linear_nll_loss": (*linear, x[0].abs(), count, 0.7, 0.1, 2**20, [True, True, False]),
-        "linear_ppo_loss": (
-            *linear[:4],
-            *x[:5],
-            mask,
-            x[5],
-            None,
-            None,
-            count,
-            flat(),
-            True,
-            0.7,
-            0.1,
-            2**20,
-            [True, True, False],
-        ),
-    }[name]
+        "linear_token_logprobs_backward": (*linear, *gradients, 0.7, 0.1, 2**20, wanted),
+        "linear_nll_loss": (*linear, d.x[0].abs(), d.count, 0.7, 0.1, 2**20, wanted),
+        "linear_ppo_loss": (*ppo, 0.7, 0.1, 2**20, wanted),
+    }
+
+
+def private_arguments(name, device):
+    drawn = Drawn(device)
+    made = {**of_rankings(drawn), **of_logits(drawn), **of_tokens(drawn), **of_heads(drawn)}
+    return made[name]
 
 
 @pytest.mark.parametrize("name", sorted(ALL_SCHEMAS))

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from instructrl.integrations.liger.heads import as_computed, head_logprobs, random_head
+from instructrl.integrations.liger.heads import head_logprobs, random_head
+from instructrl.integrations.logits import as_computed
 from instructrl.integrations.selfcheck import Draw, Example
 from instructrl.ops import aggregation, logprobs, ppo
 from instructrl.ops.ppo_settings import KLSettings, PolicySettings, PPOSettings

@@ -2,25 +2,17 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from instructrl.integrations.logits import as_computed
 from instructrl.integrations.selfcheck import Draw, Example
 from instructrl.ops import logprobs
-
-
-def as_computed(*tensors: Tensor | None) -> list[Tensor | None]:
-    """In the dtype of the autocast that is on, as matrix products of the host are."""
-    kind = next(x.device.type for x in tensors if x is not None)
-    if not torch.is_autocast_enabled(kind):
-        return list(tensors)
-    return [None if x is None else x.to(torch.get_autocast_dtype(kind)) for x in tensors]
 
 
 def head_logprobs(
     hidden: Tensor, weight: Tensor, tokens: Tensor, bias: Tensor | None, temperature: float = 1.0, **others: Any
 ) -> Tensor:
-    hidden, weight, bias = as_computed(hidden, weight, bias)  # pyright: ignore[reportAssignmentType]
+    hidden, weight, bias = as_computed(hidden, weight, bias)
     return logprobs.linear_token_logprobs(hidden, weight, tokens, bias=bias, temperature=temperature, **others)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from instructrl.integrations.adapter import Replacement
+from instructrl.integrations.logits import as_computed, entropy_of, nothing_chosen
 from instructrl.integrations.selfcheck import Draw, Example, Sizes
 from instructrl.ops import logprobs, statistics
 
@@ -31,21 +32,16 @@ def _logprobs_from_logits(own: Callable[..., Any]) -> Callable[..., Any]:
     return logprobs_from_logits
 
 
-def _entropy(logits: Tensor) -> Tensor:
-    nothing = torch.zeros(logits.shape[:-1], dtype=torch.long, device=logits.device)
-    return logprobs.token_logprobs_and_entropy(logits, nothing)[1]
-
-
 def _entropy_from_logits(own: Callable[..., Any]) -> Callable[..., Any]:
     def entropy_from_logits(logits: Tensor) -> Tensor:
-        return _entropy(logits).to(logits.dtype)
+        return entropy_of(logits).to(logits.dtype)
 
     return entropy_from_logits
 
 
 def _entropy_from_logits_with_chunking(own: Callable[..., Any]) -> Callable[..., Any]:
     def entropy_from_logits_with_chunking(logits: Tensor, chunk_size: int = 2048) -> Tensor:
-        return _entropy(logits).to(torch.float32)
+        return entropy_of(logits).to(torch.float32)
 
     return entropy_from_logits_with_chunking
 
@@ -55,17 +51,9 @@ def _calculate_sum_pi_squared_from_logits(own: Callable[..., Any]) -> Callable[.
         # Ours has no gradient, and neither has what verl makes of it.
         if logits.requires_grad and torch.is_grad_enabled():
             return own(logits)
-        nothing = torch.zeros(logits.shape[:-1], dtype=torch.long, device=logits.device)
-        return statistics.token_statistics(logits, nothing).sum_of_squares.to(logits.dtype)
+        return statistics.token_statistics(logits, nothing_chosen(logits)).sum_of_squares.to(logits.dtype)
 
     return calculate_sum_pi_squared_from_logits
-
-
-def _cast(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """To the dtype of their product."""
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    return hidden.to(dtype), weight.to(dtype)
 
 
 class _Head:
@@ -79,7 +67,7 @@ class _Head:
         temperature: float = 1.0,
         chunk_size: int = 512,
     ) -> tuple[Tensor, Tensor]:
-        head = _cast(hidden_states, vocab_weights)
+        head = as_computed(hidden_states, vocab_weights)[:2]
         found, entropy = logprobs.linear_token_logprobs_and_entropy(*head, input_ids, temperature=temperature)
         return found.to(torch.float32), entropy.to(hidden_states.dtype)
 
@@ -96,7 +84,7 @@ def _linear_cross_entropy(own: Callable[..., Any]) -> Callable[..., Any]:
         # A vocabulary over processes is left to the host: its caller adds up the gradients that ours would have added.
         if dist_process_group is not None or reduction.lower() != "none":
             return own(hidden, weight, labels, temperature, reduction, dist_process_group)
-        head = _cast(hidden.reshape(-1, hidden.shape[-1]), weight)
+        head = as_computed(hidden.reshape(-1, hidden.shape[-1]), weight)[:2]
         found, entropy = logprobs.linear_token_logprobs_and_entropy(*head, labels.reshape(-1), temperature=temperature)
         return found.to(torch.float32), entropy.to(torch.float32)
 
