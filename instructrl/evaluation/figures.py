@@ -163,8 +163,8 @@ def reward_model_plot(results: Record) -> Plot | None:
         title = "Reward model and judge"
         caption = (
             "Share of strictly ranked pairs that each ranks as they were ranked, on comparisons that it was not "
-            "trained on: those that the other one was."
-        )
+            "trained on"
+        ) + (", and the other one neither." if record.get("held_out") else ": those that the other one was.")
     caption += " Dashed: chance. Intervals take prompts, not pairs, as independent."
     return Plot(title=title, svg=svg, caption=caption)
 

@@ -39,7 +39,7 @@ ACCURACIES = {
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
     """The introduction of the report."""
-    parts = (_best, _setting, _order, _reward_model, judge_sentence, _over_optimisation, _tax)
+    parts = (_best, _setting, _order, _reward_model, _length, judge_sentence, _over_optimisation, _tax)
     return [sentence for part in parts if (sentence := part(results))]
 
 
@@ -180,6 +180,18 @@ def _set_by_hand(record: Mapping[str, Any]) -> str:
             "on training labelers, 72.4% against 69.6%"
         )
     return sentence + "."
+
+
+def _length(results: Mapping[str, Any]) -> str:
+    """Where the reward model's scores go up or down with length."""
+    found = []
+    for row in (results.get("reward_model") or {}).get("held_out") or []:
+        correlation = estimate(row.get("length_correlation"))
+        if row.get("model") == "reward model" and correlation and (side := beyond(correlation, 0.0)):
+            more = "higher" if side > 0 else "lower"
+            value, bounds = decimal(correlation.value), decimal_range(correlation)
+            found.append(f"{more} on {row.get('data')} (correlation {value}, 95% interval {bounds})")
+    return f"Of two responses to a prompt the longer one tends to score {listing(found)}." if found else ""
 
 
 def judge_sentence(results: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from instructrl.evaluation import data_tables, figures
+from instructrl.evaluation import data_tables, figures, quality_views
 from instructrl.evaluation.figures import Plot
 from instructrl.evaluation.formatting import (
     DASH,
@@ -199,7 +199,8 @@ def _samples(results: Record) -> Section:
 
 def _reward_model(results: Record) -> Section:
     record = results.get("reward_model") or {}
-    plots = [plot for plot in (figures.reward_model_plot(results),) if plot] + figures.selection_plots(results)
+    agreement = (figures.reward_model_plot(results), quality_views.agreement_plot(record))
+    plots = [plot for plot in agreement if plot] + figures.selection_plots(results)
     facts = [
         ("Comparisons (prompts)", count(record.get("num_comparisons")), record.get("num_comparisons")),
         ("Preferred pairs", count(record.get("num_pairs")), record.get("num_pairs")),
@@ -212,7 +213,8 @@ def _reward_model(results: Record) -> Section:
         ),
     ]
     rows = tuple((Cell(main=name), Cell(main=text)) for name, text, value in facts if finite(value) is not None)
-    tables = (TableView(title="Training data and normalisation", headings=(), rows=rows, wide=False),) if rows else ()
+    facts_table = TableView(title="Training data and normalisation", headings=(), rows=rows, wide=False)
+    tables = tuple(table for table in (quality_views.length_table(record), facts_table) if table.rows)
     return Section(id="reward-model", title="Reward model", plots=tuple(plots), tables=tables)
 
 

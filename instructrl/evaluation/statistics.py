@@ -4,7 +4,7 @@ Rates are fractions from 0 to 1. All results are deterministic: the bootstrap dr
 """
 
 import math
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -196,7 +196,7 @@ def pair_agreement(pairs_a: Sequence[Pairs], pairs_b: Sequence[Pairs]) -> PairRa
         opposite = len(set(a) & {(loser, winner) for winner, loser in b})
         agreed.append(same)
         counted.append(same + opposite)
-    return _clustered_rate(agreed, counted)
+    return pair_rate(agreed, counted)
 
 
 def three_way_agreement(
@@ -215,7 +215,7 @@ def three_way_agreement(
         differing = {frozenset(pair) for pair in set(a) ^ set(b)}
         agreed.append(total - len(differing))
         counted.append(total)
-    return _clustered_rate(agreed, counted)
+    return pair_rate(agreed, counted)
 
 
 def reward_accuracy(scores: Sequence[Sequence[float]], comparisons: Sequence[Comparison]) -> PairRate | None:
@@ -234,7 +234,7 @@ def reward_accuracy(scores: Sequence[Sequence[float]], comparisons: Sequence[Com
             )
         correct.append(sum(bool(values[winner] > values[loser]) for winner, loser in comparison.preferred))
         counted.append(len(comparison.preferred))
-    return _clustered_rate(correct, counted)
+    return pair_rate(correct, counted)
 
 
 def tax_recovery(
@@ -252,11 +252,14 @@ def tax_recovery(
     low = mean_interval(ppo).low
     if low is None or low <= 0:
         return None
-    share, (low, high) = 1 - float(ptx.sum() / ppo.sum()), _bootstrap_of_ratio(ptx, ppo, seed, num_resamples)
+    share, (low, high) = (
+        1 - float(ptx.sum() / ppo.sum()),
+        bootstrap_interval(np.divide, (ptx, ppo), seed, num_resamples),
+    )
     return MeanInterval(mean=share, low=1 - high, high=1 - low)
 
 
-def _clustered_rate(successes: Sequence[int], counts: Sequence[int]) -> PairRate | None:
+def pair_rate(successes: Sequence[int], counts: Sequence[int]) -> PairRate | None:
     """`r = sum(successes) / sum(counts)` over M prompts, with an interval for pairs that cluster by prompt.
 
     The standard error is the ratio estimator's: `sqrt(M/(M-1) * sum((successes - r * counts)^2)) / sum(counts)`
@@ -283,20 +286,27 @@ def _bootstrap_over_users(
     values: NDArray[np.float64], users: Sequence[Hashable] | None, seed: int, num_resamples: int
 ) -> tuple[float, float]:
     """2.5% and 97.5% quantiles of the rate over `num_resamples` draws of as many users as there are."""
-    return _bootstrap_of_ratio(*_sums_by_user(values, users), seed, num_resamples)
+    return bootstrap_interval(np.divide, _sums_by_user(values, users), seed, num_resamples)
 
 
-def _bootstrap_of_ratio(
-    above: NDArray[np.float64], below: NDArray[np.float64], seed: int, num_resamples: int
+def bootstrap_interval(
+    statistic: Callable[..., NDArray[np.float64]],
+    columns: Sequence[NDArray[np.float64]],
+    seed: int = 0,
+    num_resamples: int = 2000,
 ) -> tuple[float, float]:
-    """2.5% and 97.5% quantiles of `sum(above) / sum(below)` over draws of as many entries as there are."""
+    """2.5% and 97.5% quantiles of a statistic of sums over draws of as many entries as there are.
+
+    columns: [N] each, an entry per independent thing. statistic: takes the sums of each column, [R], and gives [R].
+    """
     generator = np.random.default_rng(seed)
-    rows = max(1, BOOTSTRAP_CHUNK // len(above))
-    ratios = []
+    number = len(columns[0])
+    rows = max(1, BOOTSTRAP_CHUNK // number)
+    found = []
     for start in range(0, num_resamples, rows):
-        drawn = generator.integers(0, len(above), size=(min(rows, num_resamples - start), len(above)))
-        ratios.append(above[drawn].sum(axis=1) / below[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(ratios), (0.025, 0.975))
+        drawn = generator.integers(0, number, size=(min(rows, num_resamples - start), number))
+        found.append(statistic(*(column[drawn].sum(axis=1) for column in columns)))
+    low, high = np.quantile(np.concatenate(found), (0.025, 0.975))
     return float(low), float(high)
 
 
