@@ -39,7 +39,7 @@ def test_the_correlation_is_pearsons_of_what_is_left_without_the_prompts_means()
     left = [np.concatenate([np.array(row) - np.mean(row) for row in rows]) for rows in (scores, lengths)]
     found = length_correlation(scores, lengths)
     assert found is not None
-    assert found.mean == pytest.approx(np.corrcoef(*left)[0, 1], rel=1e-12)
+    assert found.mean == pytest.approx(np.corrcoef(left[0], left[1])[0, 1], rel=1e-12)
 
 
 @pytest.mark.parametrize("slope", [-0.7, 0.0, 0.4])
