@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from instructrl.data.chat import ChatTemplate as ChatTemplate
     from instructrl.data.encoding import Encoder as Encoder
     from instructrl.data.readers import read_comparisons as read_comparisons
     from instructrl.data.readers import read_demonstrations as read_demonstrations
@@ -30,11 +31,14 @@ if TYPE_CHECKING:
     from instructrl.trainers.settings import SFTConfig as SFTConfig
     from instructrl.trainers.sft import SFTTrainer as SFTTrainer
     from instructrl.types import Comparison as Comparison
+    from instructrl.types import Conversation as Conversation
     from instructrl.types import Demonstration as Demonstration
+    from instructrl.types import Message as Message
 
 __version__ = "0.1.0"
 
 _MODULES = {
+    "data.chat": ("ChatTemplate",),
     "data.encoding": ("Encoder",),
     "data.readers": ("read_comparisons", "read_demonstrations", "read_prompts"),
     "data.settings": ("Limits",),
@@ -48,7 +52,7 @@ _MODULES = {
     "trainers.reward_model": ("RewardModelTrainer",),
     "trainers.settings": ("AdamConfig", "PPOConfig", "RewardModelConfig", "SFTConfig"),
     "trainers.sft": ("SFTTrainer",),
-    "types": ("Comparison", "Demonstration"),
+    "types": ("Comparison", "Conversation", "Demonstration", "Message"),
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -3,16 +3,76 @@
 Shapes use `B` sequences, `P` prompt positions, `T` response positions. A mask is True where an element counts.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What one side said. role: system, user, assistant or tool. others: a JSON object of what templates know beside
+    it (`tool_calls`, `name`, `tool_call_id`), "" for nothing."""
+
+    role: str
+    content: str
+    others: str = ""
+
+    def as_mapping(self) -> dict[str, Any]:
+        """As data files and chat templates have it."""
+        return {"role": self.role, "content": self.content, **(json.loads(self.others) if self.others else {})}
+
+
+class Conversation(str):
+    """A prompt that was given as messages: a text, the plain rendering of them, that knows them.
+
+    A lone user message is its content; otherwise each message is its role on a line (`System:`, `User:`, `Assistant:`,
+    `Tool:`), what it says below it and a blank line, and `Assistant:` on a line ends the prompt. Where a chat template
+    is in force, `Encoder` reads the messages and not this text. tools: JSON of those that the model may call, "" for
+    none.
+    """
+
+    __slots__ = ("messages", "tools")
+    messages: tuple[Message, ...]
+    tools: str
+
+    def __new__(cls, messages: Iterable[Message], tools: str = "") -> "Conversation":
+        found = tuple(messages)
+        self = super().__new__(cls, _plain_text(found, tools))
+        self.messages, self.tools = found, tools
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return self.messages, self.tools
+
+    def __deepcopy__(self, memo: Any) -> "Conversation":
+        return self
+
+    @property
+    def needs_template(self) -> str:
+        """What of it plain text has no place for; "" for nothing."""
+        if self.tools:
+            return "tools"
+        return next(("tool turns" for m in self.messages if m.role == "tool" or m.others), "")
+
+
+def _plain_text(messages: Sequence[Message], tools: str) -> str:
+    if len(messages) == 1 and messages[0].role == "user" and not tools:
+        return messages[0].content
+    parts = [f"Tools:\n{tools}\n\n"] if tools else []
+    for message in messages:
+        said = "\n".join(part for part in (message.content, message.others) if part)
+        parts.append(f"{message.role.capitalize()}:\n{said}\n\n")
+    return "".join(parts) + "Assistant:\n"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What somebody asked. `user` groups prompts for the cap and the split; "" is an unknown user."""
+    """What somebody asked, a text or a `Conversation`. `user` groups prompts for the cap and the split; "" is an
+    unknown user."""
 
     text: str
     user: str = ""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from instructrl import distributed
 from instructrl.commands.settings import GenerateCommand
+from instructrl.data.chat import template_of
 from instructrl.data.encoding import Encoder
 from instructrl.data.readers import read_prompts
 from instructrl.data.settings import Limits
@@ -13,14 +14,16 @@ from instructrl.evaluation.formatting import visible
 from instructrl.models.backbone import check_context, context_of, hide_loading_bars
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling, sample_texts
+from instructrl.types import Conversation, Message
 
 
 def main(config: GenerateCommand) -> int:
     """Carry out `instructrl generate`. Returns the exit code."""
-    given = config.prompts if config.data is None else [prompt.text for prompt in read_prompts(config.data)]
+    data = None if config.data is None else [prompt.text for prompt in read_prompts(config.data)]
     with distributed.joined():
         hide_loading_bars()
         encoder, policy = _load(config)
+        given = [_asked(text, encoder) for text in config.prompts] if data is None else data
         # Of what is all there, each prompt is looked at before any is answered.
         for text in given:
             encoder.prompt(text)
@@ -48,7 +51,12 @@ def _load(config: GenerateCommand) -> tuple[Encoder, Policy]:
     )
     if positions is not None:
         check_context(policy.lm, limits.total, "max_response_tokens")
-    return Encoder(tokenizer, limits), policy
+    return Encoder(tokenizer, limits, template_of(tokenizer, config.chat_template, config.chat_date)), policy
+
+
+def _asked(text: str, encoder: Encoder) -> str:
+    """What a person asks: with a chat template, a message of a user."""
+    return text if encoder.chat is None else Conversation([Message("user", text)])
 
 
 # Prompt tokens where a model has positions without end.
@@ -66,10 +74,11 @@ def _lines(encoder: Encoder) -> Iterator[str]:
         if not line:
             return
         text = line.rstrip("\r\n")
-        if typed and not encoder.fits(text):
+        asked = _asked(text, encoder)
+        if typed and not encoder.fits(asked):
             sys.stderr.write(f"found more than {encoder.limits.max_prompt_tokens} tokens, accepted are fewer\n")
         elif text:
-            yield text
+            yield asked
 
 
 def show(text: str) -> None:

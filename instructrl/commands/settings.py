@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from instructrl.data.settings import Limits, LongPrompts
+from instructrl.data.settings import DATE, Limits, LongPrompts
 from instructrl.rollout.settings import EngineName, Truncation
 from instructrl.runs.named import NamedRun
 from instructrl.settings import require_not_negative, require_positive
@@ -33,6 +33,11 @@ class SFTCommand:
     block_tokens: int = 2048
     # rows whose prompt is longer than the limit: left out and counted, or refused
     long_prompts: LongPrompts = "drop"
+    # renders prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is saved
+    # with the model
+    chat_template: str = "auto"
+    # the day that it is for a template that asks
+    chat_date: str = DATE
     # of prompts and responses, in tokens
     limits: Limits = Limits()
     # of the training
@@ -61,6 +66,11 @@ class RewardModelCommand:
     seed: int = 0
     # rows whose prompt is longer than the limit: left out and counted, or refused
     long_prompts: LongPrompts = "drop"
+    # renders prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is saved
+    # with the model
+    chat_template: str = "auto"
+    # the day that it is for a template that asks
+    chat_date: str = DATE
     # of prompts and responses, in tokens
     limits: Limits = Limits()
     # of the training
@@ -93,6 +103,11 @@ class PPOCommand:
     block_tokens: int = 2048
     # rows whose prompt is longer than the limit: left out and counted, or refused
     long_prompts: LongPrompts = "drop"
+    # renders prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is saved
+    # with the model
+    chat_template: str = "auto"
+    # the day that it is for a template that asks
+    chat_date: str = DATE
     # of prompts and responses, in tokens
     limits: Limits = Limits()
     # of the training
@@ -125,6 +140,10 @@ class EvalCommand:
     sampling: Truncation = Truncation()
     # rows whose prompt is longer than the limit: left out and counted, or refused
     long_prompts: LongPrompts = "drop"
+    # renders prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file
+    chat_template: str = "auto"
+    # the day that it is for a template that asks
+    chat_date: str = DATE
     # of prompts and responses, in tokens
     limits: Limits = Limits()
 
@@ -145,6 +164,11 @@ class GenerateCommand:
     prompts: tuple[str, ...] = ()
     # a file of prompts in place of them: .jsonl, .jsonl.gz or .parquet, or hub:NAME
     data: str | None = None
+    # auto: with the tokenizer's chat template, a text is one message of a user; none: a text is the prompt as it is; or
+    # a Jinja file in place of the tokenizer's
+    chat_template: str = "auto"
+    # the day that it is for a template that asks
+    chat_date: str = DATE
     # responses to each prompt
     samples: int = 1
     # of the sampling

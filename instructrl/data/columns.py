@@ -1,26 +1,27 @@
 """From the columns of a row to a record, for every layout of columns that is accepted.
 
 The tables below say which columns ask and which answer. What those of a row say is put together, taken once where two
-of them say the same, and refused where they contradict each other: nothing that was asked is left out. How messages
-become text is in messages.py.
+of them say the same, and refused where they contradict each other: nothing that was asked is left out. A prompt is a
+text where a row has texts alone, and a `Conversation` where it has messages, tools, or a system message.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from instructrl.data.messages import (
     ColumnError,
-    Message,
+    asked_of,
     before_answer,
     joined,
+    json_of,
     messages_of,
-    rendered,
     shown,
     split_answer,
     text_of,
 )
-from instructrl.types import Comparison, Demonstration, Document, Prompt
+from instructrl.types import Comparison, Demonstration, Document, Message, Prompt
 
 Row = Mapping[str, Any]
 Ranked = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]
@@ -34,9 +35,13 @@ ANSWERS = ("completion", "output", "answer", "response")
 # Questions and answers in turns.
 TRANSCRIPTS = ("messages", "conversations")
 # Parts of what was asked for which a prompt has no place: read, to be refused.
-UNUSABLE = ("history", "tools", "images")
+UNUSABLE = ("history", "images")
+# What a model may call: a list of descriptions, or JSON of one.
+TOOLS = "tools"
 
-_ASKING = (*SYSTEM, *QUESTIONS, *PASSAGES, *TRANSCRIPTS, *UNUSABLE)
+_ASKING = (*SYSTEM, *QUESTIONS, *PASSAGES, *TRANSCRIPTS, *UNUSABLE, TOOLS)
+# Where messages may stand.
+_SAYING = (*QUESTIONS, *PASSAGES, *TRANSCRIPTS, *ANSWERS, "completions", "chosen", "rejected")
 GROUP_COLUMNS = ("user", "source", "category")
 PROMPT_COLUMNS = (*_ASKING, *GROUP_COLUMNS)
 DEMONSTRATION_COLUMNS = (*_ASKING, *ANSWERS, *GROUP_COLUMNS)
@@ -62,7 +67,7 @@ def parse_prompt(row: Row) -> Prompt:
     column, asked = _conversation(row)
     if not column:
         raise _missing("prompt", row, _PROMPTS)
-    return Prompt(text=rendered(asked, column), **_groups(row))
+    return Prompt(text=_prompt(row, asked, column), **_groups(row))
 
 
 def parse_demonstration(row: Row) -> Demonstration:
@@ -74,8 +79,9 @@ def parse_demonstration(row: Row) -> Demonstration:
         raise _missing("completion" if column else "prompt", row, _DEMONSTRATIONS)
     found = {name: _answered(asked, value, name) for name, value in answers.items()}
     # Turns that end with the user's have their answer in another column.
-    found |= {n: split_answer(whole, n) for n, whole in turns.items() if not answers or whole[-1][0] == "assistant"}
-    prompt, completion = _agreed({name: (rendered(messages, name), text) for name, (messages, text) in found.items()})
+    found |= {n: split_answer(whole, n) for n, whole in turns.items() if not answers or whole[-1].role == "assistant"}
+    pairs = {name: (_prompt(row, messages, name), text) for name, (messages, text) in found.items()}
+    prompt, completion = _agreed(pairs)
     return Demonstration(prompt=prompt, completion=completion, **_groups(row))
 
 
@@ -109,6 +115,31 @@ def parse_document(row: Row) -> Document:
 # ---- what was asked
 
 
+def _prompt(row: Row, messages: list[Message], column: str) -> str:
+    given = any(_holds_messages(row.get(name)) for name in _SAYING)
+    tools = row.get(TOOLS)
+    return asked_of(messages, column, given=given, tools=_tools(tools) if tools else "")
+
+
+def _holds_messages(value: Any) -> bool:
+    """Whether there are messages in a value: of `completions`, in one of them."""
+    if isinstance(value, dict):
+        return bool(value.get("role") or value.get("from") or _holds_messages(value.get("completion")))
+    return isinstance(value, list) and any(map(_holds_messages, value))
+
+
+def _tools(value: Any) -> str:
+    accepted = "is a list of descriptions, or JSON of one"
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ColumnError(TOOLS, shown(value), accepted) from None
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise ColumnError(TOOLS, shown(value), accepted)
+    return json_of(value, TOOLS) if value else ""
+
+
 def _question(row: Row) -> tuple[str, list[Message]]:
     """The column that asks, "" where there is none, and what it asks with the system's message before it."""
     for name in _present(row, UNUSABLE):
@@ -121,7 +152,7 @@ def _question(row: Row) -> tuple[str, list[Message]]:
     asked = _agreed({name: _with_passages(row, name, passages) for name in asking}) if asking else []
     for name in _present(row, SYSTEM):
         if text := text_of(row[name], name):
-            asked = joined([("system", text)], asked, name)
+            asked = joined([Message("system", text)], asked, name)
     return asking[0] if asking else "", asked
 
 
@@ -134,7 +165,7 @@ def _with_passages(row: Row, column: str, passages: Iterable[str]) -> list[Messa
     text = "\n\n".join(part for part in (text_of(row[column], column), *texts) if part)
     if not text:
         raise ColumnError(column, "an empty text", "is a text of at least one character")
-    return [("user", text)]
+    return [Message("user", text)]
 
 
 def _conversation(row: Row) -> tuple[str, list[Message]]:
@@ -156,14 +187,14 @@ def _answered(asked: list[Message], value: Any, column: str) -> tuple[list[Messa
     return split_answer(joined(asked, messages_of(value, column), column), column)
 
 
-def _answers(asked: list[Message], values: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+def _answers(row: Row, asked: list[Message], values: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """The prompt and its answers. values: column to text or messages. Raises ColumnError where the prompts differ."""
     found = {column: _answered(asked, value, column) for column, value in values.items()}
     first = next(iter(found))
     for column, (messages, _) in found.items():
         if messages != found[first][0]:
             raise ColumnError(column, f"other messages before the last than in {first}", "are the same ones")
-    return rendered(found[first][0], first), tuple(answer for _, answer in found.values())
+    return _prompt(row, found[first][0], first), tuple(answer for _, answer in found.values())
 
 
 def _ranked(row: Row, asked: list[Message]) -> Ranked:
@@ -179,7 +210,7 @@ def _ranked(row: Row, asked: list[Message]) -> Ranked:
     }
     if not asked and any(isinstance(value, str) for value in texts.values()):
         raise _missing("prompt", row, f"are {_QUESTION} and completions")
-    prompt, completions = _answers(asked, texts)
+    prompt, completions = _answers(row, asked, texts)
     if inside:
         ranks: Any = [value.get("rank") for value in values]
         return prompt, completions, Comparison.pairs_from_ranks(_ranks(ranks, len(texts), "completions[].rank"))
@@ -222,11 +253,11 @@ def _pair(row: Row, asked: list[Message]) -> Ranked:
     if len(texts) == 2 and not asked:
         prompt, *answers = split_transcripts(*texts)
         return prompt, tuple(answers), frozenset({(0, 1)})
-    start = asked[0][1] if len(asked) == 1 else ""
+    start = asked[0].content if len(asked) == 1 else ""
     if len(texts) == 2 and start.rstrip().endswith("Assistant:") and all(text.startswith(start) for text in texts):
         # A prompt beside transcripts that begin with it; another text that an answer repeats belongs to the answer.
         values = {name: text[len(start) :] for name, text in zip(values, texts, strict=True)}
-    prompt, answers = _answers(asked, values)
+    prompt, answers = _answers(row, asked, values)
     return prompt, answers, frozenset({(0, 1)})
 
 

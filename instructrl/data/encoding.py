@@ -8,24 +8,38 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from instructrl import progress
+from instructrl.data.chat import ChatTemplate
+from instructrl.data.chat_rendering import ChatTemplateError
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import encode_text, end_of_text
-from instructrl.types import Comparison, Demonstration, Document, Sequences, SharedPrompts
+from instructrl.types import Comparison, Conversation, Demonstration, Document, Sequences, SharedPrompts
 
 
 class Encoder:
-    """Encodes texts with one tokenizer under one pair of limits."""
+    """Encodes texts with one tokenizer under one pair of limits, and conversations with its chat template.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
+    chat: the template that is in force; with None, conversations are their plain texts. end_of_text: the one token that
+    ends every response, and pads: the template's end of turn, and without a template the tokenizer's end of text. ends:
+    all tokens that end one, that one first.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: Limits, chat: ChatTemplate | None = None) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
-        self.end_of_text = end_of_text(tokenizer)
+        self.chat = chat
+        own = end_of_text(tokenizer)
+        self.end_of_text = own if chat is None else chat.end_of_turn
+        self.ends = tuple(dict.fromkeys((self.end_of_text, own)))
         self.begin_of_text = begin_of_text(tokenizer)
 
     def prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt, which starts as the tokenizer starts one; the end-of-text token alone where that gives
-        none, since a response needs a state to be predicted from. Raises ValueError above the limit."""
-        ids = [*self.begin_of_text, *encode_text(self.tokenizer, text)] or [self.end_of_text]
+        """Token ids of a prompt.
+
+        A text starts as the tokenizer starts one; it is the end-of-text token alone where that gives none, since a
+        response needs a state to be predicted from. A `Conversation` is rendered by the template, if there is one.
+        Raises ValueError above the limit, and for messages that the template, or plain text, has no place for.
+        """
+        ids = self._prompt_ids(text)
         if len(ids) > self.limits.max_prompt_tokens:
             raise ValueError(
                 f"prompt {text[:60]!r}: found {len(ids)} tokens, accepted are up to {self.limits.max_prompt_tokens}"
@@ -33,13 +47,30 @@ class Encoder:
         return ids
 
     def fits(self, text: str) -> bool:
-        """Whether `prompt` takes this text."""
-        return len(self.begin_of_text) + len(encode_text(self.tokenizer, text)) <= self.limits.max_prompt_tokens
+        """Whether `prompt` takes this text. Raises ValueError as it does, but for the limit."""
+        return len(self._prompt_ids(text)) <= self.limits.max_prompt_tokens
 
-    def response(self, text: str, *, finished: bool = True) -> list[int]:
-        """Token ids of a response with its end-of-text token, cut at the limit. finished: False leaves the token
-        out, for a response that was itself cut."""
-        ids = encode_text(self.tokenizer, text) + ([self.end_of_text] if finished else [])
+    def _prompt_ids(self, text: str) -> list[int]:
+        if isinstance(text, Conversation):
+            if self.chat is not None:
+                return self.chat.prompt(text)
+            if lost := text.needs_template:
+                raise ChatTemplateError(
+                    f"messages: found {lost} and no chat template in force, accepted is a tokenizer with one, or "
+                    "--chat-template FILE"
+                )
+        return [*self.begin_of_text, *encode_text(self.tokenizer, text)] or [self.end_of_text]
+
+    def response(self, text: str, *, prompt: str = "", finished: bool = True) -> list[int]:
+        """Token ids of a response with its end-of-text token, cut at the limit.
+
+        prompt: what it answers; behind a `Conversation`, the template renders it, see `ChatTemplate.response`.
+        finished: False leaves the token out, for a response that was itself cut.
+        """
+        if self.chat is not None and isinstance(prompt, Conversation):
+            ids = self.chat.response(prompt, self._prompt_ids(prompt), text, finished=finished)
+        else:
+            ids = encode_text(self.tokenizer, text) + ([self.end_of_text] if finished else [])
         return ids[: self.limits.max_response_tokens]
 
     def prompts(self, texts: Iterable[str]) -> tuple[Tensor, Tensor]:
@@ -51,7 +82,10 @@ class Encoder:
         flags = [True] * len(prompts) if finished is None else finished
         prompt, prompt_mask = self.prompts(prompts)
         response, response_mask = pad_right(
-            [self.response(text, finished=flag) for text, flag in zip(responses, flags, strict=True)],
+            [
+                self.response(text, prompt=asked, finished=flag)
+                for asked, text, flag in zip(prompts, responses, flags, strict=True)
+            ],
             self.end_of_text,
         )
         return Sequences(prompt=prompt, prompt_mask=prompt_mask, response=response, response_mask=response_mask)
@@ -64,7 +98,10 @@ class Encoder:
         """Without the preferences between responses that are the same tokens once they are cut: their scores are the
         same number, and what is learned from them is its rounding."""
         flags = row.finished or [True] * len(row.completions)
-        responses = [self.response(text, finished=flag) for text, flag in zip(row.completions, flags, strict=True)]
+        responses = [
+            self.response(text, prompt=row.prompt, finished=flag)
+            for text, flag in zip(row.completions, flags, strict=True)
+        ]
         different = frozenset((i, j) for i, j in row.preferred if responses[i] != responses[j])
         return row if different == row.preferred else replace(row, preferred=different)
 
@@ -82,7 +119,7 @@ class Encoder:
             last[number] = start - 1
             flags = row.finished or [True] * len(row.completions)
             for k, (text, finished) in enumerate(zip(row.completions, flags, strict=True)):
-                response = self.response(text, finished=finished)
+                response = self.response(text, prompt=row.prompt, finished=finished)
                 ids += response
                 segment += [k + 1] * len(response)
                 position += range(start, start + len(response))

@@ -1,20 +1,18 @@
-"""Chat messages: from the ways in which people write them to one, several lists to one conversation, and that to text.
+"""Chat messages: from the ways in which people write them to one, and several lists of them to one conversation."""
 
-A conversation is rendered to plain text in one way: a lone user message is its content; otherwise each message is its
-role on a line (`System:`, `User:`, `Assistant:`), the content below it and a blank line, and `Assistant:` on a line
-ends a prompt.
-"""
-
+import json
+from dataclasses import replace
 from typing import Any
 
-Message = tuple[str, str]
-"""(one of ROLES, content)."""
+from instructrl.types import Conversation, Message
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 _ROLE_OF = {**{role: role for role in ROLES}, "human": "user", "gpt": "assistant"}
 _KEYS = (("role", "content"), ("from", "value"))
 # Of a message, what would be lost: accepted is that there is none of it.
-_LOST = ("tool_calls", "function_call")
+_LOST = ("function_call",)
+# Of a message of this role, what stands beside its content.
+_BESIDE = {"assistant": ("tool_calls",), "tool": ("name", "tool_call_id")}
 
 
 class ColumnError(ValueError):
@@ -37,12 +35,32 @@ def _message(value: Any, name: str) -> Message:
         raise ColumnError(f"{name}.role", shown(value), f"are {', '.join(ROLES)}")
     role, content = next((keys for keys in _KEYS if value.get(keys[0]) is not None), _KEYS[0])
     if not isinstance(value.get(role), str) or value[role] not in _ROLE_OF:
-        accepted = ROLES if role == "role" else ("system", "human", "gpt")
+        accepted = ROLES if role == "role" else ("system", "human", "gpt", "tool")
         raise ColumnError(f"{name}.{role}", shown(value.get(role)), f"are {', '.join(accepted)}")
     for key in _LOST:
         if value.get(key):
-            raise ColumnError(f"{name}.{key}", shown(value[key]), "are messages of text alone")
-    return _ROLE_OF[value[role]], _content(value.get(content), f"{name}.{content}")
+            raise ColumnError(f"{name}.{key}", shown(value[key]), "are messages with text and tool_calls")
+    kind = _ROLE_OF[value[role]]
+    beside = {key: value[key] for key in _BESIDE.get(kind, ()) if value.get(key)}
+    given = "" if value.get(content) is None and "tool_calls" in beside else value.get(content)
+    return Message(kind, _content(given, f"{name}.{content}"), json_of(beside, name) if beside else "")
+
+
+def json_of(value: Any, name: str) -> str:
+    """Nested values as one text. Raises ColumnError where JSON has no place for them."""
+    try:
+        return text_of(json.dumps(_filled(value), ensure_ascii=False, allow_nan=False), name)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ColumnError):
+            raise
+        raise ColumnError(name, f"{error}", "are values of JSON") from None
+
+
+def _filled(value: Any) -> Any:
+    """Without the keys that hold nothing: columnar files have every key in every row."""
+    if isinstance(value, dict):
+        return {key: _filled(inner) for key, inner in value.items() if inner is not None}
+    return [_filled(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _content(value: Any, name: str) -> str:
@@ -68,42 +86,48 @@ def joined(asked: list[Message], following: list[Message], column: str) -> list[
         raise ColumnError(column, "another system message than beside it", "is the same one, or one of the two")
     overlaps = range(min(len(before), len(after)), 0, -1)
     repeated = next((n for n in overlaps if _trimmed(before[-n:]) == _trimmed(after[:n])), 0)
-    if not repeated and before and after and before[-1][0] == after[0][0]:
-        found = f"a first message of {after[0][0]} that is not the last one asked: {shown(after[0][1])}"
+    if not repeated and before and after and before[-1].role == after[0].role:
+        found = f"a first message of {after[0].role} that is not the last one asked: {shown(after[0].content)}"
         raise ColumnError(column, found, "are messages that go on from the prompt, or repeat it")
     return [*(system or other_system), *before, *after[repeated:]]
 
 
 def _parted(messages: list[Message]) -> tuple[list[Message], list[Message]]:
     """The system messages at the start, and the others."""
-    count = next((n for n, (role, _) in enumerate(messages) if role != "system"), len(messages))
+    count = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
     return messages[:count], messages[count:]
 
 
 def _trimmed(messages: list[Message]) -> list[Message]:
     """For comparing: white space around a text is no other text."""
-    return [(role, content.strip()) for role, content in messages]
+    return [replace(message, content=message.content.strip()) for message in messages]
 
 
 def split_answer(messages: list[Message], column: str) -> tuple[list[Message], str]:
     """All messages but the last, and the content of that one. Raises ColumnError where it is not the assistant's."""
-    if messages[-1][0] != "assistant":
-        raise ColumnError(column, f"a last message of {messages[-1][0]}", "is a last message of assistant")
-    return messages[:-1], messages[-1][1]
+    last = messages[-1]
+    if last.role != "assistant":
+        raise ColumnError(column, f"a last message of {last.role}", "is a last message of assistant")
+    if last.others:
+        raise ColumnError(column, f"a last message with {last.others[:60]}", "is a last message of text alone")
+    return messages[:-1], last.content
 
 
 def before_answer(messages: list[Message]) -> list[Message]:
     """Without an answer at the end."""
-    return messages[:-1] if messages and messages[-1][0] == "assistant" else messages
+    return messages[:-1] if messages and messages[-1].role == "assistant" else messages
 
 
-def rendered(messages: list[Message], column: str) -> str:
-    """The text of a prompt. Raises ColumnError where no message of a user ends it."""
-    if not messages or messages[-1][0] != "user" or not messages[-1][1]:
+def asked_of(messages: list[Message], column: str, *, given: bool, tools: str = "") -> str:
+    """A prompt: a `Conversation`, or the text of its only message.
+
+    given: whether there were messages; without them, a lone one was a text. Raises ColumnError where neither a user nor
+    a tool speaks last.
+    """
+    last = messages[-1] if messages else Message("", "")
+    if last.role not in ("user", "tool") or (last.role == "user" and not last.content):
         raise ColumnError(column, "no text of a user before the answer", "is a message of user there")
-    if len(messages) == 1:
-        return messages[0][1]
-    return "".join(f"{role.capitalize()}:\n{content}\n\n" for role, content in messages) + "Assistant:\n"
+    return Conversation(messages, tools) if given or tools or len(messages) > 1 else last.content
 
 
 def text_of(value: Any, column: str) -> str:

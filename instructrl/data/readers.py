@@ -17,7 +17,7 @@ from instructrl import progress
 from instructrl.data import columns
 from instructrl.data.messages import ColumnError
 from instructrl.data.rows import DataError, Rows, open_rows
-from instructrl.types import Comparison, Demonstration, Document, Prompt
+from instructrl.types import Comparison, Conversation, Demonstration, Document, Prompt
 
 __all__ = [
     "DataError",
@@ -156,14 +156,22 @@ def _row(record: Prompt | Demonstration | Comparison | Document) -> dict[str, An
     if isinstance(record, Document):
         return {"text": record.text, **_filled(record, "source")}
     if isinstance(record, Prompt):
-        row: dict[str, Any] = {"prompt": record.text}
+        row = _asked(record.text)
     elif isinstance(record, Demonstration):
-        row = {"prompt": record.prompt, "completion": record.completion}
+        row = {**_asked(record.prompt), "completion": record.completion}
     else:
         preferences = [list(pair) for pair in sorted(record.preferred)]
-        row = {"prompt": record.prompt, "completions": list(record.completions), "preferences": preferences}
+        row = {**_asked(record.prompt), "completions": list(record.completions), "preferences": preferences}
         row |= _filled(record, "labeler")
     return row | _filled(record, *columns.GROUP_COLUMNS)
+
+
+def _asked(prompt: str) -> dict[str, Any]:
+    """A prompt in columns: a text, or messages with the tools that belong to them."""
+    if not isinstance(prompt, Conversation):
+        return {"prompt": prompt}
+    tools = {columns.TOOLS: json.loads(prompt.tools)} if prompt.tools else {}
+    return {"prompt": [message.as_mapping() for message in prompt.messages], **tools}
 
 
 def _filled(record: Any, *names: str) -> dict[str, str]:

@@ -8,6 +8,8 @@ from instructrl.settings import require_positive
 GROUPINGS = ("user", "source")
 # What becomes of rows whose prompt is longer than the limit: left out and counted, or refused.
 LongPrompts = Literal["drop", "error"]
+# The day that it is for every chat template that asks.
+DATE = "2025-01-01"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,6 +120,11 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     unknown token may appear.
     """
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return without_control(tokenizer, ids)
+
+
+def without_control(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """The ids of a text without those of control tokens that the tokenizer's own vocabulary matched."""
     names = zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
     named = {token for token, name in names if _CONTROL_NAME.fullmatch(name)}
     if not named:

@@ -1,5 +1,6 @@
 """The policy: a causal language model seen as a distribution over responses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -59,18 +60,20 @@ class Policy(nn.Module):
         tell_of_holes(tokenizer)
         return cls(lm, num_ids(tokenizer))
 
-    def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write a transformers folder that `AutoModelForCausalLM.from_pretrained` loads."""
+    def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()) -> None:
+        """Write a transformers folder that `AutoModelForCausalLM.from_pretrained` loads.
+
+        ends: tokens that end a response, as `Encoder.ends` has them; without them, the tokenizer's end of text."""
         end_of_text = tokenizer.eos_token_id
         assert isinstance(end_of_text, int)  # `load_tokenizer` and `Encoder` refuse others
-        save_network(self.lm, folder, tokenizer, {}, ends=self.ends(end_of_text))
+        save_network(self.lm, folder, tokenizer, {}, ends=self.ends(*(ends or (end_of_text,))))
 
-    def ends(self, end_of_text: int) -> list[int]:
-        """The tokens that end a response: the tokenizer's, and where the model's `generation_config` lists several,
-        those too. One that it names alone gives way to the tokenizer's."""
+    def ends(self, *own: int) -> list[int]:
+        """The tokens that end a response: the given ones, and where the model's `generation_config` lists several,
+        those too. One that it names alone gives way to the given ones."""
         found = getattr(self.lm.generation_config, "eos_token_id", None)
         listed = found if isinstance(found, list) and len(found) > 1 else []
-        return list(dict.fromkeys([end_of_text, *(token for token in listed if 0 <= token < self.num_ids)]))
+        return list(dict.fromkeys([*own, *(token for token in listed if 0 <= token < self.num_ids)]))
 
     def forward(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
         """Log-probability of every response token: [B, T] float32 in nats, 0 where masked."""

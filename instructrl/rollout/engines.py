@@ -17,7 +17,7 @@ from instructrl.types import Rollout
 class RolloutEngine(Protocol):
     """One response to each prompt, in the order of the prompts, from the policy's weights as they are at the call.
 
-    Row i is episode `first_episode + i`. Responses end with `encoder.end_of_text`, with another of the policy's `ends`,
+    Row i is episode `first_episode + i`. Responses end with one of `encoder.ends`, with another of the policy's `ends`,
     or at the limit of `sampling`, which also has the only settings that shape the distribution.
     """
 

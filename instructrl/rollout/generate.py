@@ -55,7 +55,7 @@ def generate(
     """One response to each prompt, decoded together.
 
     prompt: [B, P] int64 left-padded, prompt_mask: [B, P] bool. episodes: [B] int64, the key of each row's randomness.
-    encoder: whose end of text, with the policy's other `ends`, finishes a response and is part of it, and which reads
+    encoder: whose `ends`, with the policy's others, finish a response and is part of it, and which reads
     the responses where stop strings may end them. Finished rows leave the batch.
     """
     num_rows, limit, stop = prompt.shape[0], sampling.max_response_tokens, sampling.truncation.stop
@@ -65,7 +65,7 @@ def generate(
     finished = torch.zeros(num_rows, dtype=torch.bool, device=prompt.device)
     uniforms = keyed_uniforms(sampling.seed, episodes, limit)
     rows = torch.arange(num_rows, device=prompt.device)
-    ends = torch.tensor(policy.ends(end_of_text), device=prompt.device)
+    ends = torch.tensor(policy.ends(*encoder.ends), device=prompt.device)
     decoder = Decoder(policy, prompt, prompt_mask)
     for position in range(limit):
         tokens = _drawn(decoder.projection(), uniforms[rows, position], policy.logit_settings, sampling)
@@ -151,7 +151,7 @@ def sample_texts(
 
 
 def _is_end(tokens: Tensor, policy: Policy, encoder: Encoder) -> Tensor:
-    ends = torch.tensor(policy.ends(encoder.end_of_text), device=tokens.device)
+    ends = torch.tensor(policy.ends(*encoder.ends), device=tokens.device)
     return (tokens[..., None] == ends).any(-1)
 
 

@@ -62,7 +62,7 @@ class VLLMEngine:
         """
         self._check(encoder, sampling)
         device = next(policy.parameters()).device
-        ends = policy.ends(encoder.end_of_text)
+        ends = policy.ends(*encoder.ends)
         encoded = [encoder.prompt(prompt) for prompt in prompts]
         episodes = range(first_episode, first_episode + len(encoded))
         # A trainer's autocast is not meant for the engine, which has the precision that it was opened with.

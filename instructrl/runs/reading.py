@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from instructrl import progress
+from instructrl.data.chat_rendering import ChatTemplateError
 from instructrl.data.encoding import Encoder
-from instructrl.data.hygiene import prompt_hash, prompt_text
-from instructrl.data.readers import Records, read_comparisons, read_demonstrations, read_prompts
+from instructrl.data.hygiene import completion_texts, prompt_hash, prompt_text
+from instructrl.data.readers import DataError, Records, read_comparisons, read_demonstrations, read_prompts
 from instructrl.data.settings import LongPrompts
-from instructrl.types import Comparison, Demonstration, Prompt
+from instructrl.types import Comparison, Conversation, Demonstration, Prompt
 
 RecordT = TypeVar("RecordT", Prompt, Demonstration, Comparison)
 
@@ -85,7 +86,7 @@ class Reader:
         limit = self.encoder.limits.max_prompt_tokens
         places = []
         for place, row in enumerate(progress.through(f"reading {source}", records)):
-            if self.encoder.fits(prompt_text(row)):
+            if self._takes(row, records.where(place)):
                 places.append(place)
             elif self.long_prompts == "error":
                 raise ValueError(
@@ -105,6 +106,15 @@ class Reader:
             "tokens (--long-prompts error refuses them)"
         )
         return records.at(places)
+
+    def _takes(self, row: RecordT, where: str) -> bool:
+        prompt, chat = prompt_text(row), self.encoder.chat
+        try:
+            if chat is not None and isinstance(prompt, Conversation):
+                chat.check(prompt, completion_texts(row))
+            return self.encoder.fits(prompt)
+        except ChatTemplateError as error:
+            raise DataError(f"{where}: {error}") from None
 
 
 def check_preferences(name: str, comparisons: Records[Comparison]) -> None:

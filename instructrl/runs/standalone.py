@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from instructrl.data.chat import ChatTemplate, template_of
 from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.readers import read_corpus
+from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.backbone import check_context, hide_loading_bars
 from instructrl.models.policy import Policy
@@ -31,17 +33,23 @@ _CHECKPOINTS = CheckpointConfig()
 def load_start(model: str, recipe: Recipe, config: Any, block_tokens: int = 0) -> tuple[Encoder, Policy]:
     """The model that a step starts from, with its own tokenizer.
 
-    config: the command's options, a dataclass with `out` and `fresh`. block_tokens: length of the blocks of plain text,
-    where the step uses any. Raises ValueError where `out` cannot be written to, or the model does not fit tokenizer or
-    lengths.
+    config: the command's options, a dataclass with `out`, `fresh`, `chat_template` and `chat_date`. block_tokens: of
+    the blocks of plain text, where the step uses any. Raises ValueError where `out` cannot be written to, or the model
+    does not fit tokenizer or lengths.
     """
     hide_loading_bars()
     check_folder(Path(config.out), config, fresh=config.fresh)
-    encoder = Encoder(load_tokenizer(model), recipe.limits)
+    encoder = load_encoder(model, recipe.limits, config)
     policy = Policy.load(model, encoder.tokenizer)
     check_context(policy.lm, recipe.limits.total)
     check_context(policy.lm, block_tokens, "block_tokens")
     return encoder, policy
+
+
+def load_encoder(model: str, limits: Limits, config: Any) -> Encoder:
+    """A model's tokenizer with the chat template in force. config: options with `chat_template` and `chat_date`."""
+    tokenizer = load_tokenizer(model)
+    return Encoder(tokenizer, limits, template_of(tokenizer, config.chat_template, config.chat_date))
 
 
 def load_other_policy(path: str, encoder: Encoder) -> Policy:
@@ -101,8 +109,17 @@ def open_workspace(
 
 
 def check_tokenizer(path: str, encoder: Encoder) -> None:
-    """Raise ValueError where a model that is to read the same tokens has another tokenizer."""
+    """Raise ValueError where a model that is to read the same tokens has another tokenizer, or, unless the template is
+    one for all of them, another chat template."""
     other = Encoder(load_tokenizer(path), encoder.limits)
-    same = other.tokenizer.get_vocab() == encoder.tokenizer.get_vocab()
-    if not same or (other.begin_of_text, other.end_of_text) != (encoder.begin_of_text, encoder.end_of_text):
+    ours = Encoder(encoder.tokenizer, encoder.limits)
+    same = other.tokenizer.get_vocab() == ours.tokenizer.get_vocab()
+    if not same or (other.begin_of_text, other.end_of_text) != (ours.begin_of_text, ours.end_of_text):
         raise ValueError(f"{path}: found another tokenizer than the model's, accepted is a model with the same one")
+    if encoder.chat is not None and not encoder.chat.given:
+        found = ChatTemplate(other.tokenizer).text if other.tokenizer.chat_template else None
+        if found != encoder.chat.text:
+            what = "no chat template" if found is None else "another chat template than the model's"
+            raise ValueError(
+                f"{path}: found {what}, accepted is a model with the same one, or --chat-template FILE or none for all"
+            )

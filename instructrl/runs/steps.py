@@ -58,6 +58,12 @@ class Workspace:
     config: Mapping[str, Any]
     journal: Journal
 
+    @property
+    def rendering(self) -> dict[str, str]:
+        """How conversations are read, for the journal: a file of a template may have other content later."""
+        chat = self.encoder.chat
+        return {} if chat is None else {"chat template": f"{chat.today} {chat.text}"}
+
     def seed_for(self, step: str) -> int:
         """The seed of one named step."""
         return seed_for(self.seed, step)
@@ -88,7 +94,10 @@ class Workspace:
         aside = final.with_name(f"writing-{name}")
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            model.save(aside, self.encoder.tokenizer)
+            if isinstance(model, Policy):
+                model.save(aside, self.encoder.tokenizer, self.encoder.ends)
+            else:
+                model.save(aside, self.encoder.tokenizer)
         except SafetensorError as error:  # its own for what the system says
             shutil.rmtree(aside, ignore_errors=True)
             raise OSError(f"{final}: found {error}, accepted is a folder with room for a model") from error
@@ -207,7 +216,7 @@ def finetune(
             trainer.save(checkpoints, work.log)
         return {"steps": trainer.step, "state": trainer.digest(), "validation_losses": trainer.validation_losses}
 
-    given = {"model": base, "demonstrations": train, "validation": valid, "plain text": blocks}
+    given = {"model": base, "demonstrations": train, "validation": valid, "plain text": blocks, **work.rendering}
     losses = work.journal.once(phase, step, given)["validation_losses"]
     epochs = [
         SFTEpoch(epoch=epoch, policy_folder=work.saved(name(epoch)), validation_loss=loss)
@@ -242,7 +251,9 @@ def fit_reward_model(
         return _train(work, trainer, checkpoints, found, finish)
 
     compared = "comparisons" if phase == "reward_model" else f"comparisons of {phase}"
-    work.journal.once(phase, step, {"model": start, compared: comparisons, "demonstrations": demonstrations})
+    work.journal.once(
+        phase, step, {"model": start, compared: comparisons, "demonstrations": demonstrations, **work.rendering}
+    )
     return RewardModel.load(work.saved(phase)).eval()
 
 
@@ -271,7 +282,9 @@ def select_sft(
         work.save(Policy.load(epochs[best].policy_folder, work.encoder.tokenizer), "sft")
         return rows
 
-    rows = work.journal.once("selection", step, {"reward model": reward_model, "validation prompts": prompts})
+    rows = work.journal.once(
+        "selection", step, {"reward model": reward_model, "validation prompts": prompts, **work.rendering}
+    )
     return work.load("sft"), rows
 
 
@@ -309,7 +322,7 @@ def optimize_policy(
         )
         return _train(work, trainer, checkpoints, found, lambda: work.save(trainer.averaged_policy(), phase))
 
-    given = {"model": start, "reward model": reward_model, "prompts": prompts, "plain text": blocks}
+    given = {"model": start, "reward model": reward_model, "prompts": prompts, "plain text": blocks, **work.rendering}
     work.journal.once(phase, step, given)
     return work.load(phase)
 
@@ -326,7 +339,7 @@ def sample_completions(
     def step(*_: object) -> list[dict]:
         return [asdict(row) for row in _completions(work, samplers, prompts, counts, name)]
 
-    given = {"prompts": prompts, "numbers of completions": counts}
+    given = {"prompts": prompts, "numbers of completions": counts, **work.rendering}
     return [Samples(**row) for row in work.journal.once(f"completions_{name}", step, given)]
 
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from instructrl import distributed, progress, threads
 from instructrl.trainers.settings import CheckpointConfig
 from instructrl.trainers.state_files import STRUCTURE, TENSORS, read_state, state_bytes, write_state
+from instructrl.types import Conversation
 
 MANIFEST = "manifest.json"
 _FORMAT = 2
@@ -262,6 +263,8 @@ def _add(digest: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype}{list(value.shape)}".encode())
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Conversation):
+        _add(digest, [str.__str__(value), value.messages, value.tools])
     elif isinstance(value, str):
         digest.update(f"{len(value)}:".encode() + value.encode("utf-8", "surrogatepass"))
     elif hasattr(value, "__dataclass_fields__"):

@@ -231,8 +231,8 @@ LINES = [
     ),
     _line(
         "message of an unknown role",
-        {"messages": [{"role": "tool", "content": "w1"}]},
-        message="rows.jsonl:2: messages[0].role: found str 'tool', accepted are system, user, assistant",
+        {"messages": [{"role": "critic", "content": "w1"}]},
+        message="rows.jsonl:2: messages[0].role: found str 'critic', accepted are system, user, assistant, tool",
     ),
     _line(
         "message without content",

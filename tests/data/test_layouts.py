@@ -174,7 +174,8 @@ REFUSED = {
         "context: found a text beside",
     ),
     "earlier turns": (read_prompts, {"prompt": "q", "history": [["p", "a"]]}, "history: found list"),
-    "tools": (read_prompts, {"prompt": "q", "tools": "[...]"}, "tools: found str"),
+    "tools that are no JSON": (read_prompts, {"prompt": "q", "tools": "[...]"}, "tools: found str"),
+    "tools that are numbers": (read_prompts, {"prompt": "q", "tools": [1]}, "tools: found list"),
     "an image": (
         read_prompts,
         {"messages": [MIXED]},
@@ -183,7 +184,7 @@ REFUSED = {
     "a call": (
         read_demonstrations,
         {"messages": [*said("u:q"), {"role": "assistant", "content": "a", "tool_calls": [{"name": "f"}]}]},
-        "messages[1].tool_calls: found list",
+        'messages: found a last message with {"tool_calls"',
     ),
     "another speaker": (
         read_prompts,

@@ -43,8 +43,8 @@ BAD_DEMONSTRATIONS = {
     "digits": ('{"prompt": ' + "1" * 5000 + "}", "found Exceeds the limit"),
     "user": ('{"prompt": "p", "completion": "c", "user": true}', "user: found bool True, accepted is a text"),
     "role": (
-        '{"messages": [{"role": "tool", "content": ""}]}',
-        "messages[0].role: found str 'tool', accepted are system",
+        '{"messages": [{"role": "critic", "content": ""}]}',
+        "messages[0].role: found str 'critic', accepted are system",
     ),
     "content": ('{"messages": [{"role": "user"}]}', "messages[0].content: found NoneType None, accepted is a text"),
     "turns": ('{"messages": []}', "messages: found list [], accepted is a list of at least one message"),

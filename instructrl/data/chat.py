@@ -1,0 +1,157 @@
+"""Chat templates: conversations to ids, as a model has learned to read them.
+
+The ids are those of transformers' `apply_chat_template(tokenize=True)` wherever nothing that people wrote spells a
+control token. What they wrote never becomes one.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from instructrl.data.chat_rendering import ChatTemplateError, check_variables, render
+from instructrl.data.control_tokens import ControlTokens, Disguise, Rendered
+from instructrl.data.settings import DATE
+from instructrl.data.tokenizers import end_of_text
+from instructrl.types import Conversation, Message
+
+_PROBE = Conversation([Message("user", "a")])
+# Under which name a tokenizer with several templates has the one for conversations with tools.
+_WITH_TOOLS, _OTHERWISE = "tool_use", "default"
+
+
+class ChatTemplate:
+    """A tokenizer's way to write conversations.
+
+    text: of the template; None takes the tokenizer's. today: the date that a template is told, as 2025-01-31.
+    end_of_turn: the token that ends what a model says, which is the first control token behind an answer; the
+    tokenizer's end of text where a template has none there, and then it is put there. given: whether the text is not
+    the tokenizer's. Raises ChatTemplateError for a template that cannot be used, and for a tokenizer without one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None, today: str = DATE) -> None:
+        self.control = ControlTokens(tokenizer)
+        self.tokenizer, self.today = tokenizer, read_date(today)
+        self._special_tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        own = tokenizer.chat_template if text is None else text
+        self.given = text is not None
+        self._texts = own if isinstance(own, dict) else {_OTHERWISE: own}
+        if not isinstance(self._texts.get(_OTHERWISE), str):
+            raise ChatTemplateError("chat template: found none in the tokenizer, accepted is one, or a file")
+        for found in self._texts.values():
+            check_variables(found, [*self._special_tokens, *tokenizer.SPECIAL_TOKENS_ATTRIBUTES])
+        closing = self._answered(_PROBE, "b")
+        behind = None if closing is None else next((c for c in closing[0].controls if c.start >= closing[1]), None)
+        self.closes = behind is not None
+        self.end_of_turn = end_of_text(tokenizer) if behind is None else behind.token
+
+    @property
+    def text(self) -> str:
+        """Of the template for conversations without tools."""
+        return self._texts[_OTHERWISE]
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        """Ids of a conversation up to where the model speaks. Raises ChatTemplateError where the template does."""
+        return self.control.encode(self._asked(conversation)).ids
+
+    def response(self, conversation: Conversation, prompt: Sequence[int], answer: str, *, finished: bool) -> list[int]:
+        """Ids of an answer behind a prompt, with the end of turn where it is finished.
+
+        They are those that the whole conversation has behind the ids of its prompt. Where it begins with other ids, as
+        where a template changes what stood before, or where a word would go from one into the other, they are those of
+        the answer by itself. Raises ChatTemplateError where the template does.
+        """
+        found = self._answered(conversation, answer)
+        if found is not None:
+            whole, end = found
+            close = next((c.end for c in whole.controls if c.start >= end), None) if self.closes and finished else None
+            ids = self.control.encode(whole.until(close or end)).ids
+            if ids[: len(prompt)] == list(prompt) and (close is not None or not self.closes or not finished):
+                added = [self.end_of_turn] if finished and not self.closes else []
+                return [*ids[len(prompt) :], *added]
+        return [*self.control.plain(answer), *([self.end_of_turn] if finished else [])]
+
+    def check(self, conversation: Conversation, answers: Sequence[str] = ()) -> None:
+        """Raise ChatTemplateError where the template does, for a prompt and for answers to it."""
+        self._asked(conversation)
+        for answer in answers:
+            self._answered(conversation, answer)
+
+    def _asked(self, conversation: Conversation) -> Rendered:
+        texts = _strings([message.as_mapping() for message in conversation.messages], _tools(conversation))
+        disguise = Disguise(self.control, texts)
+        return disguise.taken_off(self._rendered(conversation.messages, _tools(conversation), disguise, False))
+
+    def _answered(self, conversation: Conversation, answer: str) -> tuple[Rendered, int] | None:
+        """The conversation with an answer, and where in it the answer ends; None where it does not say the answer."""
+        messages = [*conversation.messages, Message("assistant", answer)]
+        texts = _strings([message.as_mapping() for message in messages], _tools(conversation))
+        disguise = Disguise(self.control, texts, num_marks=2)
+        found = disguise.taken_off(self._rendered(messages, _tools(conversation), disguise, True))
+        return (found, found.marks[1]) if 1 in found.marks else None
+
+    def _rendered(self, messages: Sequence[Message], tools: Any, disguise: Disguise, answered: bool) -> str:
+        said = [{**_disguised(message.as_mapping(), disguise), "role": message.role} for message in messages]
+        if answered:
+            said[-1]["content"] = disguise.marked(said[-1]["content"], 0, 1)
+        return render(
+            self._texts.get(_WITH_TOOLS, self.text) if tools else self.text,
+            said,
+            _disguised(tools, disguise),
+            self._special_tokens,
+            self.today,
+            add_generation_prompt=not answered,
+        )
+
+
+def _tools(conversation: Conversation) -> Any:
+    return json.loads(conversation.tools) if conversation.tools else None
+
+
+def _strings(*values: Any) -> list[str]:
+    """All texts in nested values, names of keys among them."""
+    found: list[str] = []
+    _changed(values, found.append, found.append)
+    return found
+
+
+def _disguised(value: Any, disguise: Disguise) -> Any:
+    return _changed(value, disguise.put_on, disguise.without_names)
+
+
+def _changed(value: Any, text: Callable[[str], Any], key: Callable[[str], Any]) -> Any:
+    """A nested value with each text and each key changed."""
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, dict):
+        return {key(name): _changed(inner, text, key) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_changed(inner, text, key) for inner in value]
+    return value
+
+
+def read_date(text: str) -> date:
+    """A day as 2025-01-31. Raises ValueError for anything else."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"chat_date: found {text!r}, accepted is a day such as {DATE}") from None
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase, choice: str, today: str = DATE) -> ChatTemplate | None:
+    """The template that is in force. choice: "none"; "auto", the tokenizer's if it has one; or a file, whose template
+    is the tokenizer's from then on. Raises ValueError where it cannot be used."""
+    if choice == "none":
+        return None
+    if choice == "auto":
+        return ChatTemplate(tokenizer, today=today) if tokenizer.chat_template else None
+    try:
+        text = Path(choice).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"chat_template: found no such file {choice}, accepted are auto, none, or a file") from error
+    found = ChatTemplate(tokenizer, text, today)
+    tokenizer.chat_template = text
+    return found
