@@ -18,7 +18,7 @@ from instructrl.models.backbone import (
     train_without_noise,
 )
 from instructrl.models.conformance import paths_of
-from instructrl.models.folders import save_network
+from instructrl.models.folders import save_network, with_named_base
 from instructrl.models.paths import SEPARATE, Paths, shared_prompt_states
 from instructrl.models.policy import Policy
 from instructrl.models.scalar_heads import scalar_model
@@ -56,10 +56,23 @@ class _ScalarHead(nn.Module):
         """From a transformers sequence-classification folder with one output."""
         with progress.wait(f"loading {path}"):
             network = load_scalar_model(path)
-        bias = getattr(network.config, _BIAS_FIELD, 0.0)
+        return cls.of(network, path)
+
+    @classmethod
+    def of(cls, network: PreTrainedModel, name: str | Path = ""):
+        """Of a transformers network that is in memory: one with a linear `score` of one output on a language model's
+        states. name: of it, for errors. Raises ValueError for others."""
+        config = network.config
+        head, name = getattr(network, "score", None), name or config.name_or_path or type(network).__name__
+        if not isinstance(head, nn.Linear) or head.out_features != 1:
+            raise ValueError(
+                f"{name}: found {type(network).__name__} without a linear `score` of one output, accepted is a network "
+                "for sequence classification with num_labels 1"
+            )
+        bias = getattr(config, _BIAS_FIELD, 0.0)
         if not isinstance(bias, int | float) or not math.isfinite(bias):
-            raise ValueError(f"{path}/config.json: {_BIAS_FIELD}: found {bias!r}, accepted is a finite number")
-        return cls(network, paths_of(network.config), bias)
+            raise ValueError(f"{name}/config.json: {_BIAS_FIELD}: found {bias!r}, accepted is a finite number")
+        return cls(with_named_base(network), paths_of(config), bias)
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads.

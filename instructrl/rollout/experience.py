@@ -13,7 +13,7 @@ from instructrl.models.spread import unsharded
 from instructrl.objectives.rewards import penalize_unfinished
 from instructrl.ops.advantages import masked_whiten, ppo_advantages
 from instructrl.rollout.scoring import in_batches
-from instructrl.types import Experience, Rollout
+from instructrl.types import Experience, Rollout, Sequences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +66,8 @@ def make_experience(
     The log-probabilities are recomputed with the pass that training uses, not taken from the sampler, so that the
     ratio of the first minibatch is 1. scores: [B] float32 of the responses.
     """
-    sequences, size = rollout.sequences, estimation.batch_size
-    with profiling.phase("logprobs"):
-        with unsharded(policy) as network:
-            logprobs = in_batches(lambda part: network(part, estimation.temperature), sequences, size)
-        with unsharded(reference) as network:
-            ref_logprobs = in_batches(lambda part: network(part, estimation.temperature), sequences, size)
-    with profiling.phase("values"), unsharded(value_function) as network:
-        values = in_batches(network, sequences, size)
+    sequences = rollout.sequences
+    logprobs, ref_logprobs, values = network_outputs(sequences, policy, reference, value_function, estimation)
     shaped = penalize_unfinished(scores, rollout.finished, estimation.missing_eos_score)
     mask = sequences.response_mask
     with profiling.phase("advantages"):
@@ -91,13 +85,40 @@ def make_experience(
         returns=estimate.returns,
     )
     kl = (logprobs - ref_logprobs).masked_fill(~mask, 0.0).sum(dim=1)
-    statistics = RolloutStatistics(
+    return experience, rollout_statistics(rollout, scores, shaped - kl_coef * kl, kl, estimate.advantages)
+
+
+@torch.no_grad()
+def network_outputs(
+    sequences: Sequences,
+    policy: Policy,
+    reference: Policy,
+    value_function: ValueFunction,
+    estimation: Estimation,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the policy and of the reference, and values: [B, T] float32, 0 where masked."""
+    size = estimation.batch_size
+    with profiling.phase("logprobs"):
+        with unsharded(policy) as network:
+            logprobs = in_batches(lambda part: network(part, estimation.temperature), sequences, size)
+        with unsharded(reference) as network:
+            ref_logprobs = in_batches(lambda part: network(part, estimation.temperature), sequences, size)
+    with profiling.phase("values"), unsharded(value_function) as network:
+        values = in_batches(network, sequences, size)
+    return logprobs, ref_logprobs, values
+
+
+def rollout_statistics(
+    rollout: Rollout, scores: Tensor, rewards: Tensor, kl: Tensor, advantages: Tensor
+) -> RolloutStatistics:
+    """scores, rewards, kl: [B], an episode's. advantages: [B, T], before they are whitened."""
+    mask = rollout.sequences.response_mask
+    return RolloutStatistics(
         score=float(scores.mean()),
         score_std=float(scores.std(correction=0)),
-        reward=float((shaped - kl_coef * kl).mean()),
+        reward=float(rewards.mean()),
         kl=float(kl.mean()),
         finished=float(rollout.finished.float().mean()),
         response_tokens=float(mask.sum(dim=1).float().mean()),
-        advantage_std=float(estimate.advantages[mask].std(correction=0)),
+        advantage_std=float(advantages[mask].std(correction=0)),
     )
-    return experience, statistics

@@ -114,6 +114,13 @@ class Checkpoints:
                 "folder that all processes share"
             ) from None
 
+    def named(self, name: str) -> Checkpoint:
+        """The one of a folder. Raises ValueError where there is none that is good."""
+        try:
+            return _read(self.folder / name)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.folder / name}: {error}, accepted is a checkpoint's folder") from None
+
     def _newest(self) -> Checkpoint | None:
         reasons = []
         for folder in self._folders():

@@ -41,7 +41,8 @@ class PPOTrainer(Trainer):
     be cut in place (`models.spread`); the value function starts as its copy, and without one as the policy's, with a
     head of its own. prompts: texts. reward: any function from prompts and responses to a number each, beside the reward
     model, whose scores it is added to, or in its place. blocks: [N, L] int64 of plain text, needed where `ptx_coef` is
-    positive. engine: samples the responses.
+    positive. engine: samples the responses. reference, value_function: in place of those that are made, the first fixed
+    and the second trained in place.
     The averaged weights are in `average`: they are what is evaluated and saved, the raw weights train and roll out.
     """
 
@@ -61,6 +62,8 @@ class PPOTrainer(Trainer):
         phase: str = "ppo",
         observer: RolloutObserver | None = None,
         engine: RolloutEngine = sample_rollout,
+        reference: Policy | None = None,
+        value_function: ValueFunction | None = None,
     ) -> None:
         if config.ptx_coef > 0 and blocks is None:
             raise ValueError(f"blocks: found None, ptx_coef {config.ptx_coef} needs plain text")
@@ -72,12 +75,14 @@ class PPOTrainer(Trainer):
         self._rollout: Rollout | None = None
         # One after the other: of what is cut, as few networks as possible are whole at the same time.
         layout, example = config.passes.spread, Sequences.smallest()
-        start = reward_model or RewardModel.from_policy(policy, keyed_generator(seed, _VALUE_HEAD))
-        self.value_function = ValueFunction.from_reward_model(start)
+        if value_function is None:
+            start = reward_model or RewardModel.from_policy(policy, keyed_generator(seed, _VALUE_HEAD))
+            value_function = ValueFunction.from_reward_model(start)
+        self.value_function = value_function.eval()
         spread(self.value_function, layout, forward=example)
         if reward_model is not None:
             spread(reward_model.eval(), layout)
-        self.reference = copy.deepcopy(policy).requires_grad_(False)
+        self.reference = (copy.deepcopy(policy) if reference is None else reference.eval()).requires_grad_(False)
         spread(self.reference, layout)
         self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         spread(self.average.module, layout)
@@ -126,21 +131,26 @@ class PPOTrainer(Trainer):
             rollout = self.engine(self.policy, self.encoder, prompts, sampling, first_episode=first)
         self._rollout = rollout
         observed = self.observer(prompts, rollout) if self.observer is not None else {}
-        experience, statistics = make_experience(
+        return *self._experience(rollout, self._scores(prompts, rollout)), observed
+
+    def _experience(self, rollout: Rollout, scores: Tensor) -> tuple[Experience, RolloutStatistics]:
+        return make_experience(
             rollout,
             policy=self.policy,
             reference=self.reference,
             value_function=self.value_function,
-            scores=self._scores(prompts, rollout),
+            scores=scores,
             kl_coef=self.kl_coef,
-            estimation=Estimation(
-                discount=self.config.discount,
-                lam=self.config.lam,
-                temperature=self.config.temperature,
-                missing_eos_score=self.config.missing_eos_score,
-            ),
+            estimation=self._estimation(),
         )
-        return experience, statistics, observed
+
+    def _estimation(self) -> Estimation:
+        return Estimation(
+            discount=self.config.discount,
+            lam=self.config.lam,
+            temperature=self.config.temperature,
+            missing_eos_score=self.config.missing_eos_score,
+        )
 
     def _scores(self, prompts: Sequence[str], rollout: Rollout) -> Tensor:
         scores = torch.zeros(len(prompts), device=rollout.finished.device)

@@ -4,9 +4,13 @@
     trl.install()       # before or after the trainers are imported
 
 A module of yours that has imported one of these functions by its name keeps what it imported.
+
+Beside the adapter, and without TRL: `PPOTrainer` and `PPOConfig` as TRL had them up to 1.12, `RewardTrainer` and
+`RewardConfig` as it has them, on the trainers of this package.
 """
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,6 +19,12 @@ from instructrl.integrations.logits import as_computed, entropy_of
 from instructrl.integrations.selfcheck import Draw, Example
 from instructrl.ops import candidates, logprobs, statistics
 from instructrl.ops.logit_settings import LogitSettings
+
+if TYPE_CHECKING:
+    from instructrl.integrations.trl.arguments import PPOConfig as PPOConfig
+    from instructrl.integrations.trl.arguments import RewardConfig as RewardConfig
+    from instructrl.integrations.trl.ppo import PPOTrainer as PPOTrainer
+    from instructrl.integrations.trl.reward import RewardTrainer as RewardTrainer
 
 
 class _Head:
@@ -169,3 +179,12 @@ ADAPTER = Adapter(
     ),
 )
 install, uninstall = ADAPTER.install, ADAPTER.uninstall
+
+# The trainers that TRL had, or has for pairs alone: imported when they are asked for, which needs no TRL.
+_TRAINERS = {"PPOConfig": "arguments", "RewardConfig": "arguments", "PPOTrainer": "ppo", "RewardTrainer": "reward"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TRAINERS:
+        raise AttributeError(f"module 'instructrl.integrations.trl' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"instructrl.integrations.trl.{_TRAINERS[name]}"), name)

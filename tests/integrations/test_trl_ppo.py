@@ -1,0 +1,217 @@
+"""PPO by TRL's names, held to what TRL's own trainer computed of the same rollout."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
+
+from benchmarks.end_to_end.host_runs import trl_ppo
+from instructrl.integrations.trl import PPOConfig, PPOTrainer
+from instructrl.types import Rollout, Sequences
+
+RECORDS = json.loads((Path(__file__).parent / "trl_records.json").read_text(encoding="utf-8"))
+ROUNDING = 64 * torch.finfo(torch.float32).eps
+ROWS = [{"input_ids": ids} for ids in trl_ppo.PROMPTS]
+
+
+def networks(kind):
+    roles = {"model": "policy", "ref_model": "reference", "reward_model": "reward", "value_model": "value"}
+    return {name: trl_ppo.network(kind, role) for name, role in roles.items()}
+
+
+def trainer(folder, kind="gpt2", rows=ROWS, networks_=None, **given):
+    config = PPOConfig(output_dir=str(folder), **{"bf16": False, "use_cpu": True, **trl_ppo.COMMON, **given})
+    return PPOTrainer(config, trl_ppo.tokenizer(), train_dataset=rows, **(networks_ or networks(kind)))
+
+
+def sampled(responses):
+    """An engine that says what was sampled."""
+
+    def engine(policy, encoder, prompts, sampling, *, first_episode=0):
+        rows = [responses[trl_ppo.PROMPTS.index(list(ids))] for ids in prompts]
+        longest = max(map(len, rows))
+        sequences = encoder.pairs(prompts, rows)
+        assert sequences.response.shape == (len(rows), longest)
+        return Rollout(sequences=sequences, finished=torch.tensor([row[-1] in policy.ends(0) for row in rows]))
+
+    return engine
+
+
+@pytest.mark.parametrize("case", trl_ppo.PPO_CASES)
+def test_an_iteration_is_trls(case, tmp_path):
+    kind, given = trl_ppo.PPO_CASES[case]
+    expected, ours, steps = RECORDS["ppo"][case], trainer(tmp_path, kind, **given), []
+    ours.engine = sampled(trl_ppo.SAMPLED["stop_token" in given])
+    of_policy, of_values = ours.policy_update, ours.value_update
+    of_policy.optimizer.register_step_pre_hook(
+        lambda *_: steps.append({"policy": trl_ppo.projected(trl_ppo.gradients(ours.policy.lm))})
+    )
+    of_values.optimizer.register_step_pre_hook(
+        lambda *_: steps[-1].update(value=trl_ppo.projected(trl_ppo.gradients(ours.value_function.network)))
+    )
+    metrics, _ = ours.train_step()
+    found = [metrics[name] for name in ("kl", "score", "reward", "policy_loss", "value_loss")]
+    names = ("objective/kl", "objective/scores", "objective/rlhf_reward", "loss/policy_avg", "loss/value_avg")
+    assert found == pytest.approx([expected[name] for name in names], rel=ROUNDING, abs=ROUNDING)
+    assert len(steps) == len(expected["steps"]) == 2
+    for step, wanted in zip(steps, expected["steps"], strict=True):
+        for name, numbers in wanted.items():
+            norm = numbers[0]
+            assert step[name] == pytest.approx(numbers, rel=0, abs=ROUNDING * norm), name
+
+
+def weights(module):
+    return torch.cat([x.detach().flatten() for x in module.parameters()])
+
+
+def test_a_run_that_was_broken_off_comes_to_the_same_bits(tmp_path):
+    given = {"total_episodes": 24, "save_steps": 1, "num_mini_batches": 2, "stop_token": "eos"}
+    whole, begun, resumed = (trainer(tmp_path / name, **given) for name in ("whole", "parts", "parts"))
+    whole.train()
+    begun.num_steps, whole_steps = 2, begun.num_steps  # as a kill behind the second checkpoint
+    begun.fingerprint = resumed.fingerprint
+    begun.train()
+    assert begun.step < whole_steps == 3
+    resumed.train(resume_from_checkpoint=True)
+    for name in ("policy", "value_function"):
+        assert torch.equal(weights(getattr(whole, name)), weights(getattr(resumed, name)))
+    rows = [(tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8") for name in ("whole", "parts")]
+    assert rows[0] == rows[1]
+    again = trainer(tmp_path / "parts", **given)
+    again.train(str(tmp_path / "parts/checkpoints/step-00000003"))
+    assert torch.equal(weights(whole.policy), weights(again.policy))
+    again.train(resume_from_checkpoint=False)
+    assert len((tmp_path / "parts/metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 0 or again.step == 3
+
+
+def test_both_networks_are_saved_as_folders_that_transformers_loads(tmp_path):
+    ours = trainer(tmp_path)
+    ours.train_step()
+    ours.save_model(tmp_path / "saved")
+    policy = GPT2LMHeadModel.from_pretrained(tmp_path / "saved")
+    value = GPT2ForSequenceClassification.from_pretrained(tmp_path / "saved/value_model")
+    assert torch.equal(weights(policy), weights(ours.policy.lm))
+    assert torch.equal(weights(value), weights(ours.value_function.network))
+
+
+def test_any_function_is_the_reward_and_is_told_texts(tmp_path):
+    seen = []
+
+    def reward(prompts, responses):
+        seen.extend(zip(prompts, responses, strict=True))
+        return [len(text.split()) for text in responses]
+
+    ours = trainer(tmp_path, networks_={"model": trl_ppo.network("gpt2", "policy"), "ref_model": None, "reward_model": reward},
+                   stop_token="eos", missing_eos_penalty=2.0)  # fmt: skip
+    metrics, _ = ours.train_step()
+    assert {prompt for prompt, _ in seen} == {" ".join(f"w{i}" for i in ids) for ids in trl_ppo.PROMPTS}
+    unfinished = 1 - metrics["finished"]
+    lengths = [len(text.split()) for _, text in seen]
+    assert all("<eos>" not in text for _, text in seen)
+    assert metrics["score"] == pytest.approx(sum(lengths) / 8 - 2 * unfinished)
+
+
+def test_networks_that_are_given_are_those_that_are_used(tmp_path):
+    given = networks("gpt2")
+    before = {name: weights(network) for name, network in given.items()}
+    ours = trainer(tmp_path, networks_=given, num_ppo_epochs=1)
+    ours.train_step()
+    changed = {name: not torch.equal(before[name], weights(network)) for name, network in given.items()}
+    assert changed == {"model": True, "ref_model": False, "reward_model": False, "value_model": True}
+    same = trl_ppo.network("gpt2", "reward")
+    shared = trainer(tmp_path, networks_={**networks("gpt2"), "reward_model": same, "value_model": same})
+    shared.train_step()
+    assert torch.equal(before["reward_model"], weights(same))
+
+
+def test_samples_are_written_while_it_trains(tmp_path):
+    config = PPOConfig(output_dir=str(tmp_path), bf16=False, **{**trl_ppo.COMMON, "total_episodes": 32},
+                       num_sample_generations=2, save_strategy="no", per_device_eval_batch_size=3)  # fmt: skip
+    ours = PPOTrainer(config, trl_ppo.tokenizer(), train_dataset=ROWS, eval_dataset=ROWS, **networks("gpt2"))
+    ours.train()
+    names = sorted(path.name for path in tmp_path.glob("completions-*"))
+    assert names == ["completions-00000000.jsonl", "completions-00000002.jsonl"]
+    rows = [json.loads(line) for line in (tmp_path / names[0]).read_text(encoding="utf-8").splitlines()]
+    assert [set(row) for row in rows] == [{"query", "model response", "score"}] * 3
+    assert not (tmp_path / "checkpoints").exists()
+    assert len(ours.generate_completions()) == len(ROWS)
+
+
+ROW = {"input_ids": [trl_ppo.PAD, 3, 4, trl_ppo.PAD]}
+
+
+@pytest.mark.parametrize(
+    "rows", [[ROW], [{"prompt": "w3 w4"}], Dataset.from_list([ROW])], ids=["ids", "text", "datasets"]
+)
+def test_prompts_are_rows_of_ids_or_texts(rows, tmp_path):
+    assert trainer(tmp_path, rows=rows, total_episodes=8).prompts == [(3, 4)]
+
+
+def test_a_collator_makes_the_ids_of_a_row(tmp_path):
+    config = PPOConfig(output_dir=str(tmp_path), bf16=False, **trl_ppo.COMMON)
+
+    def collate(rows):
+        return {"input_ids": torch.tensor([[trl_ppo.PAD, *row["question"]] for row in rows])}
+
+    ours = PPOTrainer(
+        config, trl_ppo.tokenizer(), train_dataset=[{"question": [5, 6]}], data_collator=collate, **networks("gpt2")
+    )
+    assert ours.prompts == [(5, 6)]
+
+
+def test_the_names_of_earlier_versions(tmp_path):
+    config = PPOConfig(output_dir=str(tmp_path), bf16=False, **trl_ppo.COMMON)
+    given = networks("gpt2")
+    policy, reference = given.pop("model"), given.pop("ref_model")
+    ours = PPOTrainer(
+        config=config, tokenizer=trl_ppo.tokenizer(), policy=policy, ref_policy=reference, train_dataset=ROWS, **given
+    )
+    assert ours.policy.lm is policy
+    assert ours.reference.lm is reference
+
+
+def test_the_rate_falls_as_transformers_has_it(tmp_path):
+    ours = trainer(tmp_path, total_episodes=32, warmup_steps=1)
+    rates = [ours.train_step()[0]["lr"] for _ in range(4)]
+    assert rates == pytest.approx([0.0, 0.05, 0.05 * 2 / 3, 0.05 / 3])
+
+
+REFUSED = {
+    "fp16": (True, "fp16: found True, accepted is False, with bf16"),
+    "max_steps": (5, "max_steps: found 5, accepted is -1, with total_episodes"),
+    "weight_decay": (0.1, "weight_decay: found 0.1, accepted is 0.0"),
+    "report_to": (["wandb"], r"report_to: found \['wandb'\], accepted is 'none'"),
+    "optim": ("sgd", "optim: found 'sgd', accepted is 'adamw_torch'"),
+    "label_smoothing_factor": (
+        0.1,
+        "label_smoothing_factor: found 0.1, accepted is 0.0: this trainer has no such thing",
+    ),
+    "save_strategy": ("epoch", "save_strategy: found 'epoch', accepted are 'steps'"),
+    "kl_estimator": ("k2", "kl_estimator: found 'k2', accepted are 'k1' and 'k3'"),
+    "num_mini_batches": (3, "num_mini_batches: found 3, accepted are divisors of a batch of 8"),
+    "stop_token": ("word", "stop_token: found 'word', accepted are 'eos' and None"),
+    "missing_eos_penalty": (-1.0, "missing_eos_penalty: found -1.0, accepted are positive numbers"),
+    "response_length": (40, "response_length: found 44 tokens in a sequence, accepted are up to the 32 positions"),
+    "world_size": (2, "world_size: found 2, accepted is None"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_argument_that_would_be_ignored_is_refused_in_a_line(name, tmp_path):
+    value, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        trainer(tmp_path / "out", **{name: value})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_argument_of_trl_is_known():
+    """By the versions from 0.12 to 1.12: a script's own go through, and none is dropped."""
+    own = RECORDS["arguments"]
+    known = {each.name for each in dataclasses.fields(PPOConfig)}
+    assert set(own["PPOConfig"]) <= known
+    PPOConfig(**{name: value for name, value in own["PPOConfig"].items() if name not in ("bf16", "logging_dir")})
