@@ -5,12 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from instructrl import distributed
 from instructrl.data.encoding import Encoder, preferred_pairs
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import spread, synchronised
-from instructrl.objectives.reward_modeling import comparison_loss
+from instructrl.objectives.reward_modeling import ComparisonLoss, comparison_loss
 from instructrl.rollout.scoring import score_texts
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import Update
@@ -53,6 +54,9 @@ class RewardModelTrainer(Trainer):
         found = [self.comparisons[i] for i in rows]
         return {"rows": rows, "comparisons": [{**asdict(row), "preferred": sorted(row.preferred)} for row in found]}
 
+    def _loss(self, rows: Sequence[Comparison], scores: Tensor, preferred: Tensor, num_prompts: int) -> ComparisonLoss:
+        return comparison_loss(scores, preferred, num_prompts)
+
     def _train_step(self) -> tuple[dict[str, float], float]:
         rows = [self.comparisons[i] for i in self.order.batch(self.step)]
         num_prompts = sum(bool(row.preferred) for row in rows)
@@ -66,7 +70,7 @@ class RewardModelTrainer(Trainer):
             part = [rows[i] for i in own] or rows[:1]
             preferred = preferred_pairs(part) & bool(len(own))
             scores = self.reward_model.shared_prompt_scores(self.encoder.shared_prompts(part).to(device))
-            result = comparison_loss(scores, preferred.to(device), num_prompts)
+            result = self._loss(part, scores, preferred.to(device), num_prompts)
             result.loss.backward()
             loss += float(result.loss.detach())
             num_pairs += int(result.num_pairs)

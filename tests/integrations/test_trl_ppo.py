@@ -10,8 +10,9 @@ from datasets import Dataset
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from benchmarks.end_to_end.host_runs import trl_ppo
-from instructrl.integrations.trl import PPOConfig, PPOTrainer
-from instructrl.types import Rollout, Sequences
+from instructrl.integrations.trl import PPOConfig, PPOTrainer, RewardConfig
+from instructrl.integrations.trl.arguments import NO_EFFECT
+from instructrl.types import Rollout
 
 RECORDS = json.loads((Path(__file__).parent / "trl_records.json").read_text(encoding="utf-8"))
 ROUNDING = 64 * torch.finfo(torch.float32).eps
@@ -105,8 +106,8 @@ def test_any_function_is_the_reward_and_is_told_texts(tmp_path):
         seen.extend(zip(prompts, responses, strict=True))
         return [len(text.split()) for text in responses]
 
-    ours = trainer(tmp_path, networks_={"model": trl_ppo.network("gpt2", "policy"), "ref_model": None, "reward_model": reward},
-                   stop_token="eos", missing_eos_penalty=2.0)  # fmt: skip
+    given = {"model": trl_ppo.network("gpt2", "policy"), "ref_model": None, "reward_model": reward}
+    ours = trainer(tmp_path, networks_=given, stop_token="eos", missing_eos_penalty=2.0)
     metrics, _ = ours.train_step()
     assert {prompt for prompt, _ in seen} == {" ".join(f"w{i}" for i in ids) for ids in trl_ppo.PROMPTS}
     unfinished = 1 - metrics["finished"]
@@ -129,8 +130,8 @@ def test_networks_that_are_given_are_those_that_are_used(tmp_path):
 
 
 def test_samples_are_written_while_it_trains(tmp_path):
-    config = PPOConfig(output_dir=str(tmp_path), bf16=False, **{**trl_ppo.COMMON, "total_episodes": 32},
-                       num_sample_generations=2, save_strategy="no", per_device_eval_batch_size=3)  # fmt: skip
+    given = {"total_episodes": 32, "num_sample_generations": 2, "save_strategy": "no", "per_device_eval_batch_size": 3}
+    config = PPOConfig(output_dir=str(tmp_path), bf16=False, **{**trl_ppo.COMMON, **given})
     ours = PPOTrainer(config, trl_ppo.tokenizer(), train_dataset=ROWS, eval_dataset=ROWS, **networks("gpt2"))
     ours.train()
     names = sorted(path.name for path in tmp_path.glob("completions-*"))
@@ -209,9 +210,17 @@ def test_an_argument_that_would_be_ignored_is_refused_in_a_line(name, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_every_argument_of_trl_is_known():
-    """By the versions from 0.12 to 1.12: a script's own go through, and none is dropped."""
-    own = RECORDS["arguments"]
-    known = {each.name for each in dataclasses.fields(PPOConfig)}
-    assert set(own["PPOConfig"]) <= known
-    PPOConfig(**{name: value for name, value in own["PPOConfig"].items() if name not in ("bf16", "logging_dir")})
+@pytest.mark.parametrize(("kind", "ours"), [("PPOConfig", PPOConfig), ("RewardConfig", RewardConfig)])
+def test_every_argument_of_trl_is_known_and_goes_through_as_it_is(kind, ours):
+    """What 1.12 has, and transformers of the time of 0.11, with what they are where nothing is said."""
+    known = {each.name: each.default for each in dataclasses.fields(ours)}
+    given = {**RECORDS["arguments"]["0.11"]["TrainingArguments"], **RECORDS["arguments"]["1.12"][kind]}
+    given = {name: value for name, value in given.items() if name not in ("_n_gpu", "include_for_metrics")}
+    given = {name: getattr(value, "value", value) for name, value in given.items()}
+    assert set(given) <= set(known)
+    made = ours(**{name: value for name, value in given.items() if value is not None})
+    differing = {name for name, value in given.items() if getattr(made, name) != value and value is not None}
+    assert not differing
+    ours(**{name: None for name, value in given.items() if value is None and known[name] is None})
+    own = {name for name in known if known[name] != given.get(name, known[name])} - NO_EFFECT
+    assert own == {"output_dir", "warmup_ratio"} | ({"max_grad_norm"} if kind == "PPOConfig" else set())

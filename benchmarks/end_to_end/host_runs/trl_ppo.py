@@ -198,16 +198,18 @@ def _step(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, eps=0.1)
     trainer.optimizer = trainer.accelerator.prepare(optimizer)
     steps: list[list[float]] = []
-    optimizer.register_step_pre_hook(lambda *_: steps.append(projected(_named(model))))
+    optimizer.register_step_pre_hook(lambda *_: steps.append(projected(of_both(model))))
     names = ("objective/kl", "objective/kl_coef", "ppo/loss/policy", "ppo/loss/value", "ppo/loss/total",
-             "ppo/policy/clipfrac", "ppo/returns/mean", "ppo/val/vpred", "ppo/mean_non_score_reward", "ppo/mean_scores")  # fmt: skip
+             "ppo/policy/clipfrac", "ppo/returns/mean", "ppo/returns/var", "ppo/val/var", "ppo/val/vpred",
+             "ppo/mean_non_score_reward", "ppo/mean_scores", "ppo/std_scores")  # fmt: skip
     batch = [[torch.tensor(x) for x in rows] for rows in (QUERIES, RESPONSES["whiten_rewards" in given], SCORES)]
     stats = [trainer.step(*batch) for _ in range(2)]
     found = [{name: float(np.mean(each[name])) for name in names} for each in stats]
     return {"kind": kind, "given": given, "steps": steps, "stats": found}
 
 
-def _named(model: Any) -> list[tuple[str, Tensor | None]]:
+def of_both(model: Any) -> list[tuple[str, Tensor | None]]:
+    """Gradients of a model and of its value head."""
     return [*gradients(model.pretrained_model), *((f"v_head.{name}", x) for name, x in gradients(model.v_head))]
 
 

@@ -186,7 +186,7 @@ class _Arguments(_Inherited):
 
     def schedule(self, update: Update, num_steps: int) -> None:
         """Give an optimiser its schedule."""
-        wanted = self.warmup_steps if self.warmup_ratio is None else self.warmup_ratio
+        wanted = self.warmup_steps or self.warmup_ratio or 0
         first = math.ceil(wanted * num_steps) if wanted < 1 else int(wanted)
         kind = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
         update.schedule = get_scheduler(kind, update.optimizer, first, num_steps, self.lr_scheduler_kwargs)
@@ -298,3 +298,9 @@ class RewardConfig(_Arguments):
             raise ValueError(f"max_steps: found {self.max_steps}, accepted are positive numbers, and -1")
         if not self.disable_dropout:
             raise ValueError("disable_dropout: found False, accepted is True: a reward model learns without dropout")
+
+    def num_steps(self, num_rows: int) -> int:
+        """Optimiser steps over so many comparisons."""
+        if self.max_steps > 0:
+            return self.max_steps
+        return math.ceil(self.num_train_epochs * math.ceil(num_rows / self.rows_of_a_batch))

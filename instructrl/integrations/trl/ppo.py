@@ -25,7 +25,7 @@ from instructrl.data.settings import Limits
 from instructrl.integrations.trl.arguments import PPOConfig
 from instructrl.integrations.trl.episodes import Episodes
 from instructrl.integrations.trl.running import Runs
-from instructrl.integrations.trl.tokens import IdEncoder, Ids, prompts_of
+from instructrl.integrations.trl.tokens import IdEncoder, Ids, filler_of, prompts_of, token_id
 from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
@@ -110,14 +110,13 @@ class PPOTrainer(Runs, Trainer):
         limits = Limits(max_prompt_tokens=longest, max_response_tokens=args.response_length)
         check_context(model, limits.total, "response_length")
         device, stop = args.device(model), _stop(args, tokenizer)
-        known = (stop, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         judge = RewardModel.of(reward_model, "reward_model") if isinstance(reward_model, PreTrainedModel) else None
         critic = copy.deepcopy(value_model) if value_model is reward_model else value_model
         super().__init__(
             _Actor(model, stop).to(device),
             None if judge is None else judge.to(device),
             prompts,  # pyright: ignore[reportArgumentType]
-            IdEncoder(tokenizer, limits, next(token for token in known if token is not None)),
+            IdEncoder(tokenizer, limits, filler_of(tokenizer, stop)),
             _settings(args, len(prompts), device),
             seed=args.seed,
             reward=reward_model if judge is None else None,  # pyright: ignore[reportArgumentType]
@@ -262,8 +261,8 @@ def _by_name(given: dict[str, Any], earlier: dict[str, Any]) -> list[Any]:
 def _stop(args: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
     if args.stop_token is None:
         return args.stop_token_id
-    token = tokenizer.eos_token_id
-    if not isinstance(token, int):
+    token = token_id(tokenizer, "eos")
+    if token is None:
         raise ValueError("stop_token: found 'eos' and a tokenizer without one, accepted is one with an eos_token")
     return token
 

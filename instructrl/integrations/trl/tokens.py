@@ -1,7 +1,9 @@
 """Data of TRL's trainers as ids: rows of a `datasets.Dataset`, or of any sequence of dicts."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,6 +13,18 @@ from instructrl.data.tokenizers import encode_text
 from instructrl.types import Comparison
 
 Ids = tuple[int, ...]
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, role: Literal["eos", "pad"]) -> int | None:
+    """The end of text or the padding of a tokenizer; None where it has none."""
+    found = getattr(tokenizer, f"{role}_token_id")
+    return found if isinstance(found, int) else None
+
+
+def filler_of(tokenizer: PreTrainedTokenizerBase, first: int | None = None) -> int:
+    """An id for what counts for nothing."""
+    known = (first, token_id(tokenizer, "pad"), token_id(tokenizer, "eos"), 0)
+    return next(token for token in known if token is not None)
 
 
 class IdEncoder(Encoder):
@@ -32,17 +46,28 @@ class IdEncoder(Encoder):
         return list(text)
 
 
-def ids_of_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """As the tokenizer starts a text; none of its words controls anything, whatever it says."""
-    return [*begin_of_text(tokenizer), *encode_text(tokenizer, text)]
+class Reader:
+    """Ids of texts and of messages. None of a text's words controls anything, whatever it says."""
 
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
 
-def ids_of_messages(tokenizer: PreTrainedTokenizerBase, messages: Any, *, asks: bool) -> list[int]:
-    """By the tokenizer's chat template. asks: an answer is to follow. Raises ValueError where there is no template."""
-    if not tokenizer.chat_template:
-        raise ValueError("prompt: found messages and a tokenizer without a chat template, accepted are texts or ids")
-    found: Any = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=asks, return_dict=True)
-    return list(found["input_ids"])
+    @cached_property
+    def _start(self) -> list[int]:
+        return begin_of_text(self.tokenizer)
+
+    def text(self, text: str) -> list[int]:
+        """As the tokenizer starts a text."""
+        return [*self._start, *encode_text(self.tokenizer, text)]
+
+    def messages(self, messages: Any, *, asks: bool) -> list[int]:
+        """By the tokenizer's chat template. asks: an answer is to follow. Raises ValueError where there is none."""
+        if not self.tokenizer.chat_template:
+            raise ValueError("found messages and a tokenizer without a chat template, accepted are texts or ids")
+        found: Any = self.tokenizer.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=asks, return_dict=True
+        )
+        return list(found["input_ids"])
 
 
 def prompts_of(
@@ -56,28 +81,105 @@ def prompts_of(
     collator: what makes `input_ids` of a row, where the data set has other columns. Raises ValueError for a row that
     has neither, and for an empty one.
     """
-    found = []
+    found, reader = [], Reader(tokenizer)
     for number, row in enumerate(rows):
-        given = row if collator is None else collator([dict(row)])
-        if "input_ids" in given:
-            ids = given["input_ids"] if collator is None else given["input_ids"][0]
-            ids = _unpadded([int(i) for i in ids], tokenizer.pad_token_id)
-        elif isinstance(text := given.get("prompt"), str):
-            ids = ids_of_text(tokenizer, text)
-        elif text is not None:
-            ids = ids_of_messages(tokenizer, text, asks=True)
-        else:
-            columns = ", ".join(given) or "none"
-            raise ValueError(f"{name}, row {number}: found the columns {columns}, accepted are input_ids, or prompt")
-        if not ids:
-            raise ValueError(f"{name}, row {number}: found no token, accepted are prompts of at least one")
+        try:
+            ids = _prompt(row if collator is None else _collated(collator, row), reader)
+        except ValueError as error:
+            raise ValueError(f"{name}, row {number}: {error}") from None
         found.append(tuple(ids))
+    return found
+
+
+def _collated(collator: Callable[[list[Any]], Mapping[str, Any]], row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"input_ids": collator([dict(row)])["input_ids"][0]}
+
+
+def _prompt(row: Mapping[str, Any], reader: Reader) -> list[int]:
+    if (ids := row.get("input_ids")) is not None:
+        found = _unpadded([int(token) for token in ids], token_id(reader.tokenizer, "pad"))
+    elif (text := row.get("prompt")) is None:
+        raise ValueError(f"found the columns {', '.join(row) or 'none'}, accepted are input_ids, or prompt")
+    else:
+        found = reader.text(text) if isinstance(text, str) else reader.messages(text, asks=True)
+    if not found:
+        raise ValueError("found no token, accepted are prompts of at least one")
     return found
 
 
 def _unpadded(ids: list[int], padding: int | None) -> list[int]:
     kept = [place for place, token in enumerate(ids) if token != padding]
     return ids[kept[0] : kept[-1] + 1] if kept else []
+
+
+class Ranked(NamedTuple):
+    """A comparison whose prompt and completions are ids. margin: that a preferred score is to be ahead by. longest:
+    tokens of its longest sequence."""
+
+    comparison: Comparison
+    margin: float
+    longest: int
+
+
+def rankings_of(
+    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, end: int, name: str = "train_dataset"
+) -> list[Ranked]:
+    """Comparisons out of TRL's columns, and out of those with more completions than two.
+
+    A row has `chosen` and `rejected`, which are texts or messages, with a `prompt` before both or as the beginning of
+    each, and maybe a `margin`; or `chosen_ids` and `rejected_ids`; or a `prompt` with `completions` and their `ranks`,
+    lower is better and equal is a tie. end: the token behind a text, which ids and chat templates have by themselves.
+    Raises ValueError, with the row, for other columns and values.
+    """
+    found, reader = [], Reader(tokenizer)
+    for number, row in enumerate(rows):
+        try:
+            found.append(_ranked(row, reader, end))
+        except ValueError as error:
+            raise ValueError(f"{name}, row {number}: {error}") from None
+    return found
+
+
+def _ranked(row: Mapping[str, Any], reader: Reader, end: int) -> Ranked:
+    names = {key: row.get(key) for key in ("chosen_ids", "chosen_input_ids", "completions", "chosen")}
+    column = next((key for key, value in names.items() if value is not None), None)
+    if column is None:
+        raise ValueError(
+            f"found the columns {', '.join(row) or 'none'}, accepted are chosen and rejected, chosen_ids and "
+            "rejected_ids, or completions and ranks"
+        )
+    ranks: Sequence[float] = [0, 1]
+    if column == "completions":
+        ranks = row.get("ranks") or ()
+        if len(ranks) != len(row[column]):
+            raise ValueError(f"ranks: found {len(ranks)} for {len(row[column])} completions, accepted is one for each")
+        answers = row[column]
+    else:
+        other = column.replace("chosen", "rejected")
+        if row.get(other) is None:
+            raise ValueError(f"{other}: found none beside {column}, accepted are both")
+        answers = [row[column], row[other]]
+    if column.endswith("ids"):
+        sequences = [[int(token) for token in ids] for ids in answers]
+    else:
+        sequences = [_sequence(row.get("prompt"), answer, reader, end) for answer in answers]
+    if not all(sequences):
+        raise ValueError(f"{column}: found a sequence without tokens, accepted are at least one each")
+    margin = float(row.get("margin") or 0.0)
+    if not math.isfinite(margin):
+        raise ValueError(f"margin: found {margin}, accepted are finite numbers")
+    comparison = comparison_of_ids(sequences, Comparison.pairs_from_ranks(ranks))
+    return Ranked(comparison, margin, max(map(len, sequences)))
+
+
+def _sequence(prompt: Any, answer: Any, reader: Reader, end: int) -> list[int]:
+    """A prompt, if there is one, and an answer, read together as TRL reads them."""
+    if prompt is not None and isinstance(prompt, str) != isinstance(answer, str):
+        raise ValueError("prompt: found a text beside messages, or the reverse, accepted are both of one kind")
+    if not isinstance(answer, str):
+        return reader.messages([*(prompt or ()), *answer], asks=False)
+    name = str(reader.tokenizer.convert_ids_to_tokens(end))
+    return [*reader.text((prompt or "") + answer.removesuffix(name)), end]
 
 
 def comparison_of_ids(sequences: Sequence[Sequence[int]], preferred: Iterable[tuple[int, int]]) -> Comparison:

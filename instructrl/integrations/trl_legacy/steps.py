@@ -147,14 +147,23 @@ class Learner(Trainer):
                 for rows in torch.arange(sequences.num_rows).split(config.rows_of_a_pass)
             ]
         )
-        how = {"gamma": config.gamma, "lam": config.lam}
         estimate = ppo_advantages(
-            logprobs, ref_logprobs, values, scores, counted, kl_coef=self.kl_coef, settings=config.rewards, **how
+            logprobs,
+            ref_logprobs,
+            values,
+            scores,
+            counted,
+            kl_coef=self.kl_coef,
+            gamma=config.gamma,
+            lam=config.lam,
+            settings=config.rewards,
         )
         advantages, returns = estimate.advantages, estimate.returns
         if config.whiten_rewards:
             rewards = masked_whiten(estimate.rewards, counted, settings=WhitenSettings(center=False))
-            advantages, returns = generalized_advantages(rewards, values, counted, settings=config.rewards.gae, **how)
+            advantages, returns = generalized_advantages(
+                rewards, values, counted, gamma=config.gamma, lam=config.lam, settings=config.rewards.gae
+            )
         kl = kl_token_losses(
             logprobs, ref_logprobs, counted, settings=KLSettings(estimator=KL_PENALTIES[config.kl_penalty])
         )

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from instructrl import distributed
 from instructrl.data.encoding import pad_left
+from instructrl.integrations.trl.tokens import filler_of, token_id
 from instructrl.integrations.trl_legacy.arguments import PPOConfig
 from instructrl.integrations.trl_legacy.steps import Learner
 from instructrl.integrations.trl_legacy.value_head import AutoModelForCausalLMWithValueHead, create_reference_model
@@ -69,9 +70,8 @@ class PPOTrainer:
         )
         self.accelerator = SimpleNamespace(device=device, num_processes=1, process_index=0, is_main_process=True)
         self.current_device = device
-        filler = next(x for x in (tokenizer.eos_token_id, tokenizer.pad_token_id, 0) if x is not None)
         reference = Policy(self.ref_model.pretrained_model)
-        self.learner = Learner(config, model, reference, filler, optimizer, lr_scheduler)
+        self.learner = Learner(config, model, reference, filler_of(tokenizer), optimizer, lr_scheduler)
         self.dataloader = None if dataset is None else self.prepare_dataloader(dataset, data_collator)
 
     def prepare_dataloader(self, dataset: Any, data_collator: Callable[[list[Any]], Any] | None = None) -> DataLoader:
@@ -123,16 +123,16 @@ class PPOTrainer:
         given: Mapping[str, Any],
     ) -> list[Tensor]:
         found, given = [], dict(given)
-        padding, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        padding, end = filler_of(self.tokenizer), token_id(self.tokenizer, "eos")
         for first in range(0, len(queries), size):
             if length_sampler is not None:
                 given["max_new_tokens"] = length_sampler()
             rows = [query.tolist() for query in queries[first : first + size]]
-            ids, mask = (x.to(self.current_device) for x in pad_left(rows, end if padding is None else padding))
+            ids, mask = (x.to(self.current_device) for x in pad_left(rows, padding))
             for row, whole in zip(rows, network.generate(input_ids=ids, attention_mask=mask, **given), strict=True):
                 query, response = whole[ids.shape[1] - len(row) : ids.shape[1]], whole[ids.shape[1] :]
-                ends = (response == end).nonzero()
-                response = response[: int(ends[0]) + 1] if len(ends) else response
+                ends = [place for place, token in enumerate(response.tolist()) if token == end]
+                response = response[: ends[0] + 1] if ends else response
                 found.append(torch.cat([query, response]) if return_prompt else response)
         return found
 

@@ -48,7 +48,11 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
             raise ValueError(f"v_head_init_strategy: found {v_head_init_strategy!r}, accepted are None and 'normal'")
         self.pretrained_model, self.config = pretrained_model, pretrained_model.config
         self.is_peft_model = False
-        self.v_head = _ValueHead(pretrained_model.get_output_embeddings().weight.shape[1])
+        head = pretrained_model.get_output_embeddings()
+        if not isinstance(head, nn.Linear):
+            found = type(pretrained_model).__name__
+            raise ValueError(f"pretrained_model: found {found} without a linear head, accepted is a language model")
+        self.v_head = _ValueHead(head.in_features)
         if v_head_init_strategy == "normal":
             nn.init.normal_(self.v_head.summary.weight, std=v_head_initializer_range)
             nn.init.zeros_(self.v_head.summary.bias)
@@ -57,8 +61,8 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path | PreTrainedModel, **given: Any
     ) -> "AutoModelForCausalLMWithValueHead":
-        """Of a transformers model in memory, or of a folder or name, whose weights are read in float32 from safetensors;
-        with the head of the folder where it has one."""
+        """Of a transformers model in memory, or of a folder or name, with its head where it has one. Weights are read
+        in float32 and from safetensors alone."""
         if isinstance(pretrained_model_name_or_path, PreTrainedModel):
             return cls(pretrained_model_name_or_path, **given)
         path = Path(pretrained_model_name_or_path)
