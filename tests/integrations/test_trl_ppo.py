@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from benchmarks.end_to_end.host_runs import trl_ppo
@@ -69,24 +68,40 @@ def weights(module):
     return torch.cat([x.detach().flatten() for x in module.parameters()])
 
 
-def test_a_run_that_was_broken_off_comes_to_the_same_bits(tmp_path):
+def test_a_run_that_was_broken_off_comes_to_the_same_bits(tmp_path, monkeypatch):
     given = {"total_episodes": 24, "save_steps": 1, "num_mini_batches": 2, "stop_token": "eos"}
-    whole, begun, resumed = (trainer(tmp_path / name, **given) for name in ("whole", "parts", "parts"))
+    whole, begun, resumed, again = (trainer(tmp_path / name, **given) for name in ("whole", *["parts"] * 3))
     whole.train()
-    begun.num_steps, whole_steps = 2, begun.num_steps  # as a kill behind the second checkpoint
-    begun.fingerprint = resumed.fingerprint
-    begun.train()
-    assert begun.step < whole_steps == 3
+    save = begun.save
+
+    def broken_off(checkpoints, log, shown=None):
+        save(checkpoints, log, shown)
+        if begun.step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(begun, "save", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        begun.train()
     resumed.train(resume_from_checkpoint=True)
     for name in ("policy", "value_function"):
         assert torch.equal(weights(getattr(whole, name)), weights(getattr(resumed, name)))
     rows = [(tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8") for name in ("whole", "parts")]
     assert rows[0] == rows[1]
-    again = trainer(tmp_path / "parts", **given)
-    again.train(str(tmp_path / "parts/checkpoints/step-00000003"))
-    assert torch.equal(weights(whole.policy), weights(again.policy))
-    again.train(resume_from_checkpoint=False)
-    assert len((tmp_path / "parts/metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 0 or again.step == 3
+    assert len(rows[0].splitlines()) == 3
+    again.train(str(tmp_path / "parts/checkpoints/step-00000002"))
+    assert whole.digest() == again.digest()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_with(tmp_path):
+    with pytest.raises(ValueError, match="resume_from_checkpoint: found none in"):
+        trainer(tmp_path / "none").train(resume_from_checkpoint=True)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(ValueError, match=r"step-00000009: manifest.json is missing, accepted is a checkpoint's folder"):
+        trainer(tmp_path).train(str(tmp_path / "checkpoints/step-00000009"))
+    ours = trainer(tmp_path, save_strategy="no")
+    (tmp_path / "checkpoints/step-00000001").mkdir(parents=True)
+    ours.train()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_both_networks_are_saved_as_folders_that_transformers_loads(tmp_path):
@@ -145,10 +160,11 @@ def test_samples_are_written_while_it_trains(tmp_path):
 ROW = {"input_ids": [trl_ppo.PAD, 3, 4, trl_ppo.PAD]}
 
 
-@pytest.mark.parametrize(
-    "rows", [[ROW], [{"prompt": "w3 w4"}], Dataset.from_list([ROW])], ids=["ids", "text", "datasets"]
-)
-def test_prompts_are_rows_of_ids_or_texts(rows, tmp_path):
+@pytest.mark.parametrize("kind", ["ids", "text", "datasets"])
+def test_prompts_are_rows_of_ids_or_texts(kind, tmp_path):
+    rows = [{"prompt": "w3 w4"}] if kind == "text" else [ROW]
+    if kind == "datasets":
+        rows = pytest.importorskip("datasets", reason="datasets is not installed").Dataset.from_list(rows)
     assert trainer(tmp_path, rows=rows, total_episodes=8).prompts == [(3, 4)]
 
 

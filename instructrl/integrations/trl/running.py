@@ -26,14 +26,14 @@ class Runs(Trainer):
         """
         wanted = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         folder = self.args.folder
-        log = RunLog(folder, continued=bool(wanted))
+        found = self._checkpoint(wanted) if wanted else None  # first: where there is none, nothing is written
+        log = RunLog(folder, continued=found is not None)
         checkpoints = Checkpoints(folder / "checkpoints", self.args.checkpoints, log.warn)
-        if wanted:
-            found = self._checkpoint(wanted, checkpoints, log)
+        if found is None:
+            checkpoints.clear()
+        else:
             self.resume(found)
             distributed.from_main(lambda: log.rewind(found.metrics_bytes))
-        else:
-            checkpoints.clear()
         every = self.args.save_every(self.num_steps)
         saves = self.args.save_strategy != "no"
         while self.step < self.num_steps:
@@ -42,15 +42,13 @@ class Runs(Trainer):
             if saves:
                 self.save(checkpoints, log)
 
-    def _checkpoint(self, wanted: str | bool, checkpoints: Checkpoints, log: RunLog) -> Checkpoint:
-        if isinstance(wanted, bool) or wanted in ("True", "true"):
-            found = checkpoints.newest()
-            where = checkpoints.folder
-        else:
-            where = Path(wanted)
-            found = Checkpoints(where.parent, self.args.checkpoints, log.warn).named(where.name)
+    def _checkpoint(self, wanted: str | bool) -> Checkpoint:
+        newest = isinstance(wanted, bool) or wanted in ("True", "true")
+        folder = self.args.folder / "checkpoints" if newest else Path(wanted).parent
+        there = Checkpoints(folder, self.args.checkpoints, RunLog(None).warn)
+        found = there.newest() if newest else there.named(Path(str(wanted)).name)
         if found is None:
-            raise ValueError(f"resume_from_checkpoint: found none in {where}, accepted is a run that has saved one")
+            raise ValueError(f"resume_from_checkpoint: found none in {folder}, accepted is a run that has saved one")
         return found
 
     def write(self, name: str, folder: Path) -> None:

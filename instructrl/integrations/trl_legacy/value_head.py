@@ -1,6 +1,7 @@
 """A language model with a value head on its last states, as TRL had it, saved and loaded in its layout."""
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,10 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
         in float32 and from safetensors alone."""
         if isinstance(pretrained_model_name_or_path, PreTrainedModel):
             return cls(pretrained_model_name_or_path, **given)
-        path = Path(pretrained_model_name_or_path)
-        model = cls(load_causal_lm(pretrained_model_name_or_path), **given)
-        head = _head_of(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=f".*such as {_HEAD}")  # it has its place, in the head
+            network = load_causal_lm(pretrained_model_name_or_path)
+        model, head = cls(network, **given), _head_of(Path(pretrained_model_name_or_path))
         if head:
             model.v_head.load_state_dict(head)
         return model
