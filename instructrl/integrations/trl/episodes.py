@@ -19,4 +19,5 @@ class Episodes(Experience):
 
     def trim(self) -> "Episodes":
         trimmed = Experience.trim(self)
+        assert isinstance(trimmed, Episodes)
         return replace(trimmed, counted=self.counted[:, : trimmed.logprobs.shape[1]])

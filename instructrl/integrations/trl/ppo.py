@@ -233,7 +233,7 @@ class PPOTrainer(Runs, Trainer):
             self._scores(prompts, rollout).tolist(),
         )
         names = ("query", "model response", "score")
-        rows = [dict(zip(names, each, strict=True)) for each in zip(*columns, strict=True)]
+        rows: list[dict[str, Any]] = [dict(zip(names, each, strict=True)) for each in zip(*columns, strict=True)]
         if distributed.is_main():
             self.args.folder.mkdir(parents=True, exist_ok=True)
             path = self.args.folder / f"completions-{self.step:08d}.jsonl"

@@ -44,7 +44,7 @@ class Runs(Trainer):
 
     def _checkpoint(self, wanted: str | bool) -> Checkpoint:
         newest = isinstance(wanted, bool) or wanted in ("True", "true")
-        folder = self.args.folder / "checkpoints" if newest else Path(wanted).parent
+        folder = self.args.folder / "checkpoints" if newest else Path(str(wanted)).parent
         there = Checkpoints(folder, self.args.checkpoints, RunLog(None).warn)
         found = there.newest() if newest else there.named(Path(str(wanted)).name)
         if found is None:
