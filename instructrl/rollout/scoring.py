@@ -57,6 +57,8 @@ def rewards(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) ->
 
 
 def _checked(found: Sequence[float], count: int) -> list[float]:
+    if not hasattr(found, "__len__"):
+        raise ValueError(f"reward: found {type(found).__name__}, accepted are {count} numbers, one for each response")
     if len(found) != count:
         raise ValueError(f"reward: found {len(found)} numbers for {count} responses, accepted is one for each")
     for number, value in enumerate(found):

@@ -18,6 +18,7 @@ import rows_ops_advantages  # noqa: E402
 import rows_ops_ranking  # noqa: E402
 import rows_options  # noqa: E402
 import rows_other_models  # noqa: E402
+import rows_python  # noqa: E402
 import rows_unused  # noqa: E402
 
 FAMILIES = [
@@ -54,6 +55,12 @@ def page() -> str:
         _table(
             ["what is wrong", "call", "message"],
             ([r.what, _code(r.call), _code(r.message)] for r in _OP_ROWS),
+        ),
+        "## Calls from Python\n",
+        "`rows_python.py` has what the names are short for.\n",
+        _table(
+            ["what is wrong", "call", "message"],
+            ([r.what, _code(r.call), _code(r.message)] for r in rows_python.ROWS),
         ),
         "## What is accepted\n",
         "Input that looks wrong and is not, and what comes of it.\n",

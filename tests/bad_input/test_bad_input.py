@@ -13,6 +13,7 @@ import render
 import rows_ops
 import rows_ops_advantages
 import rows_ops_ranking
+import rows_python
 from table import STEPS, contents, make_world, matches
 
 from instructrl import cli
@@ -54,7 +55,7 @@ def only_line(stderr: str) -> str:
 def test_the_table_is_long_and_its_rows_differ():
     assert len(ROWS) + len(OP_ROWS) >= 80
     assert len({(row.shown, row.what) for row in ROWS}) == len(ROWS)
-    for row in [*ROWS, *OP_ROWS]:
+    for row in [*ROWS, *OP_ROWS, *rows_python.ROWS]:
         assert any(
             words in row.message for words in (" accepted ", "did you mean", "needs", "argument", "missing, required")
         ), row
@@ -125,6 +126,15 @@ def test_bad_arguments_of_an_op(row):
     with pytest.raises((ValueError, TypeError)) as caught:
         row.run()
     assert matches(row.message, str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("row", rows_python.ROWS, ids=lambda row: row.what)
+def test_a_bad_call_from_python(row, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        row.run()
+    assert matches(row.message, str(caught.value)), str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_page_is_up_to_date():

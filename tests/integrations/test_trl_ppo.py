@@ -111,6 +111,7 @@ def test_both_networks_are_saved_as_folders_that_transformers_loads(tmp_path):
     policy = GPT2LMHeadModel.from_pretrained(tmp_path / "saved")
     value = GPT2ForSequenceClassification.from_pretrained(tmp_path / "saved/value_model")
     assert torch.equal(weights(policy), weights(ours.policy.lm))
+    assert policy.generation_config.eos_token_id == trl_ppo.END  # though nothing ended a response in training
     assert torch.equal(weights(value), weights(ours.value_function.network))
 
 
@@ -195,6 +196,12 @@ def test_the_rate_falls_as_transformers_has_it(tmp_path):
     ours = trainer(tmp_path, total_episodes=32, warmup_steps=1)
     rates = [ours.train_step()[0]["lr"] for _ in range(4)]
     assert rates == pytest.approx([0.0, 0.05, 0.05 * 2 / 3, 0.05 / 3])
+
+
+def test_processes_that_have_not_met_do_not_train_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE: found 2 processes that have not met, accepted is a script"):
+        trainer(tmp_path)
 
 
 REFUSED = {

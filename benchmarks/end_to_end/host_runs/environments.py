@@ -51,6 +51,18 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "verl": ("verl==0.9.1", "pillow", "cachetools", "fastapi", "uvicorn"),
 }
 """By host, as it was tried."""
+EARLIER: dict[str, tuple[str, ...]] = {
+    "trl_ppo": ("trl==1.12.0",),
+    "trl_legacy": (
+        "trl==0.11.4",
+        "transformers==4.46.3",
+        "tokenizers==0.20.3",
+        "accelerate==1.2.1",
+        "huggingface_hub==0.27.1",
+        "datasets==3.2.0",
+    ),
+}
+"""Versions of TRL that had what `trl_records` records."""
 ALONE: dict[str, tuple[str, ...]] = {
     "openrlhf": ("openrlhf==0.11.2",),
 }
@@ -70,7 +82,8 @@ def _named(requirement: str, pinned: bool) -> str:
 
 def environment(*hosts: str, pinned: bool = True) -> str:
     """The interpreter of an environment with hosts, made where there is none. Raises RuntimeError where pip fails."""
-    wanted, alone = ([_named(x, pinned) for host in hosts for x in of.get(host, ())] for of in (REQUIREMENTS, ALONE))
+    tables = ({**REQUIREMENTS, **EARLIER}, ALONE)
+    wanted, alone = ([_named(x, pinned) for host in hosts for x in of.get(host, ())] for of in tables)
     folder = FOLDER / "-".join([*hosts, *([] if pinned else ["newest"])])
     python, stamp = folder / "bin" / "python", folder / "installed"
     digest = hashlib.sha256("\n".join([*wanted, *alone]).encode()).hexdigest()

@@ -4,6 +4,7 @@ Those of transformers' `TrainingArguments` are all known by name, so that a scri
 """
 
 import math
+import os
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -163,7 +164,12 @@ class _Arguments(_Inherited):
         return rows * distributed.size_of_job()
 
     def device(self, network: torch.nn.Module) -> torch.device:
-        """Where the networks run."""
+        """Where the networks run. Raises ValueError in a job whose processes have not met: each would train alone."""
+        if (count := os.environ.get("WORLD_SIZE", "1")) != "1" and distributed.size_of_job() == 1:
+            raise ValueError(
+                f"WORLD_SIZE: found {count} processes that have not met, accepted is a script that trains inside of "
+                "`with instructrl.distributed.joined():`"
+            )
         if self.use_cpu or not torch.cuda.is_available():
             return next(network.parameters()).device
         return distributed.device() or torch.device("cuda")

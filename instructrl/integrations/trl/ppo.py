@@ -27,6 +27,7 @@ from instructrl.integrations.trl.episodes import Episodes
 from instructrl.integrations.trl.running import Runs
 from instructrl.integrations.trl.tokens import IdEncoder, Ids, filler_of, prompts_of, token_id
 from instructrl.models.backbone import check_context
+from instructrl.models.folders import save_network
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.ops.advantage_settings import RewardSettings, WhitenSettings
@@ -58,8 +59,13 @@ class _Actor(Policy):
         super().__init__(lm)
         self.stop = stop
 
-    def ends(self, end_of_text: int) -> list[int]:
+    def ends(self, *own: int) -> list[int]:
         return [] if self.stop is None else [self.stop]
+
+    def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()) -> None:
+        """As any policy: a response that ends nowhere in training ends with the end of text where it is generated."""
+        end = token_id(tokenizer, "eos") if self.stop is None else self.stop
+        save_network(self.lm, folder, tokenizer, {}, ends=[] if end is None else Policy.ends(self, end))
 
 
 def _and_behind(mask: Tensor) -> Tensor:

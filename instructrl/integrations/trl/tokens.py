@@ -34,7 +34,8 @@ class IdEncoder(Encoder):
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: Limits, end_of_text: int) -> None:
-        self.tokenizer, self.limits, self.end_of_text, self.begin_of_text = tokenizer, limits, end_of_text, []
+        self.tokenizer, self.limits, self.chat, self.begin_of_text = tokenizer, limits, None, []
+        self.end_of_text, self.ends = end_of_text, (end_of_text,)
 
     def prompt(self, text: Any) -> list[int]:
         return list(text)
@@ -42,7 +43,7 @@ class IdEncoder(Encoder):
     def fits(self, text: Any) -> bool:
         return len(text) <= self.limits.max_prompt_tokens
 
-    def response(self, text: Any, *, finished: bool = True) -> list[int]:
+    def response(self, text: Any, *, prompt: Any = (), finished: bool = True) -> list[int]:
         return list(text)
 
 
