@@ -170,6 +170,7 @@ class Sequences(_TensorRecord):
     prompt_mask: [B, P] bool, True at real tokens.
     response: [B, T] int64, padded on the right.
     response_mask: [B, T] bool, True at real tokens, the end-of-text token included.
+    learned: [B, T] bool, the real tokens that a likelihood counts; None for all of them.
 
     Language modelling is the case of a one-token prompt. Response position `t` is predicted from the hidden state
     at column `P - 1 + t`, so the positions that matter to a loss are the same columns in every row.
@@ -179,6 +180,7 @@ class Sequences(_TensorRecord):
     prompt_mask: Tensor
     response: Tensor
     response_mask: Tensor
+    learned: Tensor | None = None
 
     @classmethod
     def smallest(cls) -> "Sequences":
@@ -197,6 +199,11 @@ class Sequences(_TensorRecord):
         return torch.cat([self.prompt_mask, self.response_mask], dim=1)
 
     @property
+    def counted(self) -> Tensor:
+        """[B, T] bool, True at the tokens that a likelihood counts."""
+        return self.response_mask if self.learned is None else self.learned
+
+    @property
     def num_rows(self) -> int:
         return self.prompt.shape[0]
 
@@ -206,7 +213,7 @@ class Sequences(_TensorRecord):
 
     def uncounted(self) -> "Sequences":
         """The same prompts, with no token of the responses counting."""
-        return replace(self, response_mask=torch.zeros_like(self.response_mask))
+        return replace(self, response_mask=torch.zeros_like(self.response_mask), learned=None)
 
     def trim(self) -> "Sequences":
         """Without the columns in which no row has a token, but for one of each side."""
@@ -216,6 +223,7 @@ class Sequences(_TensorRecord):
             prompt_mask=self.prompt_mask[:, -prompt:],
             response=self.response[:, :response],
             response_mask=self.response_mask[:, :response],
+            learned=None if self.learned is None else self.learned[:, :response],
         )
 
 
@@ -322,5 +330,5 @@ class Experience(_TensorRecord):
 
 
 def num_tokens(batches: Iterable[Sequences]) -> int:
-    """Response tokens that count, over several batches: the denominator of a token-mean loss."""
-    return sum(int(batch.response_mask.sum()) for batch in batches)
+    """Response tokens that a likelihood counts, over several batches: the denominator of a token-mean loss."""
+    return sum(int(batch.counted.sum()) for batch in batches)

@@ -3,12 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from instructrl.commands.generate import show
 from instructrl.commands.settings import CheckCommand
+from instructrl.data.encoding import LEARNED, as_read
 from instructrl.data.prepare import prepare
 from instructrl.data.readers import Records, check, read_comparisons, read_corpus, read_demonstrations, read_prompts
-from instructrl.data.settings import PrepareConfig
+from instructrl.data.settings import Limits, PrepareConfig
+from instructrl.runs.reading import Reader
+from instructrl.runs.standalone import load_encoder
 from instructrl.types import Comparison
 
+# Tokens: here nothing is too long.
+_MANY = 1 << 30
 _READERS: Mapping[str, Callable[[str], Records[Any]]] = {
     "demonstrations": read_demonstrations,
     "comparisons": read_comparisons,
@@ -26,7 +32,22 @@ def main(config: PrepareConfig | CheckCommand) -> int:
     print(f"{check(records):,} rows are good")
     if config.kind == "comparisons":
         _tell_of_equal_pairs(records)
+    if config.model is not None and config.kind != "corpus":
+        _show_first(config, config.model)
     return 0
+
+
+def _show_first(config: CheckCommand, model: str) -> None:
+    """Render every row, and print the first as the model reads it."""
+    encoder = load_encoder(model, Limits(max_prompt_tokens=_MANY, max_response_tokens=_MANY), config)
+    reader = Reader(encoder, "error")
+    first = getattr(reader, config.kind)(config.file)[0]
+    text, num_tokens, num_learned = as_read(first, encoder, config.turns)
+    for note in reader.notes:
+        print(note)
+    learned = f", {num_learned:,} of them, between {LEARNED[0]} and {LEARNED[1]}, learned" if num_learned else ""
+    print(f"the first row, {num_tokens:,} tokens{learned}:")
+    show(text)
 
 
 def _tell_of_equal_pairs(comparisons: Sequence[Comparison]) -> None:

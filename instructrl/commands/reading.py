@@ -24,7 +24,7 @@ from instructrl.commands.settings import (
     RunCommand,
     SFTCommand,
 )
-from instructrl.data.settings import PrepareConfig
+from instructrl.data.settings import DATE, PrepareConfig, Turns
 from instructrl.integrations import HOSTS
 from instructrl.runs.named import RUNS
 
@@ -37,11 +37,12 @@ report.html go (default: runs/NAME-SEED). The same command continues a run that 
 starts over."""
 
 _DATA_USAGE = """usage: instructrl data prepare [OPTIONS]
-       instructrl data check {demonstrations,comparisons,prompts,corpus} FILE
+       instructrl data check {demonstrations,comparisons,prompts,corpus} FILE [--model MODEL]
 
 prepare: duplicates by long common prefix, cap per user, split by user, personal data out of the training split, length
 limits; writes the splits and a report of counts and lengths. check: reads every row, names those that are wrong, and
-counts the preferences between equal texts."""
+counts the preferences between equal texts; with a model, every row is rendered, and the first is shown as the model
+reads it."""
 
 
 def _step(config: type, name: str, description: str) -> Callable[[Sequence[str]], Any]:
@@ -99,8 +100,11 @@ def _data(words: Sequence[str]) -> PrepareConfig | CheckCommand | None:
         parser = options.Parser(prog="instructrl data check", description="Read every row of a file.")
         parser.add_argument("kind", choices=get_args(get_type_hints(CheckCommand)["kind"]))
         parser.add_argument("file")
-        chosen = parser.parse_args(words[1:])
-        return CheckCommand(kind=chosen.kind, file=chosen.file)
+        parser.add_argument("--model", help="a transformers folder or name: render every row, show the first")
+        parser.add_argument("--chat-template", default="auto", help="auto, none, or a Jinja file")
+        parser.add_argument("--chat-date", default=DATE, help="the day that it is for a template that asks")
+        parser.add_argument("--turns", choices=get_args(Turns), default="all", help="which turns SFT learns")
+        return CheckCommand(**vars(parser.parse_args(words[1:])))
     raise ValueError(f"data: found {words[0]!r}, accepted are prepare and check")
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from instructrl.data.settings import DATE, Limits, LongPrompts
+from instructrl.data.settings import DATE, Limits, LongPrompts, Turns
 from instructrl.rollout.settings import EngineName, Truncation
 from instructrl.runs.named import NamedRun
 from instructrl.settings import require_not_negative, require_positive
@@ -201,10 +201,15 @@ class RunCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckCommand:
-    """A file of data of which every row is to be read."""
+    """A file of data of which every row is to be read. model: whose tokenizer shows the first row as it reads it, with
+    the chat template and the day as the steps take them."""
 
     kind: Literal["demonstrations", "comparisons", "prompts", "corpus"]
     file: str
+    model: str | None = None
+    chat_template: str = "auto"
+    chat_date: str = DATE
+    turns: Turns = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from instructrl.commands.settings import PPOCommand, RunCommand, SFTCommand
+from instructrl.commands.settings import CheckCommand, PPOCommand, RunCommand, SFTCommand
 from instructrl.data.settings import PrepareConfig
 
 
@@ -44,6 +44,10 @@ _RULES: Mapping[type, tuple[Unused, ...]] = {
             when=lambda settings: settings.sft.pretraining_fraction == 0,
         ),
         _BLOCKS,
+    ),
+    CheckCommand: tuple(
+        Unused(option=option, without="model", when=lambda settings: settings.model is None)
+        for option in ("chat_template", "chat_date", "turns")
     ),
     PrepareConfig: (
         Unused(option="phone_regions", without="personal_data", when=lambda settings: not settings.personal_data),

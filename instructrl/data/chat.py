@@ -5,7 +5,7 @@ control token. What they wrote never becomes one.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,17 @@ class ChatTemplate:
             raise ChatTemplateError("chat template: found none in the tokenizer, accepted is one, or a file")
         for found in self._texts.values():
             check_variables(found, [*self._special_tokens, *tokenizer.SPECIAL_TOKENS_ATTRIBUTES])
+        asked, prompted = (self._probed(add_generation_prompt=wanted) for wanted in (False, True))
+        self._opening = prompted[len(asked) :] if prompted.startswith(asked) else ""
         closing = self._answered(_PROBE, "b")
         behind = None if closing is None else next((c for c in closing[0].controls if c.start >= closing[1]), None)
         self.closes = behind is not None
         self.end_of_turn = end_of_text(tokenizer) if behind is None else behind.token
+
+    def _probed(self, *, add_generation_prompt: bool) -> str:
+        said = [message.as_mapping() for message in _PROBE.messages]
+        given = {"add_generation_prompt": add_generation_prompt}
+        return render(self.text, said, None, self._special_tokens, self.today, **given)
 
     @property
     def text(self) -> str:
@@ -74,6 +81,50 @@ class ChatTemplate:
                 return [*ids[len(prompt) :], *added]
         return [*self.control.plain(answer), *([self.end_of_turn] if finished else [])]
 
+    def learned(self, conversation: Conversation) -> list[bool]:
+        """Of each id of `prompt`, whether it is what the model said in an earlier turn, its end included.
+
+        A turn is what stands behind the generation prompt, or, where a template has none, behind the last control
+        token before the answer. It is found by marks around the texts and not by rendering beginnings, which templates
+        write otherwise. Of a turn without any text nothing is learned.
+        """
+        plain = self._asked(conversation)
+        encoded = self.control.encode(plain)
+        turns = self._turns(conversation, plain) if any(m.role == "assistant" for m in conversation.messages) else []
+        return [any(start <= place < end for start, end in turns) for place, _ in encoded.places]
+
+    def _turns(self, conversation: Conversation, plain: Rendered) -> list[tuple[int, int]]:
+        """Where the assistant's turns begin and end in the rendered prompt."""
+        messages = conversation.messages
+        texts = _strings([message.as_mapping() for message in messages], _tools(conversation))
+        disguise = Disguise(self.control, texts, num_marks=2 * len(messages))
+        everywhere = range(len(messages))
+        found = disguise.taken_off(self._rendered(messages, _tools(conversation), disguise, everywhere))
+        if found.text != plain.text:  # a template that looks at a text in a way that marks change
+            return []
+        said = [
+            (message.role, found.marks[2 * number], found.marks[2 * number + 1])
+            for number, message in enumerate(messages)
+            if {2 * number, 2 * number + 1} <= found.marks.keys()
+        ]
+        before = [0, *(end for _, _, end in said)]
+        behind = [*(begin for _, begin, _ in said[1:]), len(plain.text)]
+        return [
+            (self._start(plain, low, begin), self._end(plain, end, high))
+            for (role, begin, end), low, high in zip(said, before, behind, strict=False)
+            if role == "assistant"
+        ]
+
+    def _start(self, plain: Rendered, low: int, begin: int) -> int:
+        place = plain.text.rfind(self._opening, low, begin) if self._opening else -1
+        if place >= 0:
+            return place + len(self._opening)
+        return max((c.end for c in plain.controls if low <= c.start and c.end <= begin), default=begin)
+
+    def _end(self, plain: Rendered, end: int, high: int) -> int:
+        closing = (c.end for c in plain.controls if c.start >= end and c.end <= high and c.token == self.end_of_turn)
+        return next(closing, end)
+
     def check(self, conversation: Conversation, answers: Sequence[str] = ()) -> None:
         """Raise ChatTemplateError where the template does, for a prompt and for answers to it."""
         self._asked(conversation)
@@ -83,20 +134,30 @@ class ChatTemplate:
     def _asked(self, conversation: Conversation) -> Rendered:
         texts = _strings([message.as_mapping() for message in conversation.messages], _tools(conversation))
         disguise = Disguise(self.control, texts)
-        return disguise.taken_off(self._rendered(conversation.messages, _tools(conversation), disguise, False))
+        return disguise.taken_off(self._rendered(conversation.messages, _tools(conversation), disguise))
 
     def _answered(self, conversation: Conversation, answer: str) -> tuple[Rendered, int] | None:
         """The conversation with an answer, and where in it the answer ends; None where it does not say the answer."""
         messages = [*conversation.messages, Message("assistant", answer)]
         texts = _strings([message.as_mapping() for message in messages], _tools(conversation))
-        disguise = Disguise(self.control, texts, num_marks=2)
-        found = disguise.taken_off(self._rendered(messages, _tools(conversation), disguise, True))
-        return (found, found.marks[1]) if 1 in found.marks else None
+        last = len(messages) - 1
+        disguise = Disguise(self.control, texts, num_marks=2 * len(messages))
+        found = disguise.taken_off(self._rendered(messages, _tools(conversation), disguise, (last,), answered=True))
+        return (found, found.marks[2 * last + 1]) if 2 * last + 1 in found.marks else None
 
-    def _rendered(self, messages: Sequence[Message], tools: Any, disguise: Disguise, answered: bool) -> str:
+    def _rendered(
+        self,
+        messages: Sequence[Message],
+        tools: Any,
+        disguise: Disguise,
+        marked: Iterable[int] = (),
+        *,
+        answered: bool = False,
+    ) -> str:
+        """The text of messages in disguise. marked: those that have marks, 2 i and 2 i + 1 around message i."""
         said = [{**_disguised(message.as_mapping(), disguise), "role": message.role} for message in messages]
-        if answered:
-            said[-1]["content"] = disguise.marked(said[-1]["content"], 0, 1)
+        for number in marked:
+            _mark(said[number], disguise, 2 * number, always=answered)
         return render(
             self._texts.get(_WITH_TOOLS, self.text) if tools else self.text,
             said,
@@ -105,6 +166,16 @@ class ChatTemplate:
             self.today,
             add_generation_prompt=not answered,
         )
+
+
+def _mark(said: dict[str, Any], disguise: Disguise, first: int, *, always: bool) -> None:
+    """Put two marks around what a message says, or around the name of what it calls. An empty text may be one that a
+    template looks for, and has marks only where there have to be some."""
+    names = [call["function"] for call in said.get("tool_calls", ()) if isinstance(call.get("function"), dict)]
+    if said["content"].strip() or always:
+        said["content"] = disguise.marked(said["content"], first, first + 1)
+    elif names and isinstance(names[-1].get("name"), str):
+        names[-1]["name"] = disguise.marked(names[-1]["name"], first, first + 1)
 
 
 def _tools(conversation: Conversation) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -10,9 +11,18 @@ from transformers import PreTrainedTokenizerBase
 from instructrl import progress
 from instructrl.data.chat import ChatTemplate
 from instructrl.data.chat_rendering import ChatTemplateError
-from instructrl.data.settings import Limits
+from instructrl.data.settings import Limits, Turns
 from instructrl.data.tokenizers import encode_text, end_of_text
-from instructrl.types import Comparison, Conversation, Demonstration, Document, Sequences, SharedPrompts
+from instructrl.types import (
+    Comparison,
+    Conversation,
+    Demonstration,
+    Document,
+    Prompt,
+    Sequences,
+    SharedPrompts,
+    num_tokens,
+)
 
 
 class Encoder:
@@ -90,9 +100,33 @@ class Encoder:
         )
         return Sequences(prompt=prompt, prompt_mask=prompt_mask, response=response, response_mask=response_mask)
 
-    def demonstrations(self, rows: Sequence[Demonstration]) -> Sequences:
-        """One row a demonstration."""
-        return self.pairs([row.prompt for row in rows], [row.completion for row in rows])
+    def demonstrations(self, rows: Sequence[Demonstration], turns: Turns = "last") -> Sequences:
+        """One row a demonstration.
+
+        turns: with "all", a conversation with earlier turns of the assistant begins to be a response at the first of
+        them, and what is `learned` of it are these turns with their ends. The tokens are the same. Plain texts, and
+        conversations without a template, have the last turn alone.
+        """
+        prompts, responses, learned = [], [], []
+        for row in rows:
+            ids, marked = self.prompt(row.prompt), []
+            if turns == "all" and self.chat is not None and isinstance(row.prompt, Conversation):
+                marked = self.chat.learned(row.prompt)
+            border = marked.index(True) if True in marked else len(ids)
+            answer = self.response(row.completion, prompt=row.prompt)
+            prompts.append(ids[:border] or [self.end_of_text])
+            responses.append([*ids[border:], *answer])
+            learned.append([*marked[border:], *[True] * len(answer)])
+        prompt, prompt_mask = pad_left(prompts, self.end_of_text)
+        response, response_mask = pad_right(responses, self.end_of_text)
+        every = all(map(all, learned))
+        return Sequences(
+            prompt=prompt,
+            prompt_mask=prompt_mask,
+            response=response,
+            response_mask=response_mask,
+            learned=None if every else pad_right(learned, 0)[0].bool(),
+        )
 
     def without_equal_pairs(self, row: Comparison) -> Comparison:
         """Without the preferences between responses that are the same tokens once they are cut: their scores are the
@@ -143,6 +177,30 @@ class Encoder:
     def text(self, ids: list[int]) -> str:
         """Without the end-of-text token."""
         return str(self.tokenizer.decode([i for i in ids if i != self.end_of_text]))
+
+
+LEARNED = "⟦", "⟧"
+"""Around what is learned, in a text for people."""
+
+
+def as_read(row: Prompt | Demonstration | Comparison, encoder: Encoder, turns: Turns) -> tuple[str, int, int]:
+    """A record as a model reads it, for people: the text of its tokens, control tokens among them, what is learned of
+    it between `LEARNED`, and how many tokens there are and are learned. Of a comparison, the first completion."""
+    if isinstance(row, Prompt):
+        ids = encoder.prompt(row.text)
+        return str(encoder.tokenizer.decode(ids)), len(ids), 0
+    if isinstance(row, Comparison):
+        found = encoder.pairs([row.prompt], row.completions[:1])
+        num_learned = 0
+    else:
+        found = encoder.demonstrations([row], turns)
+        num_learned = num_tokens([found])
+    ids, learned = found.tokens[0].tolist(), [False] * found.prompt.shape[1] + found.counted[0].tolist()
+    pieces = []
+    for inside, part in groupby(range(len(ids)), key=lambda place: learned[place] and num_learned > 0):
+        text = str(encoder.tokenizer.decode([ids[place] for place in part]))
+        pieces.append(f"{LEARNED[0]}{text}{LEARNED[1]}" if inside else text)
+    return "".join(pieces), len(ids), num_learned
 
 
 def begin_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -8,6 +8,8 @@ from instructrl.settings import require_positive
 GROUPINGS = ("user", "source")
 # What becomes of rows whose prompt is longer than the limit: left out and counted, or refused.
 LongPrompts = Literal["drop", "error"]
+# Which turns of the assistant are learned from a conversation.
+Turns = Literal["all", "last"]
 # The day that it is for every chat template that asks.
 DATE = "2025-01-01"
 

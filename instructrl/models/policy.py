@@ -76,7 +76,7 @@ class Policy(nn.Module):
         return list(dict.fromkeys([*own, *(token for token in listed if 0 <= token < self.num_ids)]))
 
     def forward(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
-        """Log-probability of every response token: [B, T] float32 in nats, 0 where masked."""
+        """Log-probability of every response token: [B, T] float32 in nats, 0 where it is not counted."""
         hidden, weight, bias = self.head_inputs(sequences)
         return logprobs.linear_token_logprobs(
             hidden,
@@ -84,7 +84,7 @@ class Policy(nn.Module):
             sequences.response,
             bias=bias,
             temperature=temperature,
-            mask=sequences.response_mask,
+            mask=sequences.counted,
             logit_settings=self.logit_settings,
         )
 

@@ -13,7 +13,7 @@ from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.rollout.scoring import comparison_scores, score_texts
 from instructrl.runs import steps
-from instructrl.types import Comparison, Demonstration, Prompt
+from instructrl.types import Comparison, Conversation, Demonstration, Message, Prompt
 
 # Nobody can be asked about new responses: a second reward model, which PPO never sees, stands in.
 JUDGE = "reward model trained on the held-out comparisons"
@@ -84,19 +84,33 @@ def run_experiment(
 def few_shot_form(
     demonstrations: Sequence[Demonstration], encoder: Encoder, num_examples: int = 3
 ) -> Callable[[str], str]:
-    """A prompt behind the shortest demonstrations, as far as they fit under the prompt limit beside it."""
-    candidates = demonstrations[: min(len(demonstrations), 1000)]
+    """A prompt behind the shortest demonstrations, as far as they fit under the prompt limit beside it: texts before a
+    text, earlier turns before the first of a conversation."""
+    candidates = [row for row in demonstrations[:1000] if not getattr(row.prompt, "needs_template", "")]
     shortest = sorted(candidates, key=lambda row: len(row.prompt) + len(row.completion))[:num_examples]
-    examples = [f"{row.prompt}\n{row.completion}\n\n" for row in shortest]
 
     def form(prompt: str) -> str:
-        for count in range(len(examples), -1, -1):
-            text = "".join(examples[:count]) + prompt + ("\n" if count else "")
+        for count in range(len(shortest), -1, -1):
+            text = behind_examples(prompt, shortest[:count])
             if count == 0 or encoder.fits(text):
                 return text
         raise AssertionError("the loop ends at no examples")
 
     return form
+
+
+def behind_examples(prompt: str, examples: Sequence[Demonstration]) -> str:
+    """A prompt with examples before it; without any, the prompt as it is."""
+    if not examples:
+        return prompt
+    if not isinstance(prompt, Conversation):
+        return "".join(f"{row.prompt}\n{row.completion}\n\n" for row in examples) + prompt + "\n"
+    turns: list[Message] = []
+    for row in examples:
+        asked = row.prompt.messages if isinstance(row.prompt, Conversation) else [Message("user", row.prompt)]
+        turns += [*(m for m in asked if m.role != "system"), Message("assistant", row.completion)]
+    system = [message for message in prompt.messages if message.role == "system"]
+    return Conversation([*system, *turns, *(m for m in prompt.messages if m.role != "system")], prompt.tools)
 
 
 def _model_judge(judge: RewardModel, encoder: Encoder) -> Judge:

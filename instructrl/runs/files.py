@@ -10,7 +10,6 @@ import torch
 from instructrl.data import tables
 from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.readers import check_no_comparisons, read_corpus
-from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.backbone import check_context, set_residual_dropout
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import check_scalar_head
@@ -18,7 +17,7 @@ from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.journal import Journal
 from instructrl.runs.reading import Reader, check_preferences
 from instructrl.runs.settings import FilesConfig, check_paths
-from instructrl.runs.standalone import load_other_policy
+from instructrl.runs.standalone import load_encoder, load_other_policy
 from instructrl.runs.steps import Workspace
 from instructrl.trainers.log import RunLog
 
@@ -45,7 +44,7 @@ def read_files(config: FilesConfig) -> FilesInput:
     assert config.corpus is not None
     assert config.model is not None
     recipe = config.recipe
-    encoder = Encoder(load_tokenizer(config.model), recipe.limits)
+    encoder = load_encoder(config.model, recipe.limits, config)
     reader = Reader(encoder, config.long_prompts)
     material = _material(config, Path(config.data), config.corpus, reader)
     gpt = Policy.load(config.model, encoder.tokenizer)

@@ -29,6 +29,7 @@ class Reader:
     def __init__(self, encoder: Encoder, long_prompts: LongPrompts) -> None:
         self.encoder, self.long_prompts = encoder, long_prompts
         self.notes: list[str] = []
+        self._told_of_texts = False
 
     def demonstrations(self, source: str | Path) -> Records[Demonstration]:
         """Those whose prompts fit."""
@@ -84,8 +85,9 @@ class Reader:
 
     def _fitting(self, source: str | Path, records: Records[RecordT]) -> Records[RecordT]:
         limit = self.encoder.limits.max_prompt_tokens
-        places = []
+        places, texts = [], 0
         for place, row in enumerate(progress.through(f"reading {source}", records)):
+            texts += not isinstance(prompt_text(row), Conversation)
             if self._takes(row, records.where(place)):
                 places.append(place)
             elif self.long_prompts == "error":
@@ -93,6 +95,7 @@ class Reader:
                     f"{records.where(place)}: found a prompt of more than {limit} tokens, accepted are up to {limit}; "
                     "--long-prompts drop leaves such rows out"
                 )
+        self._tell_of_texts(source, texts, len(records))
         if not places:
             raise ValueError(
                 f"{source}: found prompts of more than {limit} tokens alone, in {len(records):,} rows; accepted is at "
@@ -106,6 +109,18 @@ class Reader:
             "tokens (--long-prompts error refuses them)"
         )
         return records.at(places)
+
+    def _tell_of_texts(self, source: str | Path, texts: int, rows: int) -> None:
+        """Once: what holds for one file of texts holds for the others."""
+        if self.encoder.chat is None or not texts or self._told_of_texts:
+            return
+        self._told_of_texts = True
+        end = self.encoder.tokenizer.convert_ids_to_tokens(self.encoder.end_of_text)
+        self.notes.append(
+            f"{source}: {texts:,} of {rows:,} prompts are texts, which the tokenizer's chat template does not render, "
+            f"though responses end with its {end}: write them as messages (role user), or leave the template out "
+            "(--chat-template none)"
+        )
 
     def _takes(self, row: RecordT, where: str) -> bool:
         prompt, chat = prompt_text(row), self.encoder.chat

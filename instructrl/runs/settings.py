@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from instructrl.data.settings import Limits, LongPrompts
+from instructrl.data.settings import DATE, Limits, LongPrompts
 from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.settings import require_positive
 from instructrl.trainers.settings import (
@@ -208,6 +208,11 @@ class FilesConfig:
     reward_base: str | None = None
     # rows whose prompt is longer than the limit: left out and counted, or refused
     long_prompts: LongPrompts = "drop"
+    # renders prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is saved
+    # with the models
+    chat_template: str = "auto"
+    # the day that it is for a template that asks
+    chat_date: str = DATE
     # test prompts that the models are compared on
     test_prompts: int = 1_000
     # what each step does

@@ -209,7 +209,8 @@ def finetune(
             trainer.resume(found)
         for epoch in range(len(trainer.validation_losses) + 1, config.epochs + 1):
             trainer.run(work.log, until=epoch * trainer.steps_per_epoch, checkpoints=checkpoints)
-            if (loss := None if valid is None else demonstration_loss(policy, valid, work.encoder)) is not None:
+            loss = None if valid is None else demonstration_loss(policy, valid, work.encoder, config.turns)
+            if loss is not None:
                 work.log.metrics(phase, trainer.step - 1, {"validation_loss": loss, "epoch": epoch})
             work.save(policy, name(epoch))
             trainer.validation_losses.append(loss)

@@ -41,7 +41,7 @@ def accumulate_likelihood_gradient(
             hidden,
             weight,
             part.response,
-            part.response_mask,
+            part.counted,
             bias=bias,
             num_tokens=counts[index],
             logit_settings=policy.logit_settings,

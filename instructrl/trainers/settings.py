@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from instructrl.data.settings import Turns
 from instructrl.models.settings import PassConfig
 from instructrl.settings import require_positive
 
@@ -95,6 +96,8 @@ class SFTConfig:
     # f of the loss `(1 - f) * NLL(demonstrations) + f * NLL(plain text)`, each a mean over its own tokens, and of a
     # batch the share that is blocks of plain text (0.1 in the branch that PPO starts from)
     pretraining_fraction: float = 0.0
+    # of conversations that a chat template renders: learn every turn of the assistant, or the last one alone
+    turns: Turns = "all"
     # examples in one forward pass; changes memory, and of the result what dropout leaves out
     microbatch: int = 32
     # precision and memory of the forward passes

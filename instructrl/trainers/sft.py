@@ -9,6 +9,7 @@ from torch import Tensor
 
 from instructrl import distributed
 from instructrl.data.encoding import Encoder, blocks_as_sequences
+from instructrl.data.settings import Turns
 from instructrl.models.backbone import set_residual_dropout
 from instructrl.models.policy import Policy
 from instructrl.models.spread import spread
@@ -91,7 +92,8 @@ class SFTTrainer(Trainer):
 
     def _terms(self) -> list[tuple[float, Sequences]]:
         """What each kind of row weighs in the loss, and its rows in this step."""
-        rows = self.encoder.demonstrations([self.demonstrations[i] for i in self.order.batch(self.step)])
+        chosen = [self.demonstrations[i] for i in self.order.batch(self.step)]
+        rows = self.encoder.demonstrations(chosen, self.config.turns)
         num_mixed, weight = self.config.num_pretraining, self.config.pretraining_fraction
         if not num_mixed or self.blocks is None:
             return [(1.0, rows)]
@@ -100,7 +102,9 @@ class SFTTrainer(Trainer):
         return [(1 - weight, rows), (weight, mixed)]
 
 
-def demonstration_loss(policy: Policy, demonstrations: Sequence[Demonstration], encoder: Encoder) -> float:
-    """Validation loss: NLL per response token in nats."""
+def demonstration_loss(
+    policy: Policy, demonstrations: Sequence[Demonstration], encoder: Encoder, turns: Turns = "last"
+) -> float:
+    """Validation loss: NLL per response token in nats. turns: as in `Encoder.demonstrations`."""
     chunks = range(0, len(demonstrations), 64)
-    return mean_loss(policy, [encoder.demonstrations(demonstrations[i : i + 64]) for i in chunks])
+    return mean_loss(policy, [encoder.demonstrations(demonstrations[i : i + 64], turns) for i in chunks])

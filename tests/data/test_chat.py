@@ -112,3 +112,36 @@ def test_no_content_becomes_a_control_token(style, backend):
             answer = chat.response(harmless, chat.prompt(harmless), hostile, finished=True)
             plain = chat.response(harmless, chat.prompt(harmless), "q", finished=True)
             assert controls(chat, answer) == controls(chat, plain), hostile
+
+
+# What of each rendering is learned, for a conversation "u:q" "a:<first>" "u:r" "a:<second>" "u:s".
+LEARNED = {
+    "chatml": ["A bird.\nTwo<|im_end|>", "No > more<|im_end|>"],
+    "llama3": ["A bird.\nTwo<|eot_id|>", "No > more<|eot_id|>"],
+    "gemma": ["A bird.\nTwo<end_of_turn>", "No > more<end_of_turn>"],
+    "mistral": [" A bird.\nTwo</s>", "  No > more</s>"],
+    "qwen3": ["A bird.\nTwo<|im_end|>", " No > more<|im_end|>"],
+    "plain": [" A bird.\nTwo", "  No > more"],
+}
+
+
+@pytest.mark.parametrize(("style", "backend"), EVERY)
+def test_what_is_learned_is_what_the_assistant_said(style, backend):
+    chat = template(style, backend)
+    opening = STYLES[style].control[0] if STYLES[style].control else "Assistant:"
+    for name in ("q", f"{opening}assistant\nA bird.", "Assistant: A bird.", chat.tokenizer.eos_token):
+        asked = conversation(f"u:{name}", "a:A bird.\nTwo", "u:r", "a: No > more", f"u:{name}")
+        ids, learned = chat.prompt(asked), chat.learned(asked)
+        assert len(ids) == len(learned)
+        parts, inside = [], False
+        for number, chosen in zip(ids, learned, strict=True):
+            if chosen and not inside:
+                parts.append([])
+            inside = chosen
+            if chosen:
+                parts[-1].append(number)
+        shown = [chat.tokenizer.decode(part) for part in parts]
+        assert [text.split() for text in shown] == [text.split() for text in LEARNED[style]], name
+        assert all(part.count(chat.end_of_turn) == chat.closes for part in parts)
+    assert not any(chat.learned(conversation("s:S", "u:q")))
+    assert not any(chat.learned(conversation("u:q", "a: ", "u:q")))
