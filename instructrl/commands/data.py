@@ -29,25 +29,26 @@ def main(config: PrepareConfig | CheckCommand) -> int:
         print(prepare(config).markdown())
         return 0
     records = _READERS[config.kind](config.file)
-    print(f"{check(records):,} rows are good")
+    count = check(records)
+    shown = () if config.model is None else _first(config, config.model)
+    print(f"{count:,} rows are good")
     if config.kind == "comparisons":
         _tell_of_equal_pairs(records)
-    if config.model is not None and config.kind != "corpus":
-        _show_first(config, config.model)
+    for text in shown:
+        show(text)
     return 0
 
 
-def _show_first(config: CheckCommand, model: str) -> None:
-    """Render every row, and print the first as the model reads it."""
+def _first(config: CheckCommand, model: str) -> list[str]:
+    """Render every row. Returns what there is to say, with the first row as the model reads it."""
+    if config.kind == "corpus":
+        raise ValueError("model: found one for plain text, accepted is one for data with prompts")
     encoder = load_encoder(model, Limits(max_prompt_tokens=_MANY, max_response_tokens=_MANY), config)
     reader = Reader(encoder, "error")
     first = getattr(reader, config.kind)(config.file)[0]
     text, num_tokens, num_learned = as_read(first, encoder, config.turns)
-    for note in reader.notes:
-        print(note)
     learned = f", {num_learned:,} of them, between {LEARNED[0]} and {LEARNED[1]}, learned" if num_learned else ""
-    print(f"the first row, {num_tokens:,} tokens{learned}:")
-    show(text)
+    return [*reader.notes, f"the first row, {num_tokens:,} tokens{learned}:", *text.split("\n")]
 
 
 def _tell_of_equal_pairs(comparisons: Sequence[Comparison]) -> None:

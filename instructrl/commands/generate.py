@@ -6,25 +6,28 @@ from collections.abc import Iterator
 from instructrl import distributed
 from instructrl.commands.settings import GenerateCommand
 from instructrl.data.chat import template_of
+from instructrl.data.chat_rendering import ChatTemplateError
 from instructrl.data.encoding import Encoder
-from instructrl.data.readers import read_prompts
+from instructrl.data.readers import DataError, Records, check, read_prompts
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.evaluation.formatting import visible
 from instructrl.models.backbone import check_context, context_of, hide_loading_bars
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling, sample_texts
-from instructrl.types import Conversation, Message
+from instructrl.types import Conversation, Message, Prompt
 
 
 def main(config: GenerateCommand) -> int:
     """Carry out `instructrl generate`. Returns the exit code."""
-    data = None if config.data is None else [prompt.text for prompt in read_prompts(config.data)]
+    data = None if config.data is None else read_prompts(config.data)
+    if data is not None:
+        check(data)
     with distributed.joined():
         hide_loading_bars()
         encoder, policy = _load(config)
-        given = [_asked(text, encoder) for text in config.prompts] if data is None else data
         # Of what is all there, each prompt is looked at before any is answered.
+        given = [_asked(text, encoder) for text in config.prompts] if data is None else _readable(data, encoder)
         for text in given:
             encoder.prompt(text)
         for number, text in enumerate(given or _lines(encoder)):
@@ -52,6 +55,16 @@ def _load(config: GenerateCommand) -> tuple[Encoder, Policy]:
     if positions is not None:
         check_context(policy.lm, limits.total, "max_response_tokens")
     return Encoder(tokenizer, limits, template_of(tokenizer, config.chat_template, config.chat_date)), policy
+
+
+def _readable(records: Records[Prompt], encoder: Encoder) -> list[str]:
+    """The prompts of a file. Raises DataError for one that the chat template does not take."""
+    for place, record in enumerate(records):
+        try:
+            encoder.fits(record.text)
+        except ChatTemplateError as error:
+            raise DataError(f"{records.where(place)}: {error}") from None
+    return [record.text for record in records]
 
 
 def _asked(text: str, encoder: Encoder) -> str:

@@ -40,7 +40,8 @@ class ChatTemplate:
         self.given = text is not None
         self._texts = own if isinstance(own, dict) else {_OTHERWISE: own}
         if not isinstance(self._texts.get(_OTHERWISE), str):
-            raise ChatTemplateError("chat template: found none in the tokenizer, accepted is one, or a file")
+            found = f"{', '.join(self._texts)} and no default" if isinstance(own, dict) else "none"
+            raise ChatTemplateError(f"chat template: found {found} in the tokenizer, accepted is one, or a file")
         for found in self._texts.values():
             check_variables(found, [*self._special_tokens, *tokenizer.SPECIAL_TOKENS_ATTRIBUTES])
         asked, prompted = (self._probed(add_generation_prompt=wanted) for wanted in (False, True))
@@ -137,13 +138,17 @@ class ChatTemplate:
         return disguise.taken_off(self._rendered(conversation.messages, _tools(conversation), disguise))
 
     def _answered(self, conversation: Conversation, answer: str) -> tuple[Rendered, int] | None:
-        """The conversation with an answer, and where in it the answer ends; None where it does not say the answer."""
+        """The conversation with an answer, and where in it the answer ends; None where that cannot be told: the
+        template does not say the answer, or looks at it in a way that marks around it change."""
         messages = [*conversation.messages, Message("assistant", answer)]
         texts = _strings([message.as_mapping() for message in messages], _tools(conversation))
         last = len(messages) - 1
         disguise = Disguise(self.control, texts, num_marks=2 * len(messages))
-        found = disguise.taken_off(self._rendered(messages, _tools(conversation), disguise, (last,), answered=True))
-        return (found, found.marks[2 * last + 1]) if 2 * last + 1 in found.marks else None
+        plain, found = (
+            disguise.taken_off(self._rendered(messages, _tools(conversation), disguise, marked, answered=True))
+            for marked in ((), (last,))
+        )
+        return (found, found.marks[2 * last + 1]) if found.text == plain.text and found.marks else None
 
     def _rendered(
         self,
@@ -221,7 +226,9 @@ def template_of(tokenizer: PreTrainedTokenizerBase, choice: str, today: str = DA
         return ChatTemplate(tokenizer, today=today) if tokenizer.chat_template else None
     try:
         text = Path(choice).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"chat_template: found no text in {choice}, accepted is a file in UTF-8") from error
+    except OSError as error:
         raise ValueError(f"chat_template: found no such file {choice}, accepted are auto, none, or a file") from error
     found = ChatTemplate(tokenizer, text, today)
     tokenizer.chat_template = text

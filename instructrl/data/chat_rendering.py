@@ -90,9 +90,10 @@ def check_variables(text: str, given: Sequence[str]) -> None:
     known = {*_GIVEN, *given, "strftime_now", *_environment().globals}
     missing = meta.find_undeclared_variables(tree) - known - _tested(tree) - _made(tree)
     if missing:
+        several = "s" if len(missing) > 1 else ""
         raise ChatTemplateError(
-            f"chat template: found the variable {', '.join(sorted(missing))}, which it is not given; accepted are "
-            f"{', '.join(_GIVEN)}, strftime_now and the special tokens"
+            f"chat template: found the variable{several} {', '.join(sorted(missing))}, which it is not given; accepted "
+            f"are {', '.join(_GIVEN)}, strftime_now and the special tokens"
         )
 
 

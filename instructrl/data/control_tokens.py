@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from instructrl.data.chat_rendering import ChatTemplateError
-from instructrl.data.tokenizers import without_control
+from instructrl.data.tokenizers import CONTROL_NAME
 
 # Second characters of placeholders: planes 15 and 16, but for the last characters, of which one is the first.
 _NUMBERS, _FIRSTS = 0xF0000, range(0x10FFFD, 0x10FF00, -1)
@@ -77,6 +77,8 @@ class ControlTokens:
         # The unknown token stands for what has none, in what people write, too.
         self._unknown = str(tokenizer.unk_token or "") if tokenizer.unk_token_id != tokenizer.eos_token_id else ""
         self._known = {number for name, number in self.ids.items() if name != self._unknown}
+        # What the model's own vocabulary matches in a text by such a name is left out, as `encode_text` does it.
+        self._lost = {self.ids[name] for name in self.ids if name != self._unknown and CONTROL_NAME.fullmatch(name)}
         self.beginnings = {name[:end] for name in self.ids for end in range(1, len(name))}
         self.ends = {name[start:] for name in self.ids for start in range(1, len(name))}
         self.longest = max(map(len, self.ids), default=0)
@@ -109,10 +111,9 @@ class ControlTokens:
         found = backend.encode(text, add_special_tokens=False)
         ids, places = [], []
         for number, place in zip(found.ids, found.offsets, strict=True):
-            own = numbers.get(number)
-            kept = [own] if own is not None else without_control(self.tokenizer, [number])  # of a unigram vocabulary
-            ids += kept
-            places += [_moved(place, borders, first)] * len(kept)
+            if number in numbers or number not in self._lost:
+                ids.append(numbers.get(number, number))
+                places.append(_moved(place, borders, first))
         return Encoded(ids, places)
 
 

@@ -18,7 +18,7 @@ END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 # A name between marks, as vocabularies have it ("Ġ" is a space of GPT-2's). Flags do not tell a control token from a
 # word: a tokenizer makes special whatever has a role.
-_CONTROL_NAME = re.compile(r"Ġ?[^\w\s].*\w.*[^\w\s]", re.DOTALL)
+CONTROL_NAME = re.compile(r"Ġ?[^\w\s].*\w.*[^\w\s]", re.DOTALL)
 # What transformers raises for the files of a tokenizer, by the ways in which they can be wrong.
 _OF_A_TOKENIZER = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError),
@@ -120,13 +120,8 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     unknown token may appear.
     """
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return without_control(tokenizer, ids)
-
-
-def without_control(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """The ids of a text without those of control tokens that the tokenizer's own vocabulary matched."""
     names = zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
-    named = {token for token, name in names if _CONTROL_NAME.fullmatch(name)}
+    named = {token for token, name in names if CONTROL_NAME.fullmatch(name)}
     if not named:
         return ids
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}

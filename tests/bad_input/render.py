@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # as pytest has them
 
 import accepted  # noqa: E402
+import rows_chat  # noqa: E402
 import rows_configs  # noqa: E402
 import rows_data  # noqa: E402
 import rows_data_in_steps  # noqa: E402
@@ -30,6 +31,7 @@ FAMILIES = [
     ("Left unused, of another kind, left over", rows_unused.ROWS),
     ("Models", rows_models.ROWS),
     ("Tokenizers and reward models", rows_other_models.ROWS),
+    ("Chat templates", rows_chat.ROWS),
 ]
 
 _OP_ROWS = [*rows_ops.ROWS, *rows_ops_advantages.ROWS, *rows_ops_ranking.ROWS]

@@ -137,7 +137,9 @@ def _byte_level() -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet))
+    backend.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(show_progress=False, vocab_size=330, initial_alphabet=alphabet)
+    )
     return backend
 
 
@@ -148,7 +150,7 @@ def _metaspace(scheme: str) -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    backend.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=special))
+    backend.train_from_iterator(TEXTS, trainers.BpeTrainer(show_progress=False, vocab_size=400, special_tokens=special))
     content = json.loads(backend.to_str())
     content["added_tokens"] = content["added_tokens"][:3]  # bytes are tokens of the vocabulary
     return Tokenizer.from_str(json.dumps(content))

@@ -1,14 +1,18 @@
 """Chat templates: the ids are transformers', and nothing that people write becomes a control token."""
 
+import json
 from datetime import date
 from functools import cache
 
 import pytest
-from chats import BACKENDS, STYLES, conversation, tokenizer_of
+from chats import BACKENDS, CHATML, STYLES, conversation, tokenizer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from instructrl.data.chat import ChatTemplate
+from instructrl.data.chat_rendering import ChatTemplateError
 from instructrl.types import Conversation, Message
 
 EVERY = [(style, backend) for style in STYLES for backend in BACKENDS]
@@ -145,3 +149,98 @@ def test_what_is_learned_is_what_the_assistant_said(style, backend):
         assert all(part.count(chat.end_of_turn) == chat.closes for part in parts)
     assert not any(chat.learned(conversation("s:S", "u:q")))
     assert not any(chat.learned(conversation("u:q", "a: ", "u:q")))
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "place": "string"}}}]
+
+
+def called(text):
+    """A conversation with a call of a tool; its texts, names and keys say the same thing."""
+    call = {"type": "function", "function": {"name": text, "arguments": {"place": text, text: [text, 3]}}}
+    return Conversation(
+        [
+            Message("system", text),
+            Message("user", text),
+            Message("assistant", "", json.dumps({"tool_calls": [call]}, ensure_ascii=False)),
+            Message("tool", text, json.dumps({"name": text}, ensure_ascii=False)),
+            Message("assistant", text),
+            Message("user", text),
+        ],
+        json.dumps([*TOOLS, {"type": "function", "function": {"name": text}}], ensure_ascii=False),
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("style", ["qwen3", "llama3"])
+def test_tools_are_rendered_and_control_nothing(style, backend):
+    chat = template(style, backend)
+    asked = called("rain < 3 > 2")
+    tools = json.loads(asked.tools)
+    assert chat.prompt(asked) == by_transformers(chat, asked.messages, tools=tools)
+    for hostile in spelled(style):
+        assert controls(chat, chat.prompt(called(hostile))) == controls(chat, chat.prompt(asked)), hostile
+    learned = [n for n, chosen in zip(chat.prompt(asked), chat.learned(asked), strict=True) if chosen]
+    assert "3 > 2" in chat.tokenizer.decode(learned)
+    assert learned.count(chat.end_of_turn) == 2  # the call is a turn
+    assert ("tool_call" in chat.tokenizer.decode(learned)) == (style == "qwen3")
+
+
+def test_a_name_that_the_tokenizer_matches_by_its_normal_form():
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "q": 1, "<think>": 2, "</s>": 3, "u": 4}, unk_token="<unk>"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    tokenizer.add_tokens([AddedToken("<think>", normalized=True)])
+    tokenizer.chat_template = "{% for m in messages %}u <think> {{ m.content }} </s> {% endfor %}"
+    chat = ChatTemplate(tokenizer)
+    assert tokenizer.encode("<THINK>", add_special_tokens=False) == [2]
+    # The vocabulary has the name as a word, too: what a person wrote is left out of it, as `encode_text` does.
+    ids = chat.prompt(conversation("u:q <THINK> <think> q"))
+    assert (ids[:3], ids[-1], ids.count(2)) == ([4, 2, 1], 3, 1)
+
+
+NEEDED = {
+    "printed": ("{{ mood }}", "mood"),
+    "walked through": ("{% for d in places %}{% endfor %}", "places"),
+    "of which something is asked": ("{{ places[0].name }}", "places"),
+}
+OPTIONAL = {
+    "tested for being there": "{% if mood is defined %}{{ mood }}{% endif %}",
+    "tested": "{% if mood %}{{ mood }}{% endif %}{{ 'x' if not mood }}",
+    "with a default": "{{ mood | default('good') }}{{ mood or 'good' }}",
+    "given a value": "{% if messages %}{% set mood = 1 %}{% endif %}{{ mood }}",
+    "a macro": "{% macro mood(x) %}{{ x }}{% endmacro %}{{ mood(1) }}",
+    "what every template has": "{{ bos_token }}{{ sep_token }}{{ strftime_now('%Y') }}{{ tools }}{{ documents }}",
+    "around what is said": "{% generation %}{{ messages[0].content }}{% endgeneration %}",
+    "left early": "{% for m in messages %}{% break %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("case", NEEDED)
+def test_a_variable_that_nobody_gives_is_named(case):
+    text, name = NEEDED[case]
+    with pytest.raises(ChatTemplateError, match=f"found the variable {name}, which it is not given; accepted are"):
+        ChatTemplate(tokenizer_of("chatml", "byte level"), CHATML + text)
+
+
+@pytest.mark.parametrize("case", OPTIONAL)
+def test_a_variable_that_a_template_can_do_without(case):
+    ChatTemplate(tokenizer_of("chatml", "byte level"), CHATML + OPTIONAL[case])
+
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__ }}",
+    "{{ messages.append(1) }}",
+    "{% set ns = namespace() %}{% set ns.__x = 1 %}",
+    "{{ cycler.__init__.__globals__.os }}",
+    "{% for i in range(99999999) %}{% endfor %}",
+    "{{ 1 / 0 }}",
+    "{{ messages[0] + 1 }}",
+]
+
+
+@pytest.mark.parametrize("text", ESCAPES)
+def test_what_a_template_may_not_do_is_one_line(text):
+    with pytest.raises(ChatTemplateError, match="chat template: found messages for which it raises") as caught:
+        ChatTemplate(tokenizer_of("chatml", "byte level"), CHATML + text)
+    assert "\n" not in str(caught.value)
