@@ -126,6 +126,14 @@ class ChatTemplate:
         closing = (c.end for c in plain.controls if c.start >= end and c.end <= high and c.token == self.end_of_turn)
         return next(closing, end)
 
+    def whole(self, conversation: Conversation, answer: str) -> list[int]:
+        """Ids of a conversation that ends with an answer, with all that the template has behind it. Raises
+        ChatTemplateError where the template does, and where it does not say the answer."""
+        found = self._answered(conversation, answer)
+        if found is None:
+            raise ChatTemplateError("chat template: found none of the answer in what it makes, accepted is one with it")
+        return self.control.encode(found[0]).ids
+
     def check(self, conversation: Conversation, answers: Sequence[str] = ()) -> None:
         """Raise ChatTemplateError where the template does, for a prompt and for answers to it."""
         self._asked(conversation)

@@ -57,7 +57,7 @@ PRESETS: dict[str, Preset] = {
         lam=0.95,
         groups=GroupSettings(epsilon=1e-4),
         beyond=(
-            "PPO up to TRL 1.10, advantages of groups from its GRPO",
+            "PPO up to TRL 1.12, advantages of groups from its GRPO",
             "the value loss counts the position behind the last token too",
             "whitening by process",
         ),

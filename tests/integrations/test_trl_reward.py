@@ -10,7 +10,7 @@ from transformers import LlamaForSequenceClassification
 
 from benchmarks.end_to_end.host_runs import trl_ppo
 from instructrl.integrations.trl import RewardConfig, RewardTrainer
-from instructrl.integrations.trl.tokens import rankings_of
+from instructrl.integrations.trl.tokens import prompts_of, rankings_of
 from instructrl.rollout.scoring import comparison_scores
 
 RECORDS = json.loads((Path(__file__).parent / "trl_records.json").read_text(encoding="utf-8"))
@@ -95,23 +95,29 @@ def test_a_run_that_was_broken_off_comes_to_the_same_bits(tmp_path):
     assert torch.equal(weights(loaded), weights(whole.reward_model.network))
 
 
-def test_ids_and_messages_are_read_as_trl_reads_them(tmp_path):
+def test_ids_and_messages_are_read_as_trl_reads_them():
     words = trl_ppo.tokenizer()
-    words.chat_template = "{% for m in messages %}{{ m.role == 'user' and 'w1 ' or 'w2 ' }}{{ m.content }} {% endfor %}"
+    words.chat_template = (
+        "{% for m in messages %}{{ m.role == 'user' and 'w1 ' or 'w2 ' }}{{ m.content }} {{ '<eos> w0 ' }}{% endfor %}"
+        "{{ add_generation_prompt and 'w2 ' or '' }}"
+    )
     asked = [{"role": "user", "content": "w5 w6"}]
     answers = [[{"role": "assistant", "content": text}] for text in ("w7", "w8 w9")]
+    whole = [words.apply_chat_template([*asked, *answer], tokenize=True)["input_ids"] for answer in answers]
     rows = {
         "messages": {"prompt": asked, "chosen": answers[0], "rejected": answers[1]},
         "in one": {"chosen": [*asked, *answers[0]], "rejected": [*asked, *answers[1]]},
-        "ids": {"chosen_ids": [1, 5, 6, 2, 7], "rejected_ids": [1, 5, 6, 2, 8, 9]},
+        "ids": {"chosen_ids": whole[0], "rejected_ids": whole[1]},
         "texts": {"prompt": "w1 w5 w6", "chosen": " w2 w7 <eos>", "rejected": " w2 w8 w9"},
     }
     found = {name: rankings_of([row], words, trl_ppo.END)[0] for name, row in rows.items()}
+    end = trl_ppo.END
     for name in ("messages", "in one", "ids"):
-        assert found[name].comparison.prompt == (1, 5, 6, 2), name
-        assert found[name].comparison.completions == ((7,), (8, 9)), name
-        assert found[name].longest == 6
-    assert found["texts"].comparison.completions == ((7, trl_ppo.END), (8, 9, trl_ppo.END))
+        assert found[name].comparison.prompt == (1, 5, 6, end, 0, 2), name
+        assert found[name].comparison.completions == ((7, end, 0), (8, 9, end, 0)), name
+        assert found[name].longest == 10
+    assert found["texts"].comparison.completions == ((7, end), (8, 9, end))
+    assert prompts_of([{"prompt": asked}], words) == [(1, 5, 6, end, 0, 2)]
 
 
 def test_sequences_without_a_common_beginning_are_read_alone(tmp_path):
@@ -146,6 +152,7 @@ def test_what_is_too_long_is_left_out_and_told(tmp_path):
     assert len(ours.comparisons) == 3
 
 
+SAID = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]
 ROWS = {
     "columns": ({"text": "w1"}, "train_dataset, row 0: found the columns text, accepted are chosen and rejected"),
     "rejected": ({"chosen": "w1"}, "rejected: found none beside chosen, accepted are both"),
@@ -160,7 +167,8 @@ ROWS = {
         {"prompt": "w1", "chosen": [{}], "rejected": [{}]},
         "prompt: found a text beside messages, or the",
     ),
-    "template": ({"chosen": [{}], "rejected": [{}]}, "found messages and a tokenizer without a chat template"),
+    "template": ({"chosen": SAID, "rejected": SAID}, "chat template: found none in the tokenizer, accepted is one"),
+    "arguments": ({"chosen": SAID, "rejected": SAID, "chat_template_kwargs": {"x": 1}}, "chat_template_kwargs: found"),
 }
 
 

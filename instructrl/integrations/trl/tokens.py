@@ -7,10 +7,12 @@ from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from instructrl.data.chat import ChatTemplate
 from instructrl.data.encoding import Encoder, begin_of_text
+from instructrl.data.messages import json_of, messages_of, split_answer
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import encode_text
-from instructrl.types import Comparison
+from instructrl.types import Comparison, Conversation
 
 Ids = tuple[int, ...]
 
@@ -61,14 +63,30 @@ class Reader:
         """As the tokenizer starts a text."""
         return [*self._start, *encode_text(self.tokenizer, text)]
 
-    def messages(self, messages: Any, *, asks: bool) -> list[int]:
-        """By the tokenizer's chat template. asks: an answer is to follow. Raises ValueError where there is none."""
-        if not self.tokenizer.chat_template:
-            raise ValueError("found messages and a tokenizer without a chat template, accepted are texts or ids")
-        found: Any = self.tokenizer.apply_chat_template(
-            messages, tokenize=True, add_generation_prompt=asks, return_dict=True
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer)
+
+    def asked(self, row: Mapping[str, Any]) -> list[int]:
+        """The `prompt` of a row, by the tokenizer's chat template, up to where an answer follows."""
+        conversation = Conversation(messages_of(row["prompt"], "prompt"), _tools(row))
+        return self._chat.prompt(conversation)
+
+    def answered(self, row: Mapping[str, Any], answer: Any, column: str) -> list[int]:
+        """Messages that end with an answer, behind those of the `prompt` where the row has one."""
+        asked = [] if row.get("prompt") is None else messages_of(row["prompt"], "prompt")
+        messages, said = split_answer([*asked, *messages_of(answer, column)], column)
+        conversation = Conversation(messages, _tools(row))
+        return self._chat.whole(conversation, said)
+
+
+def _tools(row: Mapping[str, Any]) -> str:
+    if given := row.get("chat_template_kwargs"):
+        raise ValueError(
+            f"chat_template_kwargs: found {given}, accepted is none: templates are given messages and tools"
         )
-        return list(found["input_ids"])
+    tools = row.get("tools") or ""
+    return tools if isinstance(tools, str) else json_of(tools, "tools")
 
 
 def prompts_of(
@@ -102,7 +120,7 @@ def _prompt(row: Mapping[str, Any], reader: Reader) -> list[int]:
     elif (text := row.get("prompt")) is None:
         raise ValueError(f"found the columns {', '.join(row) or 'none'}, accepted are input_ids, or prompt")
     else:
-        found = reader.text(text) if isinstance(text, str) else reader.messages(text, asks=True)
+        found = reader.text(text) if isinstance(text, str) else reader.asked(row)
     if not found:
         raise ValueError("found no token, accepted are prompts of at least one")
     return found
@@ -163,7 +181,7 @@ def _ranked(row: Mapping[str, Any], reader: Reader, end: int) -> Ranked:
     if column.endswith("ids"):
         sequences = [[int(token) for token in ids] for ids in answers]
     else:
-        sequences = [_sequence(row.get("prompt"), answer, reader, end) for answer in answers]
+        sequences = [_sequence(row, answer, column, reader, end) for answer in answers]
     if not all(sequences):
         raise ValueError(f"{column}: found a sequence without tokens, accepted are at least one each")
     margin = float(row.get("margin") or 0.0)
@@ -173,12 +191,13 @@ def _ranked(row: Mapping[str, Any], reader: Reader, end: int) -> Ranked:
     return Ranked(comparison, margin, max(map(len, sequences)))
 
 
-def _sequence(prompt: Any, answer: Any, reader: Reader, end: int) -> list[int]:
+def _sequence(row: Mapping[str, Any], answer: Any, column: str, reader: Reader, end: int) -> list[int]:
     """A prompt, if there is one, and an answer, read together as TRL reads them."""
+    prompt = row.get("prompt")
     if prompt is not None and isinstance(prompt, str) != isinstance(answer, str):
         raise ValueError("prompt: found a text beside messages, or the reverse, accepted are both of one kind")
     if not isinstance(answer, str):
-        return reader.messages([*(prompt or ()), *answer], asks=False)
+        return reader.answered(row, answer, column)
     name = str(reader.tokenizer.convert_ids_to_tokens(end))
     return [*reader.text((prompt or "") + answer.removesuffix(name)), end]
 
