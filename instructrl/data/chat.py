@@ -128,11 +128,11 @@ class ChatTemplate:
 
     def whole(self, conversation: Conversation, answer: str) -> list[int]:
         """Ids of a conversation that ends with an answer, with all that the template has behind it. Raises
-        ChatTemplateError where the template does, and where it does not say the answer."""
-        found = self._answered(conversation, answer)
-        if found is None:
-            raise ChatTemplateError("chat template: found none of the answer in what it makes, accepted is one with it")
-        return self.control.encode(found[0]).ids
+        ChatTemplateError where the template does."""
+        messages = [*conversation.messages, Message("assistant", answer)]
+        disguise = Disguise(self.control, _strings([m.as_mapping() for m in messages], _tools(conversation)))
+        found = self._rendered(messages, _tools(conversation), disguise, (), answered=True)
+        return self.control.encode(disguise.taken_off(found)).ids
 
     def check(self, conversation: Conversation, answers: Sequence[str] = ()) -> None:
         """Raise ChatTemplateError where the template does, for a prompt and for answers to it."""
