@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chats import tokenizer_of
 
 from instructrl import cli, kernels
 from instructrl.commands import options
 from instructrl.ops import compiled, dispatch, private_ops
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md")
+CHATS = "docs/chat_templates.md"
+PAGES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md", CHATS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Written by a run or by `make`, not part of the repository.
@@ -32,6 +34,7 @@ MADE = (
     "metrics.jsonl",
     "profile.jsonl",
     "results.json",
+    "generation_config.json",
 )
 SUFFIXES = r"\.(?:py|md|toml|txt|svg|html|yaml|json|jsonl)"
 
@@ -96,8 +99,9 @@ def test_the_tree_is_the_repository():
 
 
 def commands() -> list[list[str]]:
-    text = "\n".join(blocks(README, "bash")).replace("\\\n", " ")
-    spans = re.findall(r"`(instructrl [a-z][^`]*)`", README)
+    pages = README + (ROOT / CHATS).read_text(encoding="utf-8")
+    text = "\n".join(blocks(pages, "bash")).replace("\\\n", " ")
+    spans = re.findall(r"`(instructrl [a-z][^`]*)`", pages)
     lines = [line for line in text.splitlines() if line.startswith("instructrl ")] + spans
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
@@ -179,6 +183,15 @@ def test_your_own_files_from_start_to_end(tmp_path, monkeypatch, capsys):
     run = {path.name for path in (tmp_path / "toy/run").iterdir()}
     table = README.split("## What a run leaves behind")[1].split("\n## ")[0]
     assert {name.rstrip("/") for name in re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)} == run
+
+
+def test_the_example_of_chat_templates_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tokenizer_of("chatml", "byte level").save_pretrained("models/chat")
+    (example,) = blocks((ROOT / CHATS).read_text(encoding="utf-8"), "python")
+    exec(compile(example, CHATS, "exec"), {})
+    shown = "system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n"
+    assert capsys.readouterr().out == f"<|im_start|>{shown}Because of Rayleigh.<|im_end|>\n"
 
 
 def test_the_ops_example_runs():
