@@ -5,11 +5,12 @@ is not there.
 """
 
 import difflib
+import json
 import warnings
 from pathlib import Path
 
 _CONFIG = "config.json"
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ACCEPTED = "accepted is a transformers folder or name"
 
 
@@ -22,7 +23,7 @@ def check_model_name(name: str | Path) -> None:
 
 
 def refuse_no_model(name: str | Path) -> None:
-    """Raise ValueError for what looks like a folder and is none, for a file, for a run's folder, and for an adapter."""
+    """Raise ValueError for what looks like a folder and is none, for a file, and for a run's folder."""
     path = Path(name)
     if path.is_dir():
         _check_folder(path)
@@ -33,19 +34,41 @@ def refuse_no_model(name: str | Path) -> None:
 
 
 def refuse_adapter(name: str | Path, file: str) -> None:
-    """Raise ValueError that says what an adapter is and how it becomes a model. file: that shows it to be one."""
+    """Raise ValueError for an adapter at a hub, of which no weights are fetched. file: that shows it to be one."""
     raise ValueError(
-        f"model {name}: found a LoRA adapter ({file}), accepted are whole weights; with peft, "
-        f"AutoPeftModelForCausalLM.from_pretrained({str(name)!r}).merge_and_unload().save_pretrained(FOLDER) makes them"
+        f"model {name}: found a LoRA adapter ({file}), accepted are whole weights there, or a folder with the adapter"
     )
 
 
+def is_adapter_folder(name: str | Path) -> bool:
+    """Whether a folder holds an adapter, alone or beside the weights of its base."""
+    return (Path(name) / ADAPTER).is_file()
+
+
+def has_own_weights(name: str | Path) -> bool:
+    """Whether the folder of an adapter holds its base, too."""
+    return (Path(name) / _CONFIG).is_file() and any(Path(name).glob("model*.safetensors*"))
+
+
+def tokenizer_folder(name: str | Path) -> str | Path:
+    """Where the tokenizer of a model lies: of an adapter's folder that has none, with its base."""
+    folder = Path(name)
+    if not is_adapter_folder(name) or any(folder.glob("tokenizer*")):
+        return name
+    try:
+        base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        return name
+    if base:
+        check_model_name(base)
+    return base or name
+
+
 def _check_folder(path: Path) -> None:
-    for file in _ADAPTER:
-        if (path / file).is_file():
-            refuse_adapter(path, file)
-    if (path / _CONFIG).is_file():
+    if is_adapter_folder(path) or (path / _CONFIG).is_file():
         return
+    if (path / ADAPTER_WEIGHTS).is_file():
+        raise ValueError(f"model {path}: found an adapter without its {ADAPTER}, accepted is a folder with both")
     inside = [file.parent for pattern in ("", "models/") for file in sorted(path.glob(f"{pattern}*/{_CONFIG}"))]
     if inside:
         names = ", ".join(map(str, inside[:8])) + (f" and {len(inside) - 8} more" if len(inside) > 8 else "")

@@ -9,12 +9,12 @@ takes is measured by `benchmarks/scaling/threads.py`.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line sets how threads wait before torch is imported, which reads it once
-    from torch import nn
+    from torch import Tensor
 
 # Operations, or bytes of float32 weights, of the mean product of a pass that pay for a thread: a millisecond of a core.
 OPERATIONS, BYTES = 64e6, 16e6
@@ -51,13 +51,16 @@ def by_work() -> Iterator[None]:
         _most = None
 
 
-def choose(network: "nn.Module", num_tokens: int) -> None:
-    """Take as many threads as a pass of these tokens pays for, from here to the next pass, its gradient included."""
+def choose(weights: Iterable[tuple[str, "Tensor"]], num_tokens: int) -> None:
+    """Take as many threads as a pass of these tokens pays for, from here to the next pass, its gradient included.
+
+    weights: of the network, by name.
+    """
     if _most is None or _most == 1:
         return
     import torch
 
-    sizes = [weight.numel() for weight in network.parameters() if weight.dim() == 2 and weight.device.type == "cpu"]
+    sizes = [weight.numel() for _, weight in weights if weight.dim() == 2 and weight.device.type == "cpu"]
     if sizes:
         torch.set_num_threads(number(sum(sizes) / len(sizes), num_tokens, _most))
 

@@ -90,7 +90,7 @@ def test_so_do_passes_that_share_their_prompts():
 def test_the_users_number_wins(monkeypatch, name):
     monkeypatch.setenv(name, "4")
     with threads.by_work():
-        threads.choose(miniature_policy(), 1)
+        threads.choose(miniature_policy().named_parameters(), 1)
         assert torch.get_num_threads() == 4
     assert threads.described() == f"threads: 4 ({name} 4)"
 
@@ -99,7 +99,7 @@ def test_the_users_number_wins(monkeypatch, name):
 def test_what_rounds_differently_is_recorded(monkeypatch):
     assert rounding()["threads"] == 4
     with threads.by_work():
-        threads.choose(miniature_policy(), 1)
+        threads.choose(miniature_policy().named_parameters(), 1)
         assert rounding()["threads"] == "up to 4"
 
 

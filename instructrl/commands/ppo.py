@@ -14,10 +14,11 @@ from instructrl.runs.steps import optimize_policy
 def main(config: PPOCommand) -> int:
     """Carry out `instructrl ppo`. Returns the exit code."""
     phase = "ppo_ptx" if config.ppo.ptx_coef > 0 else "ppo"
-    recipe = replace(Recipe(limits=config.limits, block_tokens=config.block_tokens), **{phase: config.ppo})
+    recipe = Recipe(limits=config.limits, block_tokens=config.block_tokens, adapter=config.adapter)
+    recipe = replace(recipe, **{phase: config.ppo})
     block_tokens = 0 if config.corpus is None else config.block_tokens
     encoder, policy = load_start(config.model, recipe, config, block_tokens)
-    reward_model = load_judge(config.reward_model, encoder)
+    reward_model = load_judge(config.reward_model, encoder, config.adapter)
     check_no_comparisons(config.data)
     reader = Reader(encoder, config.long_prompts)
     records = reader.prompts(config.data)

@@ -12,7 +12,7 @@ from instructrl.runs.steps import fit_reward_model
 
 def main(config: RewardModelCommand) -> int:
     """Carry out `instructrl rm`. Returns the exit code."""
-    recipe = Recipe(limits=config.limits, reward_model=config.reward_model)
+    recipe = Recipe(limits=config.limits, adapter=config.adapter, reward_model=config.reward_model)
     encoder, policy = load_start(config.model, recipe, config)
     check_scalar_head(policy)
     reader = Reader(encoder, config.long_prompts)

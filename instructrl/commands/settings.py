@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instructrl.data.settings import DATE, Limits, LongPrompts, Turns
+from instructrl.models.settings import AdapterConfig
 from instructrl.rollout.settings import EngineName, Truncation
 from instructrl.runs.named import NamedRun
 from instructrl.settings import require_not_negative, require_positive
@@ -40,6 +41,8 @@ class SFTCommand:
     chat_date: str = DATE
     # of prompts and responses, in tokens
     limits: Limits = Limits()
+    # what trains: an adapter on a base that all models share, or all weights
+    adapter: AdapterConfig = AdapterConfig()
     # of the training
     sft: SFTConfig = SFTConfig()
     # how often the run is saved
@@ -73,6 +76,8 @@ class RewardModelCommand:
     chat_date: str = DATE
     # of prompts and responses, in tokens
     limits: Limits = Limits()
+    # what trains: an adapter on a base that all models share, or all weights
+    adapter: AdapterConfig = AdapterConfig()
     # of the training
     reward_model: RewardModelConfig = RewardModelConfig()
     # how often the run is saved
@@ -110,6 +115,8 @@ class PPOCommand:
     chat_date: str = DATE
     # of prompts and responses, in tokens
     limits: Limits = Limits()
+    # what trains: an adapter on a base that all models share, or all weights
+    adapter: AdapterConfig = AdapterConfig()
     # of the training
     ppo: PPOConfig = PPOConfig()
     # how often the run is saved

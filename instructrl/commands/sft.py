@@ -10,7 +10,7 @@ from instructrl.runs.steps import finetune
 
 def main(config: SFTCommand) -> int:
     """Carry out `instructrl sft`. Returns the exit code."""
-    recipe = Recipe(limits=config.limits, block_tokens=config.block_tokens, sft=config.sft)
+    recipe = Recipe(limits=config.limits, block_tokens=config.block_tokens, adapter=config.adapter, sft=config.sft)
     block_tokens = 0 if config.corpus is None else config.block_tokens
     encoder, policy = load_start(config.model, recipe, config, block_tokens)
     set_residual_dropout(policy.lm, config.sft.residual_dropout)  # the trainer does it too: here it can refuse in time

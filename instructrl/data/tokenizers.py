@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from instructrl.model_names import check_model_name
+from instructrl.model_names import check_model_name, tokenizer_folder
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
@@ -82,6 +82,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     if (Path(path) / "encoder.json").is_file():
         return gpt2_tokenizer(path)
     check_model_name(path)
+    path = tokenizer_folder(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except _OF_A_TOKENIZER as error:

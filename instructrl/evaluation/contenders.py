@@ -121,7 +121,7 @@ def block_losses(policy: Policy, blocks: Tensor) -> list[float]:
     """NLL per token of each block, in nats. blocks: [N, L] int64 of plain text."""
     sequences = blocks_as_sequences(blocks)
     with unsharded(policy) as network:
-        device = next(network.parameters()).device
+        device = network.device
         logprobs = in_batches(network, sequences.to(device), 64).double().sum(dim=1).cpu()
     return (-logprobs / sequences.response_mask.sum(dim=1)).tolist()
 
@@ -137,7 +137,7 @@ def fact_accuracy(policy: Policy, encoder: Encoder, questions: Sequence[Question
         answers += options
     sequences = encoder.pairs(prompts, answers, finished=[False] * len(answers))
     with unsharded(policy) as network:
-        device = next(network.parameters()).device
+        device = network.device
         total = in_batches(network, sequences.to(device)).sum(dim=1).cpu()
     mean = total / sequences.response_mask.sum(dim=1)
     sizes = [1 + len(question.alternatives) for question in questions]

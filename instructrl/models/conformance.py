@@ -55,7 +55,8 @@ def paths_of(config: PretrainedConfig) -> Paths:
 
 def paths_of_network(lm: PreTrainedModel) -> Paths:
     """The same of a language model. Raises ValueError as `paths_of` does."""
-    return _paths(lm.config, type(lm), lm.dtype)
+    embeddings: Any = lm.get_input_embeddings()
+    return _paths(lm.config, type(lm), embeddings.weight.dtype)
 
 
 def _paths(config: PretrainedConfig, kind: type[PreTrainedModel], dtype: torch.dtype) -> Paths:

@@ -191,6 +191,11 @@ def save_network(
             setattr(config, name, value)
     own = write_network(network, folder)
     tokenizer.save_pretrained(folder)
+    write_generation_config(own, folder, ends)
+
+
+def write_generation_config(own: GenerationConfig | None, folder: str | Path, ends: Sequence[int]) -> None:
+    """Write `generation_config.json` with the tokens that end a response, where there are settings and such tokens."""
     if ends and own is not None:
         path = Path(folder) / "generation_config.json"
         content = json.loads(own.to_json_string())

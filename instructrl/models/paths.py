@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from instructrl import threads
+from instructrl.models.base import named_weights
 from instructrl.ops.logit_settings import LogitSettings
 from instructrl.types import SharedPrompts
 
@@ -74,7 +75,7 @@ def _alone(network: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def _states(network: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> Tensor:
-    threads.choose(network.base_model, input_ids.numel())
+    threads.choose(named_weights(network.base_model), input_ids.numel())
     return network.base_model(input_ids=input_ids, **inputs, use_cache=False).last_hidden_state
 
 
@@ -122,7 +123,8 @@ def _mask(network: PreTrainedModel, rows: SharedPrompts, kind: str) -> Tensor:
     """What a layer of this kind adds to its attention scores: [B, 1, L, L]."""
     field, seen = _KINDS[kind]
     size = getattr(network.config.get_text_config(), field, None) if field else None
-    dtype = next(network.parameters()).dtype
+    embeddings: Any = network.get_input_embeddings()
+    dtype = embeddings.weight.dtype
     visible = _visible(rows) & seen(rows, size)
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
         ~visible, torch.finfo(dtype).min

@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from instructrl import progress
+from instructrl.model_names import is_adapter_folder
+from instructrl.models.adapter_folders import read_policy, write_adapter
+from instructrl.models.adapters import has_adapter, whole
 from instructrl.models.backbone import load_causal_lm, response_states, set_residual_dropout, train_without_noise
+from instructrl.models.base import Base, Role
 from instructrl.models.conformance import paths_of_network
 from instructrl.models.folders import save_network
 from instructrl.models.vocabulary import check_vocabulary, learn_every_embedding, num_ids, tell_of_holes
@@ -17,17 +22,18 @@ from instructrl.ops.logit_settings import LogitSettings
 from instructrl.types import Sequences
 
 
-class Policy(nn.Module):
+class Policy(Role):
     """Log-probabilities of responses, without ever holding logits.
 
     num_ids: of the tokens that there are, 0 to num_ids - 1; the distribution is over them. None: as many as the network
     has embeddings, which often are more. `forward` is the log-probability pass, so that a distributed wrapper around
-    the module sees it. paths: how its network is run, and what its logits are. Raises ValueError for a network that
-    `conformance` refuses.
+    the module sees it. paths: how its network is run, and what its logits are. base: that the network stands on, where
+    it does. Raises ValueError for a network that `conformance` refuses.
     """
 
-    def __init__(self, lm: PreTrainedModel, num_ids: int | None = None) -> None:
+    def __init__(self, lm: PreTrainedModel, num_ids: int | None = None, base: Base | None = None) -> None:
         super().__init__()
+        self.base = base
         self.paths = paths_of_network(lm)
         learn_every_embedding(lm)
         set_residual_dropout(lm, 0.0)
@@ -46,27 +52,39 @@ class Policy(nn.Module):
         return self
 
     @classmethod
-    def load(cls, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> "Policy":
-        """From a transformers folder or name; see `load_causal_lm`.
+    def load(
+        cls,
+        path: str | Path,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        base_dtype: Literal["float32", "bfloat16"] | None = None,
+    ) -> "Policy":
+        """From a transformers folder or name, see `load_causal_lm`; or from the folder of an adapter, on its base.
 
-        tokenizer: that it is to be used with, which says what ids there are; None takes the network by itself. Raises
-        ValueError where an id of the tokenizer has no embedding.
+        tokenizer: that it is to be used with, which says what ids there are; None takes the network by itself.
+        base_dtype: of an adapter's base; None is what it was trained with. Raises ValueError where an id of the
+        tokenizer has no embedding, and for an adapter of another base.
         """
         with progress.wait(f"loading {path}"):
-            lm = load_causal_lm(path)
+            lm, base = read_policy(path, base_dtype) if is_adapter_folder(path) else (load_causal_lm(path), None)
         if tokenizer is None:
-            return cls(lm)
+            return cls(lm, base=base)
         check_vocabulary(lm, path, tokenizer)
         tell_of_holes(tokenizer)
-        return cls(lm, num_ids(tokenizer))
+        return cls(lm, num_ids(tokenizer), base)
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()) -> None:
-        """Write a transformers folder that `AutoModelForCausalLM.from_pretrained` loads.
+        """Write a transformers folder that `AutoModelForCausalLM.from_pretrained` loads; of a policy with an adapter
+        the adapter alone, for `PeftModel.from_pretrained`.
 
         ends: tokens that end a response, as `Encoder.ends` has them; without them, the tokenizer's end of text."""
         end_of_text = tokenizer.eos_token_id
         assert isinstance(end_of_text, int)  # `load_tokenizer` and `Encoder` refuse others
-        save_network(self.lm, folder, tokenizer, {}, ends=self.ends(*(ends or (end_of_text,))))
+        found = self.ends(*(ends or (end_of_text,)))
+        if self.base is not None and has_adapter(self.lm):
+            write_adapter(self.lm, self.base, folder, tokenizer, ends=found)
+        else:
+            save_network(whole(self).lm, folder, tokenizer, {}, ends=found)
 
     def ends(self, *own: int) -> list[int]:
         """The tokens that end a response: the given ones, and where the model's `generation_config` lists several,

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from instructrl.models.activations import with_fused_activations
+from instructrl.models.base import Base, named_weights
 from instructrl.models.folders import read_config, with_named_base
 from instructrl.models.shrinking import shrunken
 
@@ -102,10 +103,11 @@ def _made(lm: PreTrainedModel) -> type[PreTrainedModel]:
     )
 
 
-def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedModel:
+def scalar_model(lm: PreTrainedModel, generator: torch.Generator, base: Base | None = None) -> PreTrainedModel:
     """The same network with the unembedding replaced by a projection to a scalar (paper, 3.5).
 
-    The projection starts at standard deviation `1/sqrt(D+1)` as in the paper's predecessor.
+    The projection starts at standard deviation `1/sqrt(D+1)` as in the paper's predecessor. base: that the language
+    model stands on; then the new network does, too, with a copy of the adapter that there is.
     Raises ValueError where the architecture cannot have one.
     """
     config = copy.deepcopy(lm.config)
@@ -113,10 +115,26 @@ def scalar_model(lm: PreTrainedModel, generator: torch.Generator) -> PreTrainedM
     config.tie_word_embeddings = False
     text = config.get_text_config()
     text.pad_token_id = getattr(text, "pad_token_id", None)  # transformers' head asks for it, CodeGen has none
-    model: Any = scalar_class(lm)._from_config(config, dtype=torch.float32).eval()
-    model.base_model.load_state_dict(lm.base_model.state_dict())
+    kind = scalar_class(lm)
+    if base is None:
+        model: Any = kind._from_config(config, dtype=torch.float32).eval()
+        model.base_model.load_state_dict(lm.base_model.state_dict())
+    else:
+        model = _on_a_base(kind, config, lm, base)
     with_fused_activations(model)
     width = model.score.in_features
     with torch.no_grad():
         model.score.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+    return model
+
+
+def _on_a_base(kind: type[PreTrainedModel], config: PretrainedConfig, lm: PreTrainedModel, base: Base) -> Any:
+    with torch.device("meta"):
+        model: Any = kind._from_config(config, dtype=torch.float32).eval()
+    setattr(model, model.base_model_prefix, base.copy(lm.base_model))
+    bias = model.score.bias is not None
+    model.score = nn.Linear(model.score.in_features, model.score.out_features, bias=bias, device=base.device)
+    vars(model)["peft_config"] = copy.deepcopy(getattr(lm, "peft_config", {}))
+    left = [name for name, x in named_weights(model) if x.is_meta]
+    assert not left, left  # a class with more than a base and a head is none that `scalar_class` gives
     return model

@@ -1,6 +1,5 @@
 """The reward model and the value function: the same network with a scalar head, read at different positions."""
 
-import copy
 import math
 import warnings
 from pathlib import Path
@@ -10,6 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from instructrl import profiling, progress
+from instructrl.model_names import is_adapter_folder
+from instructrl.models.adapter_folders import BaseDtype, read_reward_model, write_adapter
+from instructrl.models.adapters import has_adapter, whole
 from instructrl.models.backbone import (
     hidden_states,
     load_scalar_model,
@@ -17,6 +19,7 @@ from instructrl.models.backbone import (
     set_residual_dropout,
     train_without_noise,
 )
+from instructrl.models.base import Base, Role, another
 from instructrl.models.conformance import paths_of
 from instructrl.models.folders import save_network, with_named_base
 from instructrl.models.paths import SEPARATE, Paths, shared_prompt_states
@@ -29,15 +32,19 @@ from instructrl.types import Sequences, SharedPrompts
 _BIAS_FIELD = "instructrl_score_bias"
 
 
-class _ScalarHead(nn.Module):
+class _ScalarHead(Role):
+    """base: that the network stands on, where it does; its head is always its own."""
+
     bias: Tensor
 
-    def __init__(self, network: PreTrainedModel, paths: Paths, bias: float = 0.0) -> None:
+    def __init__(self, network: PreTrainedModel, paths: Paths, bias: float = 0.0, base: Base | None = None) -> None:
         super().__init__()
+        self.base = base
         learn_every_embedding(network)
         set_residual_dropout(network, 0.0)
         self.network, self.paths = network, paths
-        self.register_buffer("bias", torch.tensor(float(bias)))
+        device = None if base is None else base.device
+        self.register_buffer("bias", torch.tensor(float(bias), device=device))
 
     def train(self, mode: bool = True):
         """See `train_without_noise`."""
@@ -52,9 +59,15 @@ class _ScalarHead(nn.Module):
             return head(hidden.to(head.weight.dtype)).squeeze(-1).float() + self.bias
 
     @classmethod
-    def load(cls, path: str | Path):
-        """From a transformers sequence-classification folder with one output."""
+    def load(cls, path: str | Path, *, base_dtype: BaseDtype | None = None):
+        """From a transformers sequence-classification folder with one output, or the folder of such an adapter.
+
+        base_dtype: of an adapter's base; None is what it was trained with.
+        """
         with progress.wait(f"loading {path}"):
+            if is_adapter_folder(path):
+                network, base, bias = read_reward_model(path, base_dtype)
+                return cls(network, paths_of(network.config), bias, base)
             network = load_scalar_model(path)
         return cls.of(network, path)
 
@@ -75,14 +88,18 @@ class _ScalarHead(nn.Module):
         return cls(with_named_base(network), paths_of(config), bias)
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads.
+        """Write a folder that `AutoModelForSequenceClassification.from_pretrained` loads; of a model with an adapter
+        the adapter and the head alone, for `PeftModel.from_pretrained`.
 
         Its score of a single sequence is ours without the bias. transformers reads it at the last token that is not the
         configuration's padding, so that one is named only where nothing but padding can be this token; without it,
         transformers refuses batches.
         """
+        if self.base is not None and has_adapter(self.network):
+            write_adapter(self.network, self.base, folder, tokenizer, bias=float(self.bias))
+            return
         fields = {"pad_token_id": padding_id(tokenizer), _BIAS_FIELD: float(self.bias)}
-        save_network(self.network, folder, tokenizer, fields)
+        save_network(whole(self).network, folder, tokenizer, fields)
 
 
 def check_scalar_head(policy: Policy) -> None:
@@ -110,7 +127,7 @@ class RewardModel(_ScalarHead):
                 f"model {name}: its attention cannot read a prompt once for all completions: each is read with it",
                 stacklevel=2,
             )
-        return cls(scalar_model(policy.lm, generator), policy.paths)
+        return cls(scalar_model(policy.lm, generator, policy.base), policy.paths, base=policy.base)
 
     def forward(self, sequences: Sequences) -> Tensor:
         """Scores: [B] float32. A response without tokens is scored at the last prompt token."""
@@ -138,8 +155,9 @@ class ValueFunction(_ScalarHead):
     @classmethod
     def from_reward_model(cls, reward_model: RewardModel) -> "ValueFunction":
         """The paper's initialisation: every weight of the reward model, its bias included (C.4)."""
-        network = copy.deepcopy(reward_model.network)
-        return cls(network, reward_model.paths, float(reward_model.bias)).to(reward_model.bias.device)
+        start = another(reward_model)
+        made = cls(start.network, start.paths, float(start.bias), start.base)
+        return made.to(start.bias.device)
 
     def forward(self, sequences: Sequences) -> Tensor:
         """Values: [B, T] float32, of the state from which each response token is predicted; 0 where masked."""

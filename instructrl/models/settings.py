@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from instructrl.settings import require_positive
+
 Spread = Literal["ddp", "fsdp"]
 
 
@@ -16,3 +18,28 @@ class PassConfig:
     checkpoint_activations: bool = False
     # of the weights, moments and gradients over the processes of a job: a copy in each, or a part (FSDP2)
     spread: Spread = "ddp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterConfig:
+    """LoRA (https://arxiv.org/abs/2106.09685): what trains is low-rank matrices beside a base that all roles share."""
+
+    # of the matrices that are learned; None trains all weights
+    rank: int | None = None
+    # what they add is scaled by alpha / rank; None is twice the rank
+    alpha: int | None = None
+    # which linear layers get them: names as the network has them, such as q_proj, or "all-linear"
+    targets: tuple[str, ...] = ("all-linear",)
+    # of the base in memory; what is learned stays float32
+    base_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        require_positive(self, "rank", "alpha")
+        if not self.targets or not all(self.targets):
+            raise ValueError(f"targets: found {list(self.targets)}, accepted are names of linear layers, or all-linear")
+
+    @property
+    def scale(self) -> int:
+        """Alpha as it is used."""
+        assert self.rank is not None
+        return 2 * self.rank if self.alpha is None else self.alpha

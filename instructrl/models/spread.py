@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from instructrl import distributed
+from instructrl.models.base import device_of
 from instructrl.models.settings import Spread
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -33,7 +34,7 @@ def spread(network: nn.Module, layout: Spread, **methods: Any) -> None:
     dividing by their number: see `synchronised`. With "fsdp" each process holds its part of every weight: a block of
     the network is whole while it works, and what runs without gradient takes the network by `unsharded`.
     """
-    if distributed.size_of_job() == 1:
+    if distributed.size_of_job() == 1 or next(network.parameters(), None) is None:
         return
     if layout == "fsdp":
         _shard(network, methods)
@@ -56,7 +57,7 @@ def _replicate(network: nn.Module, methods: Mapping[str, Any]) -> None:
     replica = DistributedDataParallel(_Called(network), gradient_as_bucket_view=True)
     replica.broadcast_buffers = False  # the argument of that name is on its way out, and its successor is new
     replica.register_comm_hook(None, _sum)
-    device = next(network.parameters()).device
+    device = device_of(network)
     for name, example in methods.items():
         setattr(network, name, _through(replica, getattr(network, name)))
         _settle(replica, getattr(network, name)(example.to(device)))
@@ -148,7 +149,7 @@ def unsharded(network: NetworkT) -> Iterator[NetworkT]:
 
 @contextmanager
 def _on_device(network: nn.Module) -> Iterator[None]:
-    before, here = next(network.parameters()).device, distributed.device()
+    before, here = device_of(network), distributed.device()
     if here is None or here == before:
         yield
         return

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from instructrl import distributed, progress
 from instructrl.data.encoding import Encoder, pad_left
+from instructrl.models.adapters import merged
 from instructrl.models.decoding import Decoder
 from instructrl.models.passes import converted_once
 from instructrl.models.policy import Policy
@@ -115,8 +116,8 @@ def sample_rollout(
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     own = distributed.own_rows(order)
     parts = []
-    with unsharded(policy) as network, progress.wait("sampling", len(own)) as advance:
-        device = next(network.parameters()).device
+    with unsharded(policy) as whole, merged(whole) as network, progress.wait("sampling", len(own)) as advance:
+        device = network.device
         for start in range(0, len(own) or 1, sampling.batch_size):
             places = own[start : start + sampling.batch_size] or order[:1]  # nobody's row, for the shape of nothing
             prompt, prompt_mask = pad_left([encoded[i] for i in places], encoder.end_of_text)

@@ -75,7 +75,7 @@ def _checked(found: Sequence[float], count: int) -> list[float]:
 def mean_loss(policy: Policy, parts: Sequence[Sequences], batch_size: int = 64) -> float:
     """Negative log-likelihood per response token over all parts, in nats."""
     with unsharded(policy) as network:
-        device = next(network.parameters()).device
+        device = network.device
         rows = progress.through("loss", parts)
         total = sum(float(in_batches(network, part.to(device), batch_size).double().sum()) for part in rows)
     return -total / max(num_tokens(parts), 1)

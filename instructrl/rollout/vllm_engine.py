@@ -17,6 +17,8 @@ import torch
 
 from instructrl.data.encoding import Encoder, pad_left, pad_right
 from instructrl.data.settings import Limits
+from instructrl.models.adapters import merged
+from instructrl.models.base import named_weights
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling
 from instructrl.rollout.randomness import keyed_seed
@@ -33,8 +35,8 @@ class VLLMEngine:
     and responses; memory is planned for them. options: further arguments of `vllm.LLM`, as `dtype` and
     `gpu_memory_utilization`. Raises RuntimeError where vLLM is not installed.
 
-    The engine is one GPU in this process. Weights go over by the names of `named_parameters`, which for models with
-    experts need not be those of their checkpoints: vLLM then raises for the unknown name.
+    The engine is one GPU in this process. Weights go over by the names of parameters, an adapter's share in them; for
+    models with experts these need not be those of their checkpoints: vLLM then raises for the unknown name.
     """
 
     def __init__(self, model: str | Path, limits: Limits, **options: Any) -> None:
@@ -61,7 +63,7 @@ class VLLMEngine:
         Raises ValueError for a temperature that vLLM does not take and for limits above those of the engine.
         """
         self._check(encoder, sampling)
-        device = next(policy.parameters()).device
+        device = policy.device
         ends = policy.ends(*encoder.ends)
         encoded = [encoder.prompt(prompt) for prompt in prompts]
         episodes = range(first_episode, first_episode + len(encoded))
@@ -94,8 +96,9 @@ class VLLMEngine:
 
     def _take_weights(self, policy: Policy) -> None:
         """The policy's weights into vLLM's model; what was computed with the old ones is forgotten."""
-        weights = ((name, parameter.detach()) for name, parameter in policy.lm.named_parameters())
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        with merged(policy) as found:
+            weights = ((name, weight.detach()) for name, weight in named_weights(found.lm))
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM: found its prefix cache in use after a weight update, accepted is an idle engine")
 

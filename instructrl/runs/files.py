@@ -12,6 +12,7 @@ from instructrl.data.encoding import Encoder, pack_documents
 from instructrl.data.readers import check_no_comparisons, read_corpus
 from instructrl.models.backbone import check_context, set_residual_dropout
 from instructrl.models.policy import Policy
+from instructrl.models.roles import load_policy
 from instructrl.models.scoring import check_scalar_head
 from instructrl.runs.experiment import Material, run_experiment
 from instructrl.runs.journal import Journal
@@ -47,12 +48,12 @@ def read_files(config: FilesConfig) -> FilesInput:
     encoder = load_encoder(config.model, recipe.limits, config)
     reader = Reader(encoder, config.long_prompts)
     material = _material(config, Path(config.data), config.corpus, reader)
-    gpt = Policy.load(config.model, encoder.tokenizer)
+    gpt = load_policy(config.model, encoder.tokenizer, recipe.adapter)
     check_context(gpt.lm, recipe.limits.total)
     check_context(gpt.lm, recipe.block_tokens, "recipe.block_tokens")
     set_residual_dropout(gpt.lm, max(recipe.sft.residual_dropout, recipe.ppo_start.residual_dropout))
     set_residual_dropout(gpt.lm, 0.0)
-    reward_base = None if config.reward_base is None else load_other_policy(config.reward_base, encoder)
+    reward_base = None if config.reward_base is None else load_other_policy(config.reward_base, encoder, recipe.adapter)
     check_scalar_head(reward_base or gpt)
     return FilesInput(
         config=config,

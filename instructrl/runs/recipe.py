@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from instructrl.data.settings import Limits
+from instructrl.models.settings import AdapterConfig
 from instructrl.settings import require_positive
 from instructrl.trainers.settings import AdamConfig, PPOConfig, PretrainingConfig, RewardModelConfig, SFTConfig
 
@@ -36,6 +37,8 @@ class Recipe:
     block_tokens: int = 2048
     # only for models made here; None where the model comes pretrained
     pretraining: PretrainingConfig | None = None
+    # what trains: adapters on a base that all models share, or all weights
+    adapter: AdapterConfig = AdapterConfig()
     # step 1: the baseline
     sft: SFTConfig = SFTConfig()
     # step 1: the separate branch that PPO starts from (paper, C.3)

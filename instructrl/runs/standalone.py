@@ -17,7 +17,9 @@ from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.backbone import check_context, hide_loading_bars
 from instructrl.models.policy import Policy
+from instructrl.models.roles import load_policy, load_reward_model
 from instructrl.models.scoring import RewardModel
+from instructrl.models.settings import AdapterConfig
 from instructrl.models.vocabulary import check_vocabulary
 from instructrl.runs.folder import check_folder, open_folder
 from instructrl.runs.journal import NO_SOURCES, Journal
@@ -27,7 +29,7 @@ from instructrl.runs.steps import Workspace
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import CheckpointConfig
 
-_CHECKPOINTS = CheckpointConfig()
+_CHECKPOINTS, _ALL_WEIGHTS = CheckpointConfig(), AdapterConfig()
 
 
 def load_start(model: str, recipe: Recipe, config: Any, block_tokens: int = 0) -> tuple[Encoder, Policy]:
@@ -40,7 +42,7 @@ def load_start(model: str, recipe: Recipe, config: Any, block_tokens: int = 0) -
     hide_loading_bars()
     check_folder(Path(config.out), config, fresh=config.fresh)
     encoder = load_encoder(model, recipe.limits, config)
-    policy = Policy.load(model, encoder.tokenizer)
+    policy = load_policy(model, encoder.tokenizer, recipe.adapter)
     check_context(policy.lm, recipe.limits.total)
     check_context(policy.lm, block_tokens, "block_tokens")
     return encoder, policy
@@ -52,18 +54,20 @@ def load_encoder(model: str, limits: Limits, config: Any) -> Encoder:
     return Encoder(tokenizer, limits, template_of(tokenizer, config.chat_template, config.chat_date))
 
 
-def load_other_policy(path: str, encoder: Encoder) -> Policy:
-    """A policy that reads and writes the tokens of the first. Raises ValueError where it cannot."""
+def load_other_policy(path: str, encoder: Encoder, adapter: AdapterConfig = _ALL_WEIGHTS) -> Policy:
+    """A policy that reads and writes the tokens of the first. adapter: what is to be learned of it. Raises ValueError
+    where it cannot."""
     check_tokenizer(path, encoder)
-    policy = Policy.load(path, encoder.tokenizer)
+    policy = load_policy(path, encoder.tokenizer, adapter)
     check_context(policy.lm, encoder.limits.total)
     return policy
 
 
-def load_judge(path: str, encoder: Encoder) -> RewardModel:
-    """A reward model that reads the tokens of the policy. Raises ValueError where it cannot."""
+def load_judge(path: str, encoder: Encoder, adapter: AdapterConfig = _ALL_WEIGHTS) -> RewardModel:
+    """A reward model that reads the tokens of the policy. adapter: what is to be learned of it. Raises ValueError where
+    it cannot."""
     check_tokenizer(path, encoder)
-    reward_model = RewardModel.load(path)
+    reward_model = load_reward_model(path, adapter)
     check_context(reward_model.network, encoder.limits.total)
     check_vocabulary(reward_model.network, path, encoder.tokenizer)
     return reward_model

@@ -1,6 +1,5 @@
 """The steps that every run is made of. Each takes what it needs and returns what the next one needs."""
 
-import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,9 @@ from instructrl import distributed, progress
 from instructrl.data.encoding import Encoder
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam, block_losses
+from instructrl.models.base import another
 from instructrl.models.policy import Policy, gpt2_policy
+from instructrl.models.roles import learner, on_shared_base
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import unsharded
 from instructrl.models.vocabulary import num_ids
@@ -150,17 +151,18 @@ def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> Policy:
         raise ValueError("pretraining: found null in the recipe, accepted are its settings for a model made here")
 
     def train(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
-        learner = _learner(policy)
-        trainer = PretrainingTrainer(learner, blocks, config, work.seed_for("pretraining"))
-        return _train(work, trainer, checkpoints, found, lambda: work.save(learner, "gpt"))
+        trained = _placed(another(policy))
+        trainer = PretrainingTrainer(trained, blocks, config, work.seed_for("pretraining"))
+        return _train(work, trainer, checkpoints, found, lambda: work.save(trained, "gpt"))
 
     work.journal.once("pretraining", train, {"model": policy, "plain text": blocks})
     return work.load("gpt")
 
 
-def _learner(network: NetworkT) -> NetworkT:
-    """A copy on the device of this process: a trainer changes it, and in a job may leave a part of it alone."""
-    return _placed(copy.deepcopy(network))
+def _learner(work: Workspace, role: NetworkT, step: str) -> NetworkT:
+    """Another one on the device of this process, with an adapter where the recipe asks for them: a trainer changes it,
+    and in a job may leave a part of it alone. step: that the adapter's seed is of."""
+    return _placed(learner(role, work.recipe.adapter, work.seed_for(f"{step} adapter")))
 
 
 def _placed(network: NetworkT) -> NetworkT:
@@ -200,10 +202,11 @@ def finetune(
     """
     config: SFTConfig = getattr(work.recipe, phase)
 
+    on_shared_base(base, work.recipe.adapter)
     name = f"{phase}_epoch_{{:02d}}".format  # (epoch) -> name of its model
 
     def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
-        policy = _learner(base)
+        policy = _learner(work, base, phase)
         trainer = SFTTrainer(policy, train, work.encoder, config, seed=work.seed_for(phase), blocks=blocks, phase=phase)
         if found is not None:
             trainer.resume(found)
@@ -237,9 +240,11 @@ def fit_reward_model(
 
     demonstrations: None leaves the bias 0. phase: the name under which it is logged and saved.
     """
+    on_shared_base(start, work.recipe.adapter)
 
     def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
-        reward_model = _placed(RewardModel.from_policy(start, keyed_generator(work.seed_for(f"{phase} head"))))
+        head = keyed_generator(work.seed_for(f"{phase} head"))
+        reward_model = _learner(work, RewardModel.from_policy(start, head), phase)
         trainer = RewardModelTrainer(
             reward_model, comparisons, work.encoder, work.recipe.reward_model, seed=work.seed_for(phase), phase=phase
         )
@@ -307,11 +312,13 @@ def optimize_policy(
     PPO and PPO-ptx share the seed: they see the same prompts, and differ by the mix alone.
     """
     config: PPOConfig = getattr(work.recipe, phase)
+    for role in (start, reward_model):
+        on_shared_base(role, work.recipe.adapter)
 
     def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
         trainer = PPOTrainer(
-            _learner(start),
-            _learner(reward_model),
+            _learner(work, start, phase),
+            _learner(work, reward_model, f"{phase} value"),
             prompts,
             work.encoder,
             config,

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from instructrl import distributed, progress, threads
+from instructrl.models.base import content_of
 from instructrl.trainers.settings import CheckpointConfig
 from instructrl.trainers.state_files import STRUCTURE, TENSORS, read_state, state_bytes, write_state
 from instructrl.types import Conversation
@@ -278,7 +279,7 @@ def _add(digest: Any, value: Any) -> None:
         for name in value.__dataclass_fields__:
             _add(digest, getattr(value, name))
     elif isinstance(value, torch.nn.Module):
-        _add(digest, value.state_dict())
+        _add(digest, content_of(value))
     elif isinstance(value, Mapping):
         _add(digest, [*value.items()])
     elif isinstance(value, frozenset):

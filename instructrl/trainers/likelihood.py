@@ -28,7 +28,7 @@ def accumulate_likelihood_gradient(
     """
     counts = [num_tokens([rows]) for _, rows in terms]
     sums = [0.0] * len(terms)
-    device = next(policy.parameters()).device
+    device = policy.device
     parts = [
         (index, coefficient, select_microbatch(rows, chosen))
         for index, (coefficient, rows) in enumerate(terms)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from instructrl import distributed, interruption, profiling, progress
+from instructrl.models.base import base_of
 from instructrl.models.passes import applied
 from instructrl.models.settings import PassConfig
 from instructrl.models.spread import gathered, placed_like
@@ -147,6 +148,7 @@ class Trainer(ABC):
                 "starts over"
             )
         state, own = checkpoint.state, self.state_dict()
+        _check_bases(checkpoint.folder, state.get("bases", {}), own.get("bases", {}))
         if other := differences(state.get("modules"), own["modules"]):
             raise ValueError(f"{checkpoint.folder}: found a checkpoint of another model ({other.lstrip('/')})")
         self.load_state_dict(state)
@@ -187,7 +189,9 @@ class Trainer(ABC):
         return f"loss {metrics['loss']:.3f}"
 
     def state_dict(self) -> dict:
+        bases = {name: base.digest for name, module in self._modules.items() if (base := base_of(module)) is not None}
         return {
+            **({"bases": bases} if bases else {}),
             "step": self.step,
             "modules": {name: module.state_dict() for name, module in self._modules.items()},
             "updates": {name: update.state_dict() for name, update in self._updates.items()},
@@ -201,6 +205,17 @@ class Trainer(ABC):
         for name, update in self._updates.items():
             update.load_state_dict(state["updates"][name])
         self.load_extra_state(state["extra"])
+
+
+def _check_bases(folder: Path, found: Mapping[str, str], own: Mapping[str, str]) -> None:
+    """Raise ValueError where what a checkpoint holds are weights of other kinds, or adapters of another base."""
+    if found == own:
+        return
+    kinds = {True: "adapters", False: "full weights"}
+    there, wanted = kinds[bool(found)], kinds[bool(own)]
+    if found.keys() == own.keys():
+        there, wanted = f"{there} on another base", "one on the same base"
+    raise ValueError(f"{folder}: found a checkpoint of {there}, accepted is {wanted}; --fresh starts over")
 
 
 def _out_of_memory(error: BaseException) -> bool:

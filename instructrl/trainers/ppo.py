@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from instructrl import distributed, profiling
 from instructrl.data.encoding import Encoder, blocks_as_sequences
+from instructrl.models.adapters import without_idle_adapter
+from instructrl.models.base import another
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.models.spread import spread, synchronised, unsharded
@@ -82,7 +84,8 @@ class PPOTrainer(Trainer):
         spread(self.value_function, layout, forward=example)
         if reward_model is not None:
             spread(reward_model.eval(), layout)
-        self.reference = (copy.deepcopy(policy) if reference is None else reference.eval()).requires_grad_(False)
+        reference = without_idle_adapter(another(policy)) if reference is None else reference.eval()
+        self.reference = reference.requires_grad_(False)
         spread(self.reference, layout)
         self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         spread(self.average.module, layout)

@@ -74,7 +74,7 @@ class SFTTrainer(Trainer):
 
     def _train_step(self) -> tuple[dict[str, float], float]:
         self.policy.train()
-        device = next(self.policy.parameters()).device
+        device = self.policy.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # Dropout cannot take a generator: its global one is put where (seed, step) says, and put back after.
             # Processes other than the first drop other units.
