@@ -22,6 +22,7 @@ COMMANDS = {
         "what a model answers: prompts as options, from a file, or typed",
         "instructrl.commands.generate",
     ),
+    "merge": ("make whole weights of an adapter and its base", "instructrl.commands.merge"),
     "report": ("write report.html for a run or a single step", "instructrl.commands.report"),
     "data": (
         "prepare data as the paper does: duplicates, caps, splits by user, personal data",

@@ -128,6 +128,19 @@ def transformers_elsewhere(path: str, source: str) -> list[str]:
     return [f"{path} imports {name}" for name in names]
 
 
+def peft_elsewhere(path: str, source: str) -> list[str]:
+    """`peft` outside of the models, or before an adapter is asked for: it is not always installed."""
+    if not path.startswith("instructrl/"):
+        return []
+    found = [f"{path} imports {name}" for name in imports(path, source) if name.split(".")[0] == "peft"]
+    by_name = [
+        node for node in nodes(source) if isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func)
+    ]
+    if not path.startswith("instructrl/models/"):
+        found += [f"{path}:{node.lineno} imports peft" for node in by_name if "'peft" in ast.unparse(node)]
+    return found
+
+
 def empty_names(path: str, source: str) -> list[str]:
     """Folders and files named after nothing."""
     return [f"{path}: {part}" for part in Path(path).with_suffix("").parts if part in NAMES_THAT_SAY_NOTHING]
@@ -261,6 +274,8 @@ RULES = [
     (backend_by_name, "instructrl/ops/x.py", "import instructrl.kernels.native", "import instructrl.kernels"),
     (transformers_elsewhere, "instructrl/rollout/x.py", "from transformers import GPT2Config", "import transformer"),
     (transformers_elsewhere, "instructrl/ops/x.py", "def f():\n    import transformers.utils", "import torch"),
+    (peft_elsewhere, "instructrl/models/x.py", "import peft", 'import_module("peft")'),
+    (peft_elsewhere, "instructrl/runs/x.py", 'importlib.import_module("peft.utils")', 'import_module("torch")'),
     (empty_names, "instructrl/models/utils.py", "", ""),
     (empty_names, "instructrl/common/policy.py", "", ""),
     (too_long, "x.py", "x = 1\n" * 401, "x = 1\n" * 400),

@@ -20,7 +20,7 @@ from instructrl.ops import compiled, dispatch, private_ops
 
 ROOT = Path(__file__).parent.parent
 CHATS = "docs/chat_templates.md"
-PAGES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md", CHATS)
+PAGES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md", CHATS, "docs/adapters.md")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Written by a run or by `make`, not part of the repository.
@@ -99,7 +99,7 @@ def test_the_tree_is_the_repository():
 
 
 def commands() -> list[list[str]]:
-    pages = README + (ROOT / CHATS).read_text(encoding="utf-8")
+    pages = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
     text = "\n".join(blocks(pages, "bash")).replace("\\\n", " ")
     spans = re.findall(r"`(instructrl [a-z][^`]*)`", pages)
     lines = [line for line in text.splitlines() if line.startswith("instructrl ")] + spans

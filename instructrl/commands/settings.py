@@ -195,6 +195,18 @@ class GenerateCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MergeCommand:
+    """Make whole weights of an adapter and its base."""
+
+    # the folder of an adapter, of a policy or of a reward model
+    model: str
+    # a new folder, for a transformers folder
+    out: str
+    # of the weights; None is that of the base that the adapter was trained on
+    dtype: Literal["float32", "bfloat16"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunCommand:
     """A named run, with its own configuration as it is to be carried out."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from instructrl.commands.settings import CheckCommand, PPOCommand, RunCommand, SFTCommand
+from instructrl.commands.settings import CheckCommand, PPOCommand, RewardModelCommand, RunCommand, SFTCommand
 from instructrl.data.settings import PrepareConfig
 
 
@@ -20,6 +20,17 @@ class Unused:
 _BLOCKS = Unused(option="block_tokens", without="corpus", when=lambda settings: settings.corpus is None)
 
 
+def _of_adapters(prefix: str, owner: Callable[[Any], Any]) -> tuple[Unused, ...]:
+    return tuple(
+        Unused(
+            option=f"{prefix}adapter.{name}",
+            without=f"{prefix}adapter.rank",
+            when=lambda settings: owner(settings).adapter.rank is None,
+        )
+        for name in ("alpha", "targets", "base_dtype")
+    )
+
+
 def _horizon(prefix: str, phase: str, recipe: Callable[[Any], Any]) -> Unused:
     return Unused(
         option=f"{prefix}{phase}.kl_horizon",
@@ -28,8 +39,11 @@ def _horizon(prefix: str, phase: str, recipe: Callable[[Any], Any]) -> Unused:
     )
 
 
+_OF_A_STEP = _of_adapters("", lambda settings: settings)
 _RULES: Mapping[type, tuple[Unused, ...]] = {
+    RewardModelCommand: _OF_A_STEP,
     PPOCommand: (
+        *_OF_A_STEP,
         *(
             Unused(option=option, without="ppo.ptx_coef", when=lambda settings: settings.ppo.ptx_coef == 0)
             for option in ("corpus", "ppo.ptx_examples_per_episode")
@@ -38,6 +52,7 @@ _RULES: Mapping[type, tuple[Unused, ...]] = {
         _horizon("", "ppo", lambda settings: settings),
     ),
     SFTCommand: (
+        *_OF_A_STEP,
         Unused(
             option="corpus",
             without="sft.pretraining_fraction",
@@ -54,6 +69,7 @@ _RULES: Mapping[type, tuple[Unused, ...]] = {
     ),
 }
 _OF_A_RUN = (
+    *_of_adapters("recipe.", lambda settings: settings.recipe),
     *(_horizon("recipe.", phase, lambda settings: settings.recipe) for phase in ("ppo", "ppo_ptx")),
     Unused(
         option="recipe.ppo.ptx_examples_per_episode",

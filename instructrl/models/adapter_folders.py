@@ -88,6 +88,11 @@ def read_reward_model(path: str | Path, base_dtype: BaseDtype | None = None) -> 
     return network, base, found.bias
 
 
+def is_of_reward_model(path: str | Path) -> bool:
+    """Which of the two the folder of an adapter holds."""
+    return _read_json(Path(path) / ADAPTER).get("task_type") == "SEQ_CLS"
+
+
 def write_adapter(
     network: PreTrainedModel,
     base: Base,

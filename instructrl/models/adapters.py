@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from instructrl.models.base import BASED, RoleT, unshare
+from instructrl.models.base import BASED, Role, RoleT, unshare
 from instructrl.models.settings import AdapterConfig
 
 # peft's name of the one adapter that there is.
@@ -146,11 +146,11 @@ def merged(role: RoleT) -> Iterator[RoleT]:
 
 
 @torch.no_grad()
-def merge_layers(module: nn.Module) -> None:
-    """Put plain layers in the places of adapted ones, with weights of their own."""
+def merge_layers(module: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Put plain layers in the places of adapted ones, with weights of their own. dtype: None is that of the base."""
     for name, layer in list(adapter_layers(module)):
         plain = layer.base_layer
-        weight = merged_weight(layer).to(plain.weight.dtype)
+        weight = merged_weight(layer).to(dtype or plain.weight.dtype)
         # Leaves that ask for a gradient: autocast keeps what it makes of those alone.
         vars(plain).pop("weight")
         vars(plain)[BASED] = tuple(part for part in vars(plain)[BASED] if part != "weight")
@@ -167,16 +167,40 @@ def merged_weight(layer: Any) -> Tensor:
         return weight.float() + layer.get_delta_weight(_NAME)
 
 
-def whole(role: RoleT) -> RoleT:
+def whole(role: RoleT, dtype: torch.dtype | None = None) -> RoleT:
     """The role with all weights as parameters, the adapter's share in them: what is not adapted is the base's own and
-    is not to be changed. A role without a base is given as it is."""
+    is not to be changed. A role without a base is given as it is.
+
+    dtype: of the weights but a head's; None is that of the base.
+    """
     if role.base is None:
         return role
-    with merged(role) as found:
-        made = found if found is not role else role.__deepcopy__({})
-        made.base = None
-        unshare(made)
-        return made
+    made: RoleT = role.__deepcopy__({})
+    own = {id(parameter) for parameter in made.parameters()}
+    merge_layers(made, dtype)
+    made.base = None
+    unshare(made)
+    for parameter in made.parameters():
+        if dtype is not None and id(parameter) not in own and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return made
+
+
+@torch.no_grad()
+def rounding_of_merged(role: Role, dtype: torch.dtype) -> str:
+    """What becomes of an adapter in merged weights of a dtype, in words."""
+    added = rounded = largest = 0.0
+    count = 0
+    for _, layer in adapter_layers(role):
+        exact = merged_weight(layer)
+        error = (exact.to(dtype).float() - exact).abs()
+        added += float((exact - layer.base_layer.weight.float()).abs().sum())
+        rounded, largest = rounded + float(error.sum()), max(largest, float(error.max()))
+        count += exact.numel()
+    words = f"the adapter changes {count:,} weights by {added / count:.3g} in the mean"
+    if dtype == torch.float32:
+        return words
+    return f"{words}, rounding them by {rounded / count:.3g} in the mean and {largest:.3g} at most"
 
 
 @torch.no_grad()

@@ -62,7 +62,12 @@ def _fitting(path: str | Path, role: RoleT, adapter: AdapterConfig) -> RoleT:
         return role
     if is_adapter_folder(path):
         lora = lora_of(network_of(role))
-        wanted = {"rank": (lora.r, adapter.rank), "alpha": (lora.lora_alpha, adapter.scale)}
+        wanted: dict[str, tuple[object, object]] = {
+            "rank": (lora.r, adapter.rank),
+            "alpha": (lora.lora_alpha, adapter.scale),
+        }
+        if adapter.targets != AdapterConfig().targets and isinstance(lora.target_modules, set):
+            wanted["targets"] = ", ".join(sorted(lora.target_modules)), ", ".join(sorted(adapter.targets))
         for name, (found, asked) in wanted.items():
             if found != asked:
                 raise ValueError(

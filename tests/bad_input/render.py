@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # as pytest has them
 
 import accepted  # noqa: E402
+import rows_adapters  # noqa: E402
 import rows_chat  # noqa: E402
 import rows_configs  # noqa: E402
 import rows_data  # noqa: E402
@@ -28,6 +29,7 @@ FAMILIES = [
     ("Data, by themselves", rows_data.ROWS),
     ("Data, in a step", rows_data_in_steps.ROWS),
     ("Names of models", rows_model_names.ROWS),
+    ("Adapters", rows_adapters.ROWS),
     ("Left unused, of another kind, left over", rows_unused.ROWS),
     ("Models", rows_models.ROWS),
     ("Tokenizers and reward models", rows_other_models.ROWS),

@@ -1,16 +1,10 @@
-"""What is given as a model and is none: folders that are not there, those of a run, adapters."""
+"""What is given as a model and is none: folders that are not there, those of a run."""
 
 import shutil
 from pathlib import Path
 
-from table import Row, both, removed, text
+from table import Row
 
-_ADAPTER = (
-    "model {0}: found a LoRA adapter ({1}), accepted are whole weights; with peft, "
-    "AutoPeftModelForCausalLM.from_pretrained('{0}').merge_and_unload().save_pretrained(FOLDER) makes them"
-)
-_BESIDE = text("model/adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": "other"}')
-_ALONE = both(_BESIDE, removed("model/model.safetensors", "model/config.json", "model/tokenizer.json"))
 _MODELS = (
     "model run{}: found a folder of models, accepted is one of them: run/models/reward_model, run/models/sft_epoch_01"
 )
@@ -26,32 +20,6 @@ def _run() -> None:
 def _absent(name: str, suggestion: str = "") -> str:
     return f"model {name}: found no such folder{suggestion}, accepted is a transformers folder or name"
 
-
-ADAPTERS = [
-    Row(
-        what="adapter beside weights", step="sft", make=_BESIDE, message=_ADAPTER.format("model", "adapter_config.json")
-    ),
-    Row(what="adapter alone", step="rm", make=_ALONE, message=_ADAPTER.format("model", "adapter_config.json")),
-    Row(what="adapter for GPT", step="files", make=_BESIDE, message=_ADAPTER.format("model", "adapter_config.json")),
-    Row(
-        what="adapter without its settings",
-        step="ppo",
-        make=text("model/adapter_model.safetensors", ""),
-        message=_ADAPTER.format("model", "adapter_model.safetensors"),
-    ),
-    Row(
-        what="adapter of a reward model",
-        step="ppo",
-        make=text("reward/adapter_config.json", "{}"),
-        message=_ADAPTER.format("reward", "adapter_config.json"),
-    ),
-    Row(
-        what="adapter to compare",
-        step="eval",
-        make=text("other/adapter_model.safetensors", ""),
-        message=_ADAPTER.format("other", "adapter_model.safetensors"),
-    ),
-]
 
 RUNS = [
     Row(what="folder of a run", step="sft", options="--model run", make=_run, message=_MODELS.format("")),
@@ -91,4 +59,4 @@ ABSENT = [
     Row(what="typo of a tokenizer", step="prepare", options="--tokenizer ../x", message=_absent("../x")),
 ]
 
-ROWS = [*ADAPTERS, *RUNS, *ABSENT]
+ROWS = [*RUNS, *ABSENT]

@@ -13,8 +13,11 @@ import torch
 from tiny import comparisons, demonstrations, tiny_encoder, tiny_policy, tiny_reward_model
 
 from instructrl.data.readers import write_jsonl
+from instructrl.models.roles import learner, load_policy
+from instructrl.models.settings import AdapterConfig
 from instructrl.types import Document, Prompt
 
+_ADAPTER = AdapterConfig(rank=2)
 _LIMITS = "--fresh True --limits.max-prompt-tokens 12 --limits.max-response-tokens 8"
 # Command lines that are right in the folder that `make_world` writes: a row adds what is wrong to one of them.
 STEPS = {
@@ -80,6 +83,13 @@ def make_world(folder: Path) -> None:
     policy.save(folder / "model", encoder.tokenizer)
     tiny_policy(encoder, seed=1).save(folder / "other", encoder.tokenizer)
     tiny_reward_model(policy).save(folder / "reward", encoder.tokenizer)
+    adapted = load_policy(folder / "model", encoder.tokenizer, _ADAPTER)
+    adapted = learner(adapted, _ADAPTER, 0)
+    adapted.save(folder / "adapter", encoder.tokenizer)
+    tiny_reward_model(adapted).save(folder / "adapted_reward", encoder.tokenizer)
+    for name in ("adapter", "adapted_reward"):
+        settings = folder / name / "adapter_config.json"
+        settings.write_text(settings.read_text().replace(str(folder / "model"), "model"), encoding="utf-8")
     rows = demonstrations(12)
     write_jsonl(folder / "demonstrations.jsonl", rows)
     write_jsonl(folder / "comparisons.jsonl", comparisons(12))

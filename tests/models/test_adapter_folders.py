@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny import demonstrations, lively_policy, tiny_encoder, tiny_reward_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from instructrl import cli
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.base import named_weights
 from instructrl.models.policy import Policy
@@ -212,3 +213,31 @@ def test_a_role_on_a_bare_base_is_saved_whole(tmp_path):
     assert torch.equal(found(rows()), expected)
     assert found.base is None
     assert {name for name, _ in found.named_parameters()} == {name for name, _ in named_weights(policy)}
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+@pytest.mark.parametrize("trained_on", ["float32", "bfloat16"])
+def test_merge_makes_whole_weights(tmp_path, capsys, dtype, trained_on):
+    on_base(tmp_path / "base")
+    adapter = AdapterConfig(rank=2, base_dtype=trained_on)
+    policy = learner(load_policy(tmp_path / "base", ENCODER.tokenizer, adapter), adapter, 0)
+    stir(policy)
+    reward_model = tiny_reward_model(policy)
+    reward_model.bias += 0.5
+    for role in (policy, reward_model):
+        role.save(tmp_path / "adapter" / type(role).__name__, ENCODER.tokenizer)
+        out = tmp_path / "merged" / type(role).__name__
+        words = ["merge", "--model", str(tmp_path / "adapter" / type(role).__name__), "--out", str(out)]
+        out.parent.mkdir(exist_ok=True)
+        assert cli.main(words if dtype is None else [*words, "--dtype", dtype]) == 0
+        written = dtype or trained_on
+        said = capsys.readouterr().out
+        assert f"{out}: {written}, the adapter changes" in said
+        assert ("rounding them by" in said) == (written == "bfloat16")
+        found = Policy.load(out, ENCODER.tokenizer) if isinstance(role, Policy) else RewardModel.load(out)
+        assert found.base is None
+        loose = 0.5 if "bfloat16" in (written, trained_on) else 1e-5
+        torch.testing.assert_close(found(rows()), role(rows()), rtol=0.05 if loose > 0.1 else 1e-4, atol=loose)
+        weights = load_file(out / "model.safetensors")
+        kinds = {name: str(x.dtype).removeprefix("torch.") for name, x in weights.items()}
+        assert {kind for name, kind in kinds.items() if name != "score.weight"} == {written}
