@@ -35,6 +35,7 @@ MADE = (
     "profile.jsonl",
     "results.json",
     "generation_config.json",
+    "instructrl.json",
 )
 SUFFIXES = r"\.(?:py|md|toml|txt|svg|html|yaml|json|jsonl)"
 

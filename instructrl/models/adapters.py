@@ -176,12 +176,13 @@ def whole(role: RoleT, dtype: torch.dtype | None = None) -> RoleT:
     if role.base is None:
         return role
     made: RoleT = role.__deepcopy__({})
-    own = {id(parameter) for parameter in made.parameters()}
+    heads = list(made.parameters())  # and the adapter's, which leave
     merge_layers(made, dtype)
     made.base = None
     unshare(made)
+    kept = {id(parameter) for parameter in heads}
     for parameter in made.parameters():
-        if dtype is not None and id(parameter) not in own and parameter.is_floating_point():
+        if dtype is not None and id(parameter) not in kept and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     return made
 

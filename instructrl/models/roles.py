@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from instructrl import distributed
 from instructrl.model_names import is_adapter_folder
 from instructrl.models.adapters import add_adapter, check_targets, has_adapter, lora_of, require_peft
 from instructrl.models.base import another, share
@@ -14,6 +15,8 @@ from instructrl.models.scoring import RewardModel
 from instructrl.models.settings import AdapterConfig
 
 RoleT = TypeVar("RoleT", Policy, RewardModel)
+
+ALL_WEIGHTS = AdapterConfig()
 
 
 def load_policy(path: str | Path, tokenizer: PreTrainedTokenizerBase, adapter: AdapterConfig) -> Policy:
@@ -41,12 +44,14 @@ def on_shared_base(role: Policy | RewardModel, adapter: AdapterConfig) -> None:
         role.to(role.base.device)
 
 
-def learner(role: RoleT, adapter: AdapterConfig, seed: int) -> RoleT:
-    """Another one that learns: of a role on a base its adapter, which is a new one where it has none.
+def learner(role: RoleT, adapter: AdapterConfig = ALL_WEIGHTS, seed: int = 0) -> RoleT:
+    """Another one on the device of this process, which a trainer may change, and in a job leave a part of alone.
 
-    seed: of a new adapter.
+    Of a role on a base its adapter learns, a new one where it has none. seed: of a new adapter.
     """
     made = another(role)
+    if (here := distributed.device()) is not None:
+        made.to(here)
     if made.base is not None and adapter.rank is not None and not has_adapter(made):
         add_adapter(network_of(made), adapter, seed)
     return made

@@ -17,7 +17,7 @@ from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.backbone import check_context, hide_loading_bars
 from instructrl.models.policy import Policy
-from instructrl.models.roles import load_policy, load_reward_model
+from instructrl.models.roles import ALL_WEIGHTS, load_policy, load_reward_model
 from instructrl.models.scoring import RewardModel
 from instructrl.models.settings import AdapterConfig
 from instructrl.models.vocabulary import check_vocabulary
@@ -29,7 +29,7 @@ from instructrl.runs.steps import Workspace
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import CheckpointConfig
 
-_CHECKPOINTS, _ALL_WEIGHTS = CheckpointConfig(), AdapterConfig()
+_CHECKPOINTS = CheckpointConfig()
 
 
 def load_start(model: str, recipe: Recipe, config: Any, block_tokens: int = 0) -> tuple[Encoder, Policy]:
@@ -54,7 +54,7 @@ def load_encoder(model: str, limits: Limits, config: Any) -> Encoder:
     return Encoder(tokenizer, limits, template_of(tokenizer, config.chat_template, config.chat_date))
 
 
-def load_other_policy(path: str, encoder: Encoder, adapter: AdapterConfig = _ALL_WEIGHTS) -> Policy:
+def load_other_policy(path: str, encoder: Encoder, adapter: AdapterConfig = ALL_WEIGHTS) -> Policy:
     """A policy that reads and writes the tokens of the first. adapter: what is to be learned of it. Raises ValueError
     where it cannot."""
     check_tokenizer(path, encoder)
@@ -63,7 +63,7 @@ def load_other_policy(path: str, encoder: Encoder, adapter: AdapterConfig = _ALL
     return policy
 
 
-def load_judge(path: str, encoder: Encoder, adapter: AdapterConfig = _ALL_WEIGHTS) -> RewardModel:
+def load_judge(path: str, encoder: Encoder, adapter: AdapterConfig = ALL_WEIGHTS) -> RewardModel:
     """A reward model that reads the tokens of the policy. adapter: what is to be learned of it. Raises ValueError where
     it cannot."""
     check_tokenizer(path, encoder)

@@ -15,7 +15,6 @@ from instructrl import distributed, progress
 from instructrl.data.encoding import Encoder
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam, block_losses
-from instructrl.models.base import another
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.roles import learner, on_shared_base
 from instructrl.models.scoring import RewardModel
@@ -151,7 +150,7 @@ def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> Policy:
         raise ValueError("pretraining: found null in the recipe, accepted are its settings for a model made here")
 
     def train(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
-        trained = _placed(another(policy))
+        trained = learner(policy)
         trainer = PretrainingTrainer(trained, blocks, config, work.seed_for("pretraining"))
         return _train(work, trainer, checkpoints, found, lambda: work.save(trained, "gpt"))
 
@@ -160,14 +159,8 @@ def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> Policy:
 
 
 def _learner(work: Workspace, role: NetworkT, step: str) -> NetworkT:
-    """Another one on the device of this process, with an adapter where the recipe asks for them: a trainer changes it,
-    and in a job may leave a part of it alone. step: that the adapter's seed is of."""
-    return _placed(learner(role, work.recipe.adapter, work.seed_for(f"{step} adapter")))
-
-
-def _placed(network: NetworkT) -> NetworkT:
-    here = distributed.device()
-    return network if here is None else network.to(here)
+    """Another one that learns, with an adapter where the recipe asks for them. step: that the adapter's seed is of."""
+    return learner(role, work.recipe.adapter, work.seed_for(f"{step} adapter"))
 
 
 def _train(
