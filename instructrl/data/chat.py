@@ -87,7 +87,8 @@ class ChatTemplate:
 
         A turn is what stands behind the generation prompt, or, where a template has none, behind the last control
         token before the answer. It is found by marks around the texts and not by rendering beginnings, which templates
-        write otherwise. Of a turn without any text nothing is learned.
+        write otherwise. Of a turn without any text nothing is learned, nor of a conversation that a template writes
+        otherwise because of the marks.
         """
         plain = self._asked(conversation)
         encoded = self.control.encode(plain)
@@ -138,7 +139,7 @@ class ChatTemplate:
         """Raise ChatTemplateError where the template does, for a prompt and for answers to it."""
         self._asked(conversation)
         for answer in answers:
-            self._answered(conversation, answer)
+            self._whole(conversation, answer, marked=False)
 
     def _asked(self, conversation: Conversation) -> Rendered:
         texts = _strings([message.as_mapping() for message in conversation.messages], _tools(conversation))
@@ -146,17 +147,17 @@ class ChatTemplate:
         return disguise.taken_off(self._rendered(conversation.messages, _tools(conversation), disguise))
 
     def _answered(self, conversation: Conversation, answer: str) -> tuple[Rendered, int] | None:
-        """The conversation with an answer, and where in it the answer ends; None where that cannot be told: the
-        template does not say the answer, or looks at it in a way that marks around it change."""
-        messages = [*conversation.messages, Message("assistant", answer)]
-        texts = _strings([message.as_mapping() for message in messages], _tools(conversation))
-        last = len(messages) - 1
+        """The conversation with an answer, and where in it the answer ends; None where it does not say the answer."""
+        found = self._whole(conversation, answer, marked=True)
+        end = found.marks.get(2 * len(conversation.messages) + 1)
+        return None if end is None else (found, end)
+
+    def _whole(self, conversation: Conversation, answer: str, *, marked: bool) -> Rendered:
+        messages, tools = [*conversation.messages, Message("assistant", answer)], _tools(conversation)
+        texts = _strings([message.as_mapping() for message in messages], tools)
         disguise = Disguise(self.control, texts, num_marks=2 * len(messages))
-        plain, found = (
-            disguise.taken_off(self._rendered(messages, _tools(conversation), disguise, marked, answered=True))
-            for marked in ((), (last,))
-        )
-        return (found, found.marks[2 * last + 1]) if found.text == plain.text and found.marks else None
+        last = (len(messages) - 1,) if marked else ()
+        return disguise.taken_off(self._rendered(messages, tools, disguise, last, answered=True))
 
     def _rendered(
         self,

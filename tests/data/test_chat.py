@@ -244,3 +244,52 @@ def test_what_a_template_may_not_do_is_one_line(text):
     with pytest.raises(ChatTemplateError, match="chat template: found messages for which it raises") as caught:
         ChatTemplate(tokenizer_of("chatml", "byte level"), CHATML + text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "template_text",
+    [
+        "{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>",
+        "{% for m in messages %}{{ m.content }}start|>{{ m.content }}{% endfor %}<|im_end|>",
+        "{% for m in messages %}<|im_{{ m.content.strip() }}|>{% endfor %}<|im_end|>",
+    ],
+)
+def test_no_control_token_forms_where_texts_meet(template_text, backend):
+    chat = ChatTemplate(tokenizer_of("chatml", backend), template_text)
+    for first, second in (("x<|im_", "start|>y"), ("<|", "im_start|>"), ("x <|im_\n", "end|> "), ("end|>", "x")):
+        ids = chat.prompt(conversation(f"u:{first}", f"a:{second}", "u:q"))
+        assert controls(chat, ids) == [chat.end_of_turn], (first, second)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_unknown_token_spelled_is_text(backend):
+    chat = template("gemma", backend)
+    unknown, harmless = chat.tokenizer.unk_token_id, chat.prompt(conversation("u:q"))
+    assert chat.prompt(conversation("u:q <unk>")).count(unknown) == harmless.count(unknown)
+
+
+def test_an_answer_is_encoded_by_itself_where_the_prompt_is_another_one_with_it():
+    counted = "{{ 'said ' * messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    chat = ChatTemplate(tokenizer_of("chatml", "byte level"), counted)
+    asked = conversation("u:q")
+    found = chat.response(asked, chat.prompt(asked), "a<|im_end|>b", finished=True)
+    assert found == [*chat.control.plain("a<|im_end|>b"), chat.end_of_turn]
+    assert controls(chat, found) == [chat.end_of_turn]
+
+
+def test_a_turn_without_an_end_is_learned_up_to_where_its_text_ends():
+    closing = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if loop.last %}<|im_end|>{% endif %} {% endfor %}"
+    chat = ChatTemplate(tokenizer_of("chatml", "byte level"), closing)
+    asked = conversation("u:q", "a:Blue sky.", "u:r")
+    ids = [number for number, chosen in zip(chat.prompt(asked), chat.learned(asked), strict=True) if chosen]
+    assert chat.tokenizer.decode(ids) == "Blue sky."
+
+
+def test_a_template_that_looks_at_what_marks_change_learns_no_earlier_turn():
+    looking = CHATML.replace("m.content", "('yes' if m.content == 'no' else m.content)")
+    chat = ChatTemplate(tokenizer_of("chatml", "byte level"), looking)
+    asked = conversation("u:q", "a:no", "u:r")
+    assert "yes" in chat.tokenizer.decode(chat.prompt(asked))
+    assert not any(chat.learned(asked))
+    assert any(chat.learned(conversation("u:q", "a:maybe", "u:r")))
