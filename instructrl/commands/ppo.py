@@ -1,10 +1,12 @@
 """`instructrl ppo`: step 3 on files."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from instructrl.commands.settings import PPOCommand
 from instructrl.data.readers import check_no_comparisons
 from instructrl.rollout.engines import open_engine
+from instructrl.runs.folder import settled_config
 from instructrl.runs.reading import Reader
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.standalone import load_judge, load_start, open_workspace, read_blocks
@@ -13,6 +15,7 @@ from instructrl.runs.steps import optimize_policy
 
 def main(config: PPOCommand) -> int:
     """Carry out `instructrl ppo`. Returns the exit code."""
+    config = settled_config(config, Path(config.out), fresh=config.fresh)
     phase = "ppo_ptx" if config.ppo.ptx_coef > 0 else "ppo"
     recipe = Recipe(limits=config.limits, block_tokens=config.block_tokens, adapter=config.adapter)
     recipe = replace(recipe, **{phase: config.ppo})
@@ -23,7 +26,7 @@ def main(config: PPOCommand) -> int:
     reader = Reader(encoder, config.long_prompts)
     records = reader.prompts(config.data)
     blocks = read_blocks(config.corpus, encoder, block_tokens, "ppo.ptx_coef" if config.ppo.ptx_coef > 0 else None)
-    engine = open_engine(config.engine, config.model, config.limits, precision=config.ppo.passes.precision)
+    engine = open_engine(config.engine, config.model, config.limits, precision=config.ppo.passes.products)
     sources = {
         "model": config.model,
         "reward model": config.reward_model,

@@ -1,9 +1,12 @@
 """`instructrl rm`: step 2 on files."""
 
+from pathlib import Path
+
 from instructrl.commands.settings import RewardModelCommand
 from instructrl.evaluation.statistics import reward_accuracy
 from instructrl.models.scoring import check_scalar_head
 from instructrl.rollout.scoring import comparison_scores
+from instructrl.runs.folder import settled_config
 from instructrl.runs.reading import Reader, check_preferences
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.standalone import load_start, open_workspace
@@ -12,6 +15,7 @@ from instructrl.runs.steps import fit_reward_model
 
 def main(config: RewardModelCommand) -> int:
     """Carry out `instructrl rm`. Returns the exit code."""
+    config = settled_config(config, Path(config.out), fresh=config.fresh)
     recipe = Recipe(limits=config.limits, adapter=config.adapter, reward_model=config.reward_model)
     encoder, policy = load_start(config.model, recipe, config)
     check_scalar_head(policy)

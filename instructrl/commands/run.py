@@ -8,7 +8,7 @@ from instructrl.commands.settings import RunCommand
 from instructrl.evaluation.report import write_report
 from instructrl.evaluation.table import results_table
 from instructrl.models.backbone import hide_loading_bars
-from instructrl.runs.folder import check_folder, open_folder
+from instructrl.runs.folder import check_folder, open_folder, settled_config
 from instructrl.trainers.log import RunLog
 
 
@@ -21,6 +21,7 @@ def main(command: RunCommand) -> int:
             console.print(f"warning: {text}", markup=False, soft_wrap=True)
         return 0
     hide_loading_bars()
+    config = settled_config(config, folder, fresh=command.fresh)
     check_folder(folder, config, fresh=command.fresh)
     given = command.named.read(config)
     open_folder(folder, config, fresh=command.fresh)

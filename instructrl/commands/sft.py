@@ -1,7 +1,10 @@
 """`instructrl sft`: step 1 on files."""
 
+from pathlib import Path
+
 from instructrl.commands.settings import SFTCommand
 from instructrl.models.backbone import set_residual_dropout
+from instructrl.runs.folder import settled_config
 from instructrl.runs.reading import NO_VALIDATION, Reader
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.standalone import load_start, open_workspace, read_blocks
@@ -10,6 +13,7 @@ from instructrl.runs.steps import finetune
 
 def main(config: SFTCommand) -> int:
     """Carry out `instructrl sft`. Returns the exit code."""
+    config = settled_config(config, Path(config.out), fresh=config.fresh)
     recipe = Recipe(limits=config.limits, block_tokens=config.block_tokens, adapter=config.adapter, sft=config.sft)
     block_tokens = 0 if config.corpus is None else config.block_tokens
     encoder, policy = load_start(config.model, recipe, config, block_tokens)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,9 +13,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from instructrl.models.settings import PassConfig
 
 
+def settled(passes: PassConfig, device: torch.device) -> PassConfig:
+    """The same with what it leaves to the device decided."""
+    if passes.weights is not None:
+        return passes
+    return replace(passes, weights="bfloat16" if device.type == "cuda" else "float32")
+
+
 @contextmanager
 def applied(passes: PassConfig, modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, these modules are run so, forward and backward.
+    """Inside, these modules, whose weights `spread` has laid out, are run so, forward and backward.
 
     Raises ValueError where checkpoints are asked for and transformers marks no block of the network.
     """
@@ -22,7 +30,7 @@ def applied(passes: PassConfig, modules: Iterable[nn.Module]) -> Iterator[None]:
     device = next(parameter.device for module in modules for parameter in module.parameters())
     # Without the cache: it would hold on to weights from before an optimiser step, and to those of an earlier
     # forward pass, whose gradients FSDP has already taken away.
-    low = torch.autocast(device.type, torch.bfloat16, enabled=passes.precision == "bfloat16", cache_enabled=False)
+    low = torch.autocast(device.type, torch.bfloat16, enabled=passes.products == "bfloat16", cache_enabled=False)
     with low, _checkpointed(modules) if passes.checkpoint_activations else nullcontext():
         yield
 

@@ -16,6 +16,7 @@ from instructrl.models.backbone import load_causal_lm, response_states, set_resi
 from instructrl.models.base import Base, Role
 from instructrl.models.conformance import paths_of_network
 from instructrl.models.folders import save_network
+from instructrl.models.masters import in_float32
 from instructrl.models.vocabulary import check_vocabulary, learn_every_embedding, num_ids, tell_of_holes
 from instructrl.ops import logprobs
 from instructrl.ops.logit_settings import LogitSettings
@@ -84,7 +85,7 @@ class Policy(Role):
         if self.base is not None and has_adapter(self.lm):
             write_adapter(self.lm, self.base, folder, tokenizer, ends=found)
         else:
-            save_network(whole(self).lm, folder, tokenizer, {}, ends=found)
+            save_network(in_float32(whole(self).lm), folder, tokenizer, {}, ends=found)
 
     def ends(self, *own: int) -> list[int]:
         """The tokens that end a response: the given ones, and where the model's `generation_config` lists several,

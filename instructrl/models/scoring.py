@@ -22,6 +22,7 @@ from instructrl.models.backbone import (
 from instructrl.models.base import Base, Role, another
 from instructrl.models.conformance import paths_of
 from instructrl.models.folders import save_network, with_named_base
+from instructrl.models.masters import in_float32
 from instructrl.models.paths import SEPARATE, Paths, shared_prompt_states
 from instructrl.models.policy import Policy
 from instructrl.models.scalar_heads import scalar_model
@@ -36,6 +37,7 @@ class _ScalarHead(Role):
     """base: that the network stands on, where it does; its head is always its own."""
 
     bias: Tensor
+    _keep_in_fp32_modules_strict = ("score.weight",)  # transformers' name for it, looked at by `models.masters`
 
     def __init__(self, network: PreTrainedModel, paths: Paths, bias: float = 0.0, base: Base | None = None) -> None:
         super().__init__()
@@ -99,7 +101,7 @@ class _ScalarHead(Role):
             write_adapter(self.network, self.base, folder, tokenizer, bias=float(self.bias))
             return
         fields = {"pad_token_id": padding_id(tokenizer), _BIAS_FIELD: float(self.bias)}
-        save_network(whole(self).network, folder, tokenizer, fields)
+        save_network(in_float32(whole(self).network), folder, tokenizer, fields)
 
 
 def check_scalar_head(policy: Policy) -> None:
@@ -127,7 +129,7 @@ class RewardModel(_ScalarHead):
                 f"model {name}: its attention cannot read a prompt once for all completions: each is read with it",
                 stacklevel=2,
             )
-        return cls(scalar_model(policy.lm, generator, policy.base), policy.paths, base=policy.base)
+        return cls(scalar_model(in_float32(policy.lm), generator, policy.base), policy.paths, base=policy.base)
 
     def forward(self, sequences: Sequences) -> Tensor:
         """Scores: [B] float32. A response without tokens is scored at the last prompt token."""
@@ -155,7 +157,7 @@ class ValueFunction(_ScalarHead):
     @classmethod
     def from_reward_model(cls, reward_model: RewardModel) -> "ValueFunction":
         """The paper's initialisation: every weight of the reward model, its bias included (C.4)."""
-        start = another(reward_model)
+        start = another(in_float32(reward_model))
         made = cls(start.network, start.paths, float(start.bias), start.base)
         return made.to(start.bias.device)
 

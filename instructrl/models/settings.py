@@ -6,18 +6,28 @@ from typing import Literal
 from instructrl.settings import require_positive
 
 Spread = Literal["ddp", "fsdp"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassConfig:
     """Speed and memory of the forward and backward passes."""
 
-    # of the matrix products; bfloat16 is autocast: weights, moments, scores and losses stay float32
-    precision: Literal["float32", "bfloat16"] = "float32"
+    # of the weights in every pass; the optimiser steps float32 masters of those in bfloat16, and masters are what is
+    # averaged and saved. Unset it is bfloat16 on a GPU, float32 on a CPU; a run keeps what it began with
+    weights: Precision | None = None
+    # of the matrix products, bfloat16 by autocast; bfloat16 weights are multiplied so whatever this is. Moments, scores
+    # and losses stay float32
+    precision: Precision = "float32"
     # keep the inputs of each block alone and compute the rest again in the backward pass
     checkpoint_activations: bool = False
     # of the weights, moments and gradients over the processes of a job: a copy in each, or a part (FSDP2)
     spread: Spread = "ddp"
+
+    @property
+    def products(self) -> Precision:
+        """Of the matrix products, where it is settled what weights are."""
+        return "bfloat16" if "bfloat16" in (self.precision, self.weights) else "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

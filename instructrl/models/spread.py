@@ -10,36 +10,74 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from instructrl import distributed
 from instructrl.models.base import device_of
-from instructrl.models.settings import Spread
+from instructrl.models.masters import (
+    halve,
+    halved,
+    has_masters,
+    in_float32,
+    keep_masters,
+    kept_parts,
+    learned,
+    restore,
+)
+from instructrl.models.passes import applied
+from instructrl.models.paths import OF_A_NETWORK
+from instructrl.models.settings import PassConfig
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 T = TypeVar("T")
 
 # Where they are kept: beside the network's own modules, not among them.
 _REPLICA, _UNSHARDED = "_instructrl_replica", "_instructrl_unsharded"
+_AS_THEY_ARE = MixedPrecisionPolicy()
 
 
-def spread(network: nn.Module, layout: Spread, **methods: Any) -> None:
-    """Prepare a network, in place, for a job of several processes; for a single one nothing is done.
+def spread(network: nn.Module, passes: PassConfig, **methods: Any) -> None:
+    """Prepare a network, in place, for its passes: its weights in their precision, and over the processes of a job.
 
-    methods: the names of those that are called with gradient, with something that each can be called with; none for a
-    network that does not learn. From then on their backward passes add the gradients of all processes up, without
-    dividing by their number: see `synchronised`. With "fsdp" each process holds its part of every weight: a block of
-    the network is whole while it works, and what runs without gradient takes the network by `unsharded`.
+    passes: settled. methods: the names of those that are called with gradient, with something that each can be called
+    with; none for a network that does not learn. From then on their backward passes add the gradients of all processes
+    up, without dividing by their number: see `synchronised`. With "fsdp" each process holds its part of every weight: a
+    block of the network is whole while it works, and what runs without gradient takes the network by `unsharded`.
+
+    Weights in bfloat16 have float32 masters where they learn: `models.masters`. Parts of weights ("fsdp") are float32
+    and so masters themselves; what is gathered of them is bfloat16. Raises ValueError for a network that does not run
+    so.
     """
-    if distributed.size_of_job() == 1 or next(network.parameters(), None) is None:
+    if next(network.parameters(), None) is None:
         return
-    if layout == "fsdp":
-        _shard(network, methods)
-    elif methods:
+    restore(network)
+    sharded = passes.spread == "fsdp" and distributed.size_of_job() > 1
+    if passes.weights == "bfloat16" and not methods:
+        halve(network)
+    elif passes.weights == "bfloat16" and not sharded:
+        keep_masters(network)
+    if passes.weights == "bfloat16" and methods:
+        _check_runs(network, passes, methods)
+    if sharded:
+        _shard(network, methods, low=passes.weights == "bfloat16" and bool(halved(network)))
+    elif methods and distributed.size_of_job() > 1 and not has_masters(network):
         _replicate(network, methods)
+
+
+def _check_runs(network: nn.Module, passes: PassConfig, methods: Mapping[str, Any]) -> None:
+    device = device_of(network)
+    try:
+        with applied(passes, [network]), torch.no_grad():
+            for name, example in methods.items():
+                getattr(network, name)(example.to(device))
+    except OF_A_NETWORK as error:
+        found = (str(error) or type(error).__name__).partition("\n")[0]
+        raise ValueError(
+            f"passes.weights: found bfloat16, in which this network does not run ({found}); accepted is float32"
+        ) from error
 
 
 class _Called(nn.Module):
@@ -86,18 +124,24 @@ def _sum(state: None, bucket: dist.GradBucket):  # pyright: ignore[reportPrivate
     return work.get_future().then(lambda found: found.value()[0])
 
 
-def _shard(network: nn.Module, methods: Iterable[str]) -> None:
+def _shard(network: nn.Module, methods: Iterable[str], *, low: bool) -> None:
+    """low: whether weights are bfloat16 where they are whole."""
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if low else _AS_THEY_ARE
     nothing = {id(p): nn.Parameter(p.new_empty(0)) for p in network.parameters()}
+    if low:
+        nothing |= {id(p): nn.Parameter(p.new_empty(0, dtype=torch.bfloat16)) for p in halved(network)}
     shared = {id(buffer): buffer for buffer in network.buffers()}
     vars(network)[_UNSHARDED] = copy.deepcopy(network, {**nothing, **shared}).eval()
     # What is returned is a view, of the states of a response, and nothing is done to it in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
     # Said where: the default is the kind of accelerator that torch was built for.
     mesh = init_device_mesh(next(network.parameters()).device.type, (distributed.size_of_job(),))
+    for part in kept_parts(network) if low else ():
+        fully_shard(part, mesh=mesh)
     for block in network.modules():
         if isinstance(block, GradientCheckpointingLayer):
-            fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh, mp_policy=policy)
     for part in network.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
@@ -110,7 +154,8 @@ def _shard(network: nn.Module, methods: Iterable[str]) -> None:
 def synchronised(
     parts: Sequence[T], networks: Sequence[nn.Module], *, unfinished: Sequence[nn.Module] = ()
 ) -> Iterator[T]:
-    """The parts of a batch, one after the other; with the last one's backward pass the gradients are added up.
+    """The parts of a batch, one after the other; with the last one's backward pass the gradients are added up, or, of
+    masters, behind it, in float32.
 
     networks: that learn from them. unfinished: those of them that learn from other parts after these. Every process
     goes through the same number of parts.
@@ -122,11 +167,25 @@ def synchronised(
                 if (replica := vars(network).get(_REPLICA)) is not None:
                     stack.enter_context(replica.no_sync())
             yield part
+    for network in networks:
+        if has_masters(network) and not any(network is other for other in unfinished):
+            _add_up([p.grad for p in learned(network) if p.grad is not None])
+
+
+def _add_up(gradients: Sequence[Tensor]) -> None:
+    """Of all processes, which have the same ones."""
+    if distributed.size_of_job() == 1:
+        return
+    waits = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
+    for wait in waits:
+        assert wait is not None  # this process is in the group
+        wait.wait()
 
 
 @contextmanager
 def unsharded(network: NetworkT) -> Iterator[NetworkT]:
-    """The network with all of its weights, on the device of this process, for use without gradient.
+    """The network with all of its weights, as its passes have them, on the device of this process, for use without
+    gradient.
 
     Every process enters this; a network that lies whole in each is given as it is.
     """
@@ -137,14 +196,33 @@ def unsharded(network: NetworkT) -> Iterator[NetworkT]:
     elif next(found.parameters()).numel():  # already, further out
         yield found
     else:
-        shards = dict(network.named_parameters())
-        for name, parameter in found.named_parameters():
-            parameter.data = _full(shards[name].detach())
-        try:
+        with _filled(found, network, {name: p.dtype for name, p in found.named_parameters()}):
             yield found
-        finally:
-            for parameter in found.parameters():
-                parameter.data = parameter.data.new_empty(0)
+
+
+@contextmanager
+def exact(network: NetworkT) -> Iterator[NetworkT]:
+    """The same with the weights as they are learned: of those in bfloat16 the masters. For what is saved and measured;
+    not inside of `unsharded`."""
+    found = vars(network).get(_UNSHARDED)
+    if found is None:
+        with _on_device(own := in_float32(network)):
+            yield own
+    else:
+        with _filled(found, network, {name: p.dtype for name, p in network.named_parameters()}):
+            yield found
+
+
+@contextmanager
+def _filled(empty: nn.Module, network: nn.Module, dtypes: Mapping[str, torch.dtype]) -> Iterator[None]:
+    shards, before = dict(network.named_parameters()), [p.data for p in empty.parameters()]
+    for name, parameter in empty.named_parameters():
+        parameter.data = _full(shards[name].detach().to(dtypes[name]))
+    try:
+        yield
+    finally:
+        for parameter, nothing in zip(empty.parameters(), before, strict=True):
+            parameter.data = nothing
 
 
 @contextmanager

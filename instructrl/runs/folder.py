@@ -4,13 +4,16 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import torch
 import yaml
 
 from instructrl import distributed
+from instructrl.models.passes import settled
+from instructrl.models.settings import PassConfig, Precision
 from instructrl.runs.journal import STATE
 
 # Marks a folder as a run's.
@@ -71,6 +74,32 @@ def _hold(folder: Path) -> None:
             f"{folder}: found a run that another process is carrying out, accepted is another --out"
         ) from None
     _held[place] = handle
+
+
+def settled_config(config: Any, folder: Path, *, fresh: bool = False) -> Any:
+    """The configuration with what its passes leave to the device decided: as the run in the folder has it, else by the
+    device. What a run began with on a GPU it goes on with on a CPU."""
+    recorded = {} if fresh else distributed.from_main(lambda: _recorded_weights(folder))
+    device = distributed.device() or torch.device("cpu")
+
+    def decided(value: Any, place: str) -> Any:
+        if isinstance(value, PassConfig):
+            return settled(replace(value, weights=value.weights or recorded.get(f"{place}weights")), device)
+        inner = {field.name: getattr(value, field.name) for field in fields(value)}
+        parts = {name: decided(part, f"{place}{name}.") for name, part in inner.items() if is_dataclass(part)}
+        return replace(value, **parts) if parts else value
+
+    return decided(config, "")
+
+
+def _recorded_weights(folder: Path) -> dict[str, Any]:
+    """By dotted name; none of a file that `check_folder` refuses."""
+    try:
+        found = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    named = _flat(found) if isinstance(found, Mapping) else {}
+    return {name: value for name, value in named.items() if name.endswith("weights") and value in get_args(Precision)}
 
 
 def check_folder(folder: Path, config: Any, *, fresh: bool = False) -> None:

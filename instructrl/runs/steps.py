@@ -18,7 +18,7 @@ from instructrl.evaluation.contenders import Contender, Exam, block_losses
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.roles import learner, on_shared_base
 from instructrl.models.scoring import RewardModel
-from instructrl.models.spread import unsharded
+from instructrl.models.spread import exact
 from instructrl.models.vocabulary import num_ids
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.generate import Samples, Sampling, sample_rollout, sample_texts
@@ -84,8 +84,8 @@ class Workspace:
         return Policy.load(self.saved(name), self.encoder.tokenizer)
 
     def save(self, model: Policy | RewardModel, name: str) -> Path:
-        """Write a model as `models/NAME`: whole and on the disk when this returns."""
-        with unsharded(model) as found, progress.wait(f"saving {self.model(name)}"):
+        """Write a model as `models/NAME`: whole, as it learned, and on the disk when this returns."""
+        with exact(model) as found, progress.wait(f"saving {self.model(name)}"):
             distributed.from_main(lambda: self._write(found, name))
         return self.model(name)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from instructrl import distributed, interruption, profiling, progress
 from instructrl.models.base import base_of
+from instructrl.models.masters import in_float32, round_masters
 from instructrl.models.passes import applied
 from instructrl.models.settings import PassConfig
 from instructrl.models.spread import gathered, placed_like
@@ -27,8 +28,9 @@ class Trainer(ABC):
     The state is `step`, the networks, the optimisers, and what `extra_state` names. Everything random is keyed by
     the seed and the step, so there is no generator to save: a trainer at step n does the same whatever came before.
 
-    phase: the name in `metrics.jsonl`. unit: what the progress rate counts. passes: how the networks are run.
-    inputs: the data and what else is fixed but no setting; a checkpoint is continued with the same ones only.
+    phase: the name in `metrics.jsonl`. unit: what the progress rate counts. passes: how the networks are
+    run, settled. inputs: the data and what else is fixed but no setting; a checkpoint is continued with the same ones
+    only.
     """
 
     unit = "tokens"
@@ -47,6 +49,7 @@ class Trainer(ABC):
         self.num_steps = num_steps
         self.step = 0
         self._modules = dict(modules)
+        self._learned = {name: in_float32(module) for name, module in modules.items()}
         self._updates = dict(updates)
 
     def train_step(self) -> tuple[dict[str, float], float]:
@@ -149,6 +152,11 @@ class Trainer(ABC):
             )
         state, own = checkpoint.state, self.state_dict()
         _check_bases(checkpoint.folder, state.get("bases", {}), own.get("bases", {}))
+        if (found := state.get("weights", "float32")) != own["weights"]:
+            raise ValueError(
+                f"{checkpoint.folder}: found a checkpoint of {found} weights, accepted is one of {own['weights']} "
+                "weights, or passes.weights as it was begun with"
+            )
         if other := differences(state.get("modules"), own["modules"]):
             raise ValueError(f"{checkpoint.folder}: found a checkpoint of another model ({other.lstrip('/')})")
         self.load_state_dict(state)
@@ -193,15 +201,17 @@ class Trainer(ABC):
         return {
             **({"bases": bases} if bases else {}),
             "step": self.step,
-            "modules": {name: module.state_dict() for name, module in self._modules.items()},
+            "weights": self._passes.weights,
+            "modules": {name: module.state_dict() for name, module in self._learned.items()},
             "updates": {name: update.state_dict() for name, update in self._updates.items()},
             "extra": self.extra_state(),
         }
 
     def load_state_dict(self, state: Mapping) -> None:
         self.step = state["step"]
-        for name, module in self._modules.items():
+        for name, module in self._learned.items():
             module.load_state_dict(placed_like(state["modules"][name], module.state_dict()))
+            round_masters(self._modules[name])
         for name, update in self._updates.items():
             update.load_state_dict(state["updates"][name])
         self.load_extra_state(state["extra"])

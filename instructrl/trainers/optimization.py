@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
+from instructrl.models.masters import learned, round_masters
 from instructrl.models.spread import placed_like, whole_norm
 from instructrl.trainers.settings import AdamConfig
 
@@ -17,10 +18,14 @@ class NotFiniteError(RuntimeError):
 
 
 class Update:
-    """One network's optimiser and schedule. Gradients are accumulated by the caller; `step` spends them."""
+    """One network's optimiser and schedule. Gradients are accumulated by the caller; `step` spends them.
+
+    Of weights in bfloat16 it knows the float32 masters alone: gradients, their norm, moments and steps are theirs.
+    """
 
     def __init__(self, module: nn.Module, config: AdamConfig) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self._module = module
+        self.parameters = [p for p in learned(module) if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.lr,
@@ -60,6 +65,7 @@ class Update:
         if self._max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self._max_grad_norm, norm)
         self.optimizer.step()
+        round_masters(self._module)
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 

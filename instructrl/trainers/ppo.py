@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from instructrl import distributed, profiling
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.adapters import without_idle_adapter
 from instructrl.models.base import another
+from instructrl.models.masters import in_float32
+from instructrl.models.passes import settled
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.models.spread import spread, synchronised, unsharded
@@ -39,12 +42,12 @@ RolloutObserver = Callable[[Sequence[str], Rollout], Mapping[str, float]]
 class PPOTrainer(Trainer):
     """Iterations of: sample a rollout batch, score it, take the minibatches.
 
-    policy: trained in place; its start is kept as the reference of the KL. reward_model: fixed, though in a job it may
-    be cut in place (`models.spread`); the value function starts as its copy, and without one as the policy's, with a
-    head of its own. prompts: texts. reward: any function from prompts and responses to a number each, beside the reward
-    model, whose scores it is added to, or in its place. blocks: [N, L] int64 of plain text, needed where `ptx_coef` is
-    positive. engine: samples the responses. reference, value_function: in place of those that are made, the first fixed
-    and the second trained in place.
+    policy: trained in place; its start is kept as the reference of the KL. reward_model: fixed, though in place it may
+    be cut, in a job, and rounded to bfloat16 (`models.spread`); the value function starts as its copy, and without one
+    as the policy's, with a head of its own. prompts: texts. reward: any function from prompts and responses to a number
+    each, beside the reward model, whose scores it is added to, or in its place. blocks: [N, L] int64 of plain text,
+    needed where `ptx_coef` is positive. engine: samples the responses. reference, value_function: in place of those
+    that are made, the first fixed as the reward model is, the second trained in place.
     The averaged weights are in `average`: they are what is evaluated and saved, the raw weights train and roll out.
     """
 
@@ -76,27 +79,30 @@ class PPOTrainer(Trainer):
         self.observer, self.engine = observer, engine
         self._rollout: Rollout | None = None
         # One after the other: of what is cut, as few networks as possible are whole at the same time.
-        layout, example = config.passes.spread, Sequences.smallest()
+        passes, example = settled(config.passes, policy.device), Sequences.smallest()
         if value_function is None:
             start = reward_model or RewardModel.from_policy(policy, keyed_generator(seed, _VALUE_HEAD))
             value_function = ValueFunction.from_reward_model(start)
         self.value_function = value_function.eval()
-        spread(self.value_function, layout, forward=example)
+        spread(self.value_function, passes, forward=example)
         if reward_model is not None:
-            spread(reward_model.eval(), layout)
-        reference = without_idle_adapter(another(policy)) if reference is None else reference.eval()
+            spread(reward_model.eval(), passes)
+        given = in_float32(policy)
+        reference = without_idle_adapter(another(given)) if reference is None else reference.eval()
         self.reference = reference.requires_grad_(False)
-        spread(self.reference, layout)
-        self.average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        spread(self.average.module, layout)
-        spread(policy, layout, head_inputs=example)
+        spread(self.reference, passes)
+        # In bfloat16 an average stands still: what a step adds to it is less than half the distance of two neighbours.
+        self.average = AveragedModel(given, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        spread(self.average.module, replace(passes, weights="float32"))
+        spread(policy, passes, head_inputs=example)
+        self._averaged = in_float32(policy)
         self.kl_coef = config.kl_coef
         self.prompt_order = DataOrder(len(prompts), config.rollout_batch, keyed_seed(seed, _PROMPT_ORDER))
         self.policy_update = Update(policy, config.policy_adam).warmup(config.warmup_iterations)
         self.value_update = Update(self.value_function, config.value_adam).warmup(config.warmup_iterations)
         modules = {"policy": policy, "value_function": self.value_function, "average": self.average}
         updates = {"policy": self.policy_update, "value_function": self.value_update}
-        super().__init__(phase, config.num_iterations, modules, updates, config.passes, (prompts, blocks, seed))
+        super().__init__(phase, config.num_iterations, modules, updates, passes, (prompts, blocks, seed))
 
     def _train_step(self) -> tuple[dict[str, float], float]:
         """One iteration: a rollout batch and its minibatches."""
@@ -187,7 +193,7 @@ class PPOTrainer(Trainer):
             sums["gradient_norm"] = self.policy_update.step(sums["policy_loss"], sums.get("ptx_loss", 0.0))
             sums["value_gradient_norm"] = self.value_update.step(sums["value_loss"])
         with profiling.phase("average"):
-            self.average.update_parameters(self.policy)
+            self.average.update_parameters(self._averaged)
         return {**sums, "num_updates": 1.0}
 
     def _accumulate(self, part: Experience, num_tokens: int) -> dict[str, float]:

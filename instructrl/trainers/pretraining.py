@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from instructrl.data.encoding import blocks_as_sequences
+from instructrl.models.passes import settled
 from instructrl.models.policy import Policy
 from instructrl.models.spread import spread
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient
@@ -19,13 +20,12 @@ class PretrainingTrainer(Trainer):
 
     def __init__(self, policy: Policy, blocks: Tensor, config: PretrainingConfig, seed: int) -> None:
         self.policy, self.blocks, self.config = policy, blocks, config
-        spread(policy, config.passes.spread, head_inputs=Sequences.smallest())
+        passes = settled(config.passes, policy.device)
+        spread(policy, passes, head_inputs=Sequences.smallest())
         self.order = DataOrder(len(blocks), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps, warmup_steps=config.warmup_steps)
-        super().__init__(
-            "pretraining", num_steps, {"policy": policy}, {"policy": self.update}, config.passes, (blocks, seed)
-        )
+        super().__init__("pretraining", num_steps, {"policy": policy}, {"policy": self.update}, passes, (blocks, seed))
 
     def concerns(self) -> list[str]:
         return self.config.concerns(self.num_steps)

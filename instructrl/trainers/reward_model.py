@@ -9,8 +9,9 @@ from torch import Tensor
 
 from instructrl import distributed
 from instructrl.data.encoding import Encoder, preferred_pairs
+from instructrl.models.passes import settled
 from instructrl.models.scoring import RewardModel
-from instructrl.models.spread import spread, synchronised
+from instructrl.models.spread import exact, spread, synchronised
 from instructrl.objectives.reward_modeling import ComparisonLoss, comparison_loss
 from instructrl.rollout.scoring import score_texts
 from instructrl.trainers.loop import DataOrder, Trainer
@@ -35,14 +36,15 @@ class RewardModelTrainer(Trainer):
         self.reward_model, self.comparisons, self.encoder, self.config = reward_model, comparisons, encoder, config
         self.order = DataOrder(len(comparisons), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
-        spread(reward_model, config.passes.spread, shared_prompt_scores=SharedPrompts.smallest())
+        passes = settled(config.passes, reward_model.bias.device)
+        spread(reward_model, passes, shared_prompt_scores=SharedPrompts.smallest())
         self.update = Update(reward_model, config.adam).cosine(num_steps)
         super().__init__(
             phase,
             num_steps,
             {"reward_model": reward_model},
             {"reward_model": self.update},
-            config.passes,
+            passes,
             (comparisons, seed),
         )
         reward_model.eval()
@@ -88,6 +90,7 @@ def normalize_on_demonstrations(
 ) -> float:
     """Set the bias such that demonstrations score 0 on average (paper, 3.5). Returns the bias."""
     prompts = [row.prompt for row in demonstrations]
-    scores = score_texts(reward_model, encoder, prompts, [row.completion for row in demonstrations])
+    with exact(reward_model) as learned:
+        scores = score_texts(learned, encoder, prompts, [row.completion for row in demonstrations])
     reward_model.bias -= scores.mean().to(reward_model.bias)
     return float(reward_model.bias)

@@ -11,8 +11,9 @@ from instructrl import distributed
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.data.settings import Turns
 from instructrl.models.backbone import set_residual_dropout
+from instructrl.models.passes import settled
 from instructrl.models.policy import Policy
-from instructrl.models.spread import spread
+from instructrl.models.spread import exact, spread
 from instructrl.rollout.randomness import keyed_seed
 from instructrl.rollout.scoring import mean_loss
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient
@@ -54,11 +55,12 @@ class SFTTrainer(Trainer):
         self.validation_losses: list[float | None] = []
         self.order = DataOrder(len(demonstrations), config.batch_size - config.num_pretraining, seed)
         self.steps_per_epoch = self.order.steps_per_epoch
-        spread(policy, config.passes.spread, head_inputs=Sequences.smallest())
+        passes = settled(config.passes, policy.device)
+        spread(policy, passes, head_inputs=Sequences.smallest())
         num_steps = config.epochs * self.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps)
         super().__init__(
-            phase, num_steps, {"policy": policy}, {"policy": self.update}, config.passes, (demonstrations, blocks, seed)
+            phase, num_steps, {"policy": policy}, {"policy": self.update}, passes, (demonstrations, blocks, seed)
         )
         set_residual_dropout(policy.lm, config.residual_dropout)
 
@@ -105,6 +107,8 @@ class SFTTrainer(Trainer):
 def demonstration_loss(
     policy: Policy, demonstrations: Sequence[Demonstration], encoder: Encoder, turns: Turns = "last"
 ) -> float:
-    """Validation loss: NLL per response token in nats. turns: as in `Encoder.demonstrations`."""
+    """Validation loss: NLL per response token in nats, of the weights that are saved. turns: as in
+    `Encoder.demonstrations`."""
     chunks = range(0, len(demonstrations), 64)
-    return mean_loss(policy, [encoder.demonstrations(demonstrations[i : i + 64], turns) for i in chunks])
+    with exact(policy) as learned:
+        return mean_loss(learned, [encoder.demonstrations(demonstrations[i : i + 64], turns) for i in chunks])

@@ -22,7 +22,7 @@ from instructrl.models import conformance, scalar_heads
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.runs.files import read_files, run_files
-from instructrl.runs.folder import open_folder
+from instructrl.runs.folder import open_folder, settled_config
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.settings import FilesConfig, MiniatureConfig
 from instructrl.trainers.log import RunLog
@@ -104,7 +104,7 @@ def test_the_configuration_of_a_run_starts_it_again(twice, capsys):
     again = options.parse(
         MiniatureConfig(), ["--config", str(twice[0] / "config.yaml")], program="instructrl", description=""
     )
-    assert again == MINIATURE
+    assert again == settled_config(MINIATURE, twice[0], fresh=True)
 
 
 RECIPE = Recipe(
