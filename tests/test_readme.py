@@ -20,7 +20,8 @@ from instructrl.ops import compiled, dispatch, private_ops
 
 ROOT = Path(__file__).parent.parent
 CHATS = "docs/chat_templates.md"
-PAGES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md", CHATS, "docs/adapters.md")
+_DOCS = (CHATS, "docs/adapters.md", "docs/memory.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md", *_DOCS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Written by a run or by `make`, not part of the repository.

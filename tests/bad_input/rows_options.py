@@ -107,6 +107,12 @@ ROWS = [
         message="--ppo.passes.precision: found 'float16', accepted is float32 or bfloat16",
     ),
     Row(
+        what="weights that would need a loss scale",
+        step="ppo",
+        options="--ppo.passes.weights float16",
+        message="--ppo.passes.weights: found 'float16', accepted is float32 or bfloat16",
+    ),
+    Row(
         what="None where something is needed",
         step="sft",
         options="--seed None",

@@ -75,8 +75,9 @@ def table(kills: int) -> str:
         seconds = seconds_to_the_end(kills, Path(folder) / "killed")
     return "\n".join(
         [
-            "| | SFT | SFT, bfloat16 | reward model | PPO-ptx | PPO-ptx, gone on from one | held by a process |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "| | SFT | SFT, bfloat16 | reward model | PPO-ptx, bfloat16 weights | PPO-ptx | PPO-ptx, gone on from one "
+            "| held by a process |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *rows,
             "",
             f"{kills} kills of a process of a job of two: it ended {statistics.median(seconds):.1f} s later in the",

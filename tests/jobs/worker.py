@@ -10,7 +10,7 @@ there. The main process leaves the states at the end.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tiny import blocks, comparisons, demonstrations, lively_policy, tiny_encoder, tiny_policy, tiny_reward_model
 
 from instructrl import distributed
+from instructrl.data.encoding import Encoder
 from instructrl.models.backbone import set_residual_dropout
 from instructrl.models.policy import Policy
 from instructrl.models.settings import PassConfig
@@ -40,9 +41,12 @@ from instructrl.trainers.ppo import PPOTrainer
 from instructrl.trainers.reward_model import RewardModelTrainer
 from instructrl.trainers.settings import AdamConfig, CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
 from instructrl.trainers.sft import SFTTrainer
+from instructrl.types import Demonstration, Rollout
 
 ENCODER = tiny_encoder()
 Spread = Literal["ddp", "fsdp"]
+# Adam with a step in proportion to the gradient: of plain Adam, rounding turns the sign of whole steps.
+LINEAR = AdamConfig(lr=0.1, eps=1.0)
 
 
 def sft(passes: PassConfig, microbatch: int) -> SFTTrainer:
@@ -87,9 +91,35 @@ def sft_bfloat16(passes: PassConfig, microbatch: int) -> SFTTrainer:
 
 def reward_model(passes: PassConfig, microbatch: int) -> RewardModelTrainer:
     """Batches of 5 comparisons, the last of 1."""
-    config = RewardModelConfig(adam=AdamConfig(lr=1e-3), batch_size=5, microbatch=microbatch, passes=passes)
+    config = RewardModelConfig(adam=LINEAR, batch_size=5, microbatch=microbatch, passes=passes)
     network = tiny_reward_model(tiny_policy(ENCODER)).double()
     return RewardModelTrainer(network, comparisons(11), ENCODER, config, seed=1)
+
+
+def said(policy: Policy, encoder: Encoder, prompts: Sequence[str], sampling: Sampling, *, first_episode: int = 0):
+    """The same responses whatever the policy is: in bfloat16, rounding now and then changes a sample."""
+    texts = demonstrations(first_episode + len(prompts), seed=2)[first_episode:]
+    rows = [Demonstration(prompt=prompt, completion=row.completion) for prompt, row in zip(prompts, texts, strict=True)]
+    return Rollout(sequences=encoder.demonstrations(rows), finished=torch.ones(len(rows), dtype=torch.bool))
+
+
+def ppo_halves(passes: PassConfig, microbatch: int) -> PPOTrainer:
+    """Weights in bfloat16 with float32 masters, and a clipped gradient."""
+    config = PPOConfig(
+        num_episodes=12,
+        rollout_batch=6,
+        minibatch=3,
+        microbatch=microbatch,
+        policy_adam=replace(LINEAR, max_grad_norm=1.0),
+        value_adam=LINEAR,
+        ptx_coef=0.5,
+        ptx_examples_per_episode=1,
+        passes=replace(passes, weights="bfloat16"),
+    )
+    prompts = [row.prompt for row in demonstrations(20)]
+    policy = lively_policy(ENCODER, unnamed=5)
+    judge = tiny_reward_model(policy)
+    return PPOTrainer(policy, judge, prompts, ENCODER, config, seed=3, blocks=blocks(9), engine=said)
 
 
 def ppo(passes: PassConfig, microbatch: int) -> PPOTrainer:
@@ -116,6 +146,7 @@ TRAINERS: dict[str, Callable[[PassConfig, int], Trainer]] = {
     "sft": sft,
     "sft_bfloat16": sft_bfloat16,
     "reward_model": reward_model,
+    "ppo_halves": ppo_halves,
     "ppo": ppo,
 }
 
