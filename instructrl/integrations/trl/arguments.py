@@ -178,7 +178,9 @@ class _Arguments(_Inherited):
         """Precision and memory on this device."""
         half = device.type == "cuda" if self.bf16 is None else self.bf16
         return PassConfig(
-            precision="bfloat16" if half else "float32", checkpoint_activations=bool(self.gradient_checkpointing)
+            weights="float32",
+            precision="bfloat16" if half else "float32",
+            checkpoint_activations=bool(self.gradient_checkpointing),
         )
 
     def adam(self) -> AdamConfig:

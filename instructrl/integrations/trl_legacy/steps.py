@@ -86,7 +86,7 @@ class Learner(Trainer):
         self.update = Update(self._joint, config.adam)
         self._take_optimizer(optimizer, lr_scheduler)
         self.kl_coef, self.running = config.init_kl_coef, RunningScores()
-        passes = PassConfig(checkpoint_activations=config.gradient_checkpointing)
+        passes = PassConfig(weights="float32", checkpoint_activations=config.gradient_checkpointing)
         modules, updates = {"model": self._joint}, {"model": self.update}
         super().__init__("ppo", config.total_ppo_epochs, modules, updates, passes, (config.seed,))
 
