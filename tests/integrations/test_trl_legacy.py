@@ -51,7 +51,8 @@ def test_steps_are_trls(case, monkeypatch):
         lambda *_: steps.append(trl_ppo.projected(trl_ppo.of_both(ours.model)))
     )
     monkeypatch.setattr(torch, "randperm", lambda count, generator=None: torch.arange(count))
-    stats = [ours.step(*batch("whiten_rewards" in given)) for _ in range(2)]
+    masks = trl_ppo.masks_of(trl_ppo.RESPONSES[False]) if case == "masked" else None
+    stats = [ours.step(*batch("whiten_rewards" in given), response_masks=masks) for _ in range(2)]
     assert len(steps) == len(expected["steps"])
     for found, wanted in zip(steps, expected["steps"], strict=True):
         assert found == pytest.approx(wanted, rel=0, abs=ROUNDING * wanted[0])
@@ -133,6 +134,16 @@ def test_a_minibatch_with_a_large_ratio_teaches_nothing():
     found = ours.step(*batch())
     assert torch.equal(before, weights(ours.model))
     assert found["ppo/loss/total"] == 0
+
+
+def test_the_optimizer_is_adam_as_trl_has_it():
+    of = trainer(learning_rate=0.3, max_grad_norm=0.5).learner.update
+    assert {name: of.optimizer.defaults[name] for name in ("lr", "betas", "eps", "weight_decay")} == {
+        "lr": 0.3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+    }
 
 
 def test_scores_are_measured_by_all_before_them():

@@ -10,7 +10,7 @@ from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from benchmarks.end_to_end.host_runs import trl_ppo
 from instructrl.integrations.trl import PPOConfig, PPOTrainer, RewardConfig
-from instructrl.integrations.trl.arguments import NO_EFFECT
+from instructrl.integrations.trl.arguments import NO_EFFECT, _honoured
 from instructrl.types import Rollout
 
 RECORDS = json.loads((Path(__file__).parent / "trl_records.json").read_text(encoding="utf-8"))
@@ -202,6 +202,65 @@ def test_processes_that_have_not_met_do_not_train_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE: found 2 processes that have not met, accepted is a script"):
         trainer(tmp_path)
+
+
+# Each honoured argument, another value than its own, and where it arrives.
+ARRIVES = {
+    "per_device_train_batch_size": (16, lambda ours: ours.config.microbatch, 16),
+    "gradient_accumulation_steps": (2, lambda ours: ours.config.rollout_batch, 16),
+    "num_mini_batches": (4, lambda ours: ours.config.minibatch, 2),
+    "total_episodes": (33, lambda ours: ours.config.num_episodes, 40),
+    "num_ppo_epochs": (3, lambda ours: ours.config.num_epochs, 3),
+    "local_rollout_forward_batch_size": (5, lambda ours: ours._estimation().batch_size, 5),
+    "response_length": (7, lambda ours: ours.config.max_response_tokens, 7),
+    "stop_token_id": (9, lambda ours: ours.policy.ends(1), [9]),
+    "temperature": (0.5, lambda ours: ours.config.temperature, 0.5 + 1e-7),
+    "kl_coef": (0.3, lambda ours: ours.kl_coef, 0.3),
+    "cliprange": (0.3, lambda ours: ours.config.cliprange, 0.3),
+    "cliprange_value": (0.3, lambda ours: ours.config.cliprange_value, 0.3),
+    "vf_coef": (0.3, lambda ours: ours.config.vf_coef, 0.3),
+    "gamma": (0.3, lambda ours: ours.config.discount, 0.3),
+    "lam": (0.3, lambda ours: ours.config.lam, 0.3),
+    "learning_rate": (0.3, lambda ours: ours.value_update.lr, 0.3),
+    "adam_beta1": (0.3, lambda ours: ours.policy_update.optimizer.defaults["betas"][0], 0.3),
+    "adam_beta2": (0.3, lambda ours: ours.value_update.optimizer.defaults["betas"][1], 0.3),
+    "adam_epsilon": (0.3, lambda ours: ours.policy_update.optimizer.defaults["eps"], 0.3),
+    "max_grad_norm": (0.3, lambda ours: ours.policy_update._max_grad_norm, 0.3),
+    "lr_scheduler_type": ("constant", lambda ours: [ours.train_step()[0]["lr"] for _ in range(2)], [0.05, 0.05]),
+    "warmup_ratio": (0.5, lambda ours: [ours.train_step()[0]["lr"] for _ in range(2)], [0.0, 0.05]),
+    "seed": (5, lambda ours: ours.seed, 5),
+    "bf16": (True, lambda ours: ours._passes.precision, "bfloat16"),
+    "gradient_checkpointing": (False, lambda ours: ours._passes.checkpoint_activations, False),
+}
+# Seen in what other tests here compare or find.
+ELSEWHERE = {
+    *("output_dir", "save_strategy", "save_steps", "save_total_limit", "use_cpu", "resume_from_checkpoint"),
+    *("kl_estimator", "whiten_rewards", "missing_eos_penalty", "stop_token", "num_sample_generations"),
+    *("per_device_eval_batch_size", "num_train_epochs", "lr_scheduler_kwargs", "warmup_steps"),
+}
+
+
+@pytest.mark.parametrize("name", ARRIVES)
+def test_an_argument_arrives(name, tmp_path):
+    value, found, expected = ARRIVES[name]
+    ours = trainer(tmp_path, **{"total_episodes": 16, **({"num_ppo_epochs": 1} if "w" in name else {}), name: value})
+    assert found(ours) == pytest.approx(expected)
+
+
+def test_every_honoured_argument_is_tried():
+    assert {*ARRIVES, *ELSEWHERE} == _honoured(PPOConfig)
+
+
+def test_passes_over_the_data_and_how_many_checkpoints_stay(tmp_path):
+    ours = trainer(tmp_path, total_episodes=None, num_train_epochs=3, save_steps=0.4, save_total_limit=1)
+    assert ours.num_steps == 3
+    assert ours.args.save_every(ours.num_steps) == 2
+    ours.train()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert ours.args.resume_from_checkpoint is None
+    again = trainer(tmp_path, total_episodes=None, num_train_epochs=3, resume_from_checkpoint="True")
+    again.train()
+    assert again.digest() == ours.digest()
 
 
 REFUSED = {

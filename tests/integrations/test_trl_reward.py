@@ -90,6 +90,8 @@ def test_a_run_that_was_broken_off_comes_to_the_same_bits(tmp_path):
     begun.train()
     resumed.train(str(tmp_path / "parts/checkpoints/step-00000001"))
     assert whole.digest() == resumed.digest()
+    rows = [(tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8") for name in ("whole", "parts")]
+    assert rows[0] == rows[1]
     resumed.save_model(tmp_path / "saved")
     loaded = LlamaForSequenceClassification.from_pretrained(tmp_path / "saved")
     assert torch.equal(weights(loaded), weights(whole.reward_model.network))

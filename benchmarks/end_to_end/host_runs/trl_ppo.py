@@ -78,6 +78,8 @@ SAMPLED = {
 }  # fmt: skip
 STEP_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("gpt2", {"mini_batch_size": 4}),
+    # Of each response the second token does not count.
+    "masked": ("gpt2", {"mini_batch_size": 4, "gamma": 0.9, "lam": 0.8, "kl_penalty": "abs"}),
     "accumulated": (
         "llama",
         {"mini_batch_size": 2, "gradient_accumulation_steps": 2, "kl_penalty": "mse", "whiten_rewards": True,
@@ -147,7 +149,7 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<pad>")
 
 
-def _ppo(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _ppo(case: str, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     from datasets import Dataset
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
@@ -184,7 +186,12 @@ def _ppo(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": kind, "given": given, "steps": steps, **{n: logged[n] for n in names}}
 
 
-def _step(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def masks_of(responses: list[list[int]]) -> list[Tensor]:
+    """All but the second token."""
+    return [torch.tensor([int(place != 1) for place in range(len(row))]) for row in responses]
+
+
+def _step(case: str, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     import numpy as np
     from trl import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
 
@@ -203,7 +210,8 @@ def _step(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
              "ppo/policy/clipfrac", "ppo/returns/mean", "ppo/returns/var", "ppo/val/var", "ppo/val/vpred",
              "ppo/mean_non_score_reward", "ppo/mean_scores", "ppo/std_scores")  # fmt: skip
     batch = [[torch.tensor(x) for x in rows] for rows in (QUERIES, RESPONSES["whiten_rewards" in given], SCORES)]
-    stats = [trainer.step(*batch) for _ in range(2)]
+    masks = masks_of(RESPONSES[False]) if case == "masked" else None
+    stats = [trainer.step(*batch, response_masks=masks) for _ in range(2)]
     found = [{name: float(np.mean(each[name])) for name in names} for each in stats]
     return {"kind": kind, "given": given, "steps": steps, "stats": found}
 
@@ -257,7 +265,7 @@ def recorded(trainer: str) -> dict[str, Any]:
     if trainer == "reward":
         return {name: _reward(given) for name, given in REWARD_CASES.items()}
     cases, run = {"ppo": (PPO_CASES, _ppo), "step": (STEP_CASES, _step)}[trainer]
-    return {name: run(kind, given) for name, (kind, given) in cases.items()}
+    return {name: run(name, kind, given) for name, (kind, given) in cases.items()}
 
 
 if __name__ == "__main__":
