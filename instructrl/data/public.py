@@ -6,17 +6,18 @@ why. Nothing is downloaded. Check each licence before use; some sets are meant f
 
 import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from instructrl.data.columns import split_transcripts
+from instructrl.data.columns import ASSISTANT_TURN, split_transcripts
 from instructrl.data.messages import ColumnError
 from instructrl.data.rows import DataError
-from instructrl.types import Comparison, Demonstration, Document, Prompt
+from instructrl.types import Comparison, Conversation, Demonstration, Document, Message, Prompt
 
 RecordT = TypeVar("RecordT", Prompt, Demonstration, Comparison, Document)
 
@@ -32,8 +33,8 @@ class Converted(Generic[RecordT]):
 def finegrained_qa_demonstrations(folder: str | Path, *, max_passage_words: int = 300) -> Converted[Demonstration]:
     """QA-Feedback (Wu et al. 2023): 500 questions with Wikipedia passages and the answer of a person.
 
-    The prompt is the question, then the passages, cut to max_passage_words words in all. From `dev_feedback.json`;
-    `dev.json` holds the same questions, with answers that differ in 29 of them.
+    The prompt is the question, then the passages, cut to max_passage_words words in all (0: the question alone). From
+    `dev_feedback.json`; `dev.json` holds the same questions, with answers that differ in 29 of them.
     """
     records = [
         Demonstration(
@@ -71,7 +72,7 @@ def finegrained_qa_comparisons(folder: str | Path, *, max_passage_words: int = 3
 
 def _question_with_passages(row: dict[str, Any], max_words: int) -> str:
     passages = "\n".join(chain.from_iterable(row["passages"]))
-    return f"{row['question']}\n\n{first_words(passages, max_words)}"
+    return f"{row['question']}\n\n{first_words(passages, max_words)}".rstrip()
 
 
 def first_words(text: str, max_words: int) -> str:
@@ -128,6 +129,36 @@ def hh_comparisons(folder: str | Path) -> Converted[Comparison]:
     if not records:
         raise DataError(f"{folder}: found no transcripts, accepted is a folder with *.jsonl.gz")
     return Converted(records=records, dropped=dict(dropped))
+
+
+def hh_conversations(folder: str | Path) -> Converted[Comparison]:
+    """The pairs of `hh_comparisons` as messages: the dialogue is the prompt, with no space around what is said.
+
+    Pairs that part before the last answer, and dialogues in which one side speaks twice in a row, are dropped.
+    """
+    pairs = hh_comparisons(folder)
+    dropped = Counter(pairs.dropped)
+    records = []
+    for row in pairs.records:
+        messages = _turns(row.prompt.removesuffix(ASSISTANT_TURN))
+        if any(_TURN.search(text) for text in row.completions):
+            dropped["part before the last answer"] += 1
+        elif [message.role for message in messages] != ["user", "assistant"] * (len(messages) // 2) + ["user"]:
+            dropped["turns that do not alternate"] += 1
+        else:
+            texts = tuple(text.strip() for text in row.completions)
+            preferred = row.preferred if len(set(texts)) > 1 else frozenset()
+            records.append(replace(row, prompt=Conversation(messages), completions=texts, preferred=preferred))
+    return Converted(records=records, dropped=dict(dropped))
+
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def _turns(transcript: str) -> list[Message]:
+    _, *parts = _TURN.split(transcript)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [Message(roles[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def squality_demonstrations(
@@ -278,6 +309,34 @@ def pandalm_comparisons(folder: str | Path) -> Converted[Comparison]:
                 )
             )
     return Converted(records=records, dropped=dict(dropped))
+
+
+def pandalm_majority(folder: str | Path) -> Converted[Comparison]:
+    """PandaLM test set, **for measuring only**: each instruction once, with its different responses and the pairs in
+    which more than half of the annotators prefer the same one.
+
+    Three judged each pair of models; where several models gave the same response, all who judged it count.
+    """
+    rows = pandalm_comparisons(folder)
+    responses: dict[str, dict[str, int]] = {}
+    judged: Counter[tuple[str, int, int]] = Counter()
+    wins: Counter[tuple[str, int, int]] = Counter()
+    for row in rows.records:
+        if len(set(row.completions)) == 1:
+            continue
+        place = responses.setdefault(row.prompt, {})
+        first, second = (place.setdefault(text, len(place)) for text in row.completions)
+        judged.update([(row.prompt, first, second), (row.prompt, second, first)])
+        wins.update((row.prompt, (first, second)[i], (first, second)[j]) for i, j in row.preferred)
+    preferred = {prompt: set[tuple[int, int]]() for prompt in responses}
+    for (prompt, winner, loser), count in wins.items():
+        if 2 * count > judged[prompt, winner, loser]:
+            preferred[prompt].add((winner, loser))
+    records = [
+        Comparison(prompt=prompt, completions=tuple(place), preferred=frozenset(preferred[prompt]), source="pandalm")
+        for prompt, place in responses.items()
+    ]
+    return Converted(records=records, dropped=rows.dropped)
 
 
 def _with_input(instruction: str, text: str) -> str:

@@ -66,7 +66,7 @@ def run_experiment(
         prompts=[prompt.text for prompt in material.test],
         blocks=material.held_out_blocks,
         questions=[],
-        judge=_model_judge(judge, work.encoder),
+        judge=model_judge(judge, work.encoder),
         reward_model=reward_model,
         start=start,
         encoder=work.encoder,
@@ -113,7 +113,9 @@ def behind_examples(prompt: str, examples: Sequence[Demonstration]) -> str:
     return Conversation([*system, *turns, *(m for m in prompt.messages if m.role != "system")], prompt.tools)
 
 
-def _model_judge(judge: RewardModel, encoder: Encoder) -> Judge:
+def model_judge(judge: RewardModel, encoder: Encoder) -> Judge:
+    """A reward model as a judge."""
+
     def judgements(prompts: Sequence[str], texts: Sequence[str], finished: Sequence[bool]) -> list[Judgement]:
         return [Judgement(score=score) for score in score_texts(judge, encoder, prompts, texts, finished).tolist()]
 

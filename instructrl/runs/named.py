@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from instructrl.runs.plan import LAST_EPOCH, PlanRow, concerns, plan
+from instructrl.runs.chat_settings import CHAT_DESCRIPTION, ChatRunConfig, check_chat
+from instructrl.runs.plan import LAST_EPOCH, PlanRow, concerns, plan, plan_chat
 from instructrl.runs.recipe import PAPER_1_3B, PAPER_6B, PAPER_175B
 from instructrl.runs.settings import (
     MINIATURE,
@@ -36,7 +37,8 @@ class NamedRun:
     """config: the run's own configuration with its defaults. check: raises ValueError for options that are missing.
     read: (config) -> the input of carry_out; raises ValueError for input that cannot be used, before anything is
     written. carry_out: (input, folder, log) -> results. counts: what is known of the data before they are read.
-    reward_start: (config) -> what the reward model starts from."""
+    reward_start: (config) -> what the reward model starts from. steps: (config) -> a plan in place of the usual one.
+    """
 
     description: str
     config: Any
@@ -45,9 +47,12 @@ class NamedRun:
     read: Callable[[Any], Any] = lambda config: config
     check: Callable[[Any], None] = lambda config: None
     reward_start: Callable[[Any], str] = lambda config: LAST_EPOCH
+    steps: Callable[[Any], list[PlanRow]] | None = None
 
     def plan(self, config: Any) -> list[PlanRow]:
         """The steps that `config` asks for."""
+        if self.steps is not None:
+            return self.steps(config)
         return plan(config.recipe, self.counts(config), self.reward_start(config))
 
     def concerns(self, config: Any) -> list[str]:
@@ -77,6 +82,18 @@ def _run_public(given: Any, folder: Path, log: "RunLog") -> dict[str, Any]:
     from instructrl.runs import public
 
     return public.run_public(given, folder, log)
+
+
+def _read_chat(config: ChatRunConfig) -> Any:
+    from instructrl.runs import chat
+
+    return chat.read_chat(config)
+
+
+def _run_chat(given: Any, folder: Path, log: "RunLog") -> dict[str, Any]:
+    from instructrl.runs import chat
+
+    return chat.run_chat(given, folder, log)
 
 
 def _run_miniature(config: MiniatureConfig, folder: Path, log: "RunLog") -> dict[str, Any]:
@@ -141,6 +158,15 @@ RUNS: Mapping[str, NamedRun] = {
         carry_out=_run_public,
         counts=_public_counts,
         read=_read_public,
+    ),
+    "chat": NamedRun(
+        description=CHAT_DESCRIPTION,
+        config=ChatRunConfig(),
+        carry_out=_run_chat,
+        counts=lambda config: {},
+        read=_read_chat,
+        check=check_chat,
+        steps=plan_chat,
     ),
     "files": _from_files("all steps on your own files and model", FilesConfig()),
     "instructgpt_1_3b": _beside_6b("the paper's hyperparameters for 1.3B", FilesConfig(recipe=PAPER_1_3B)),

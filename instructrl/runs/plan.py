@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from instructrl.runs.chat_settings import ChatRecipe, ChatRunConfig
 from instructrl.runs.recipe import Recipe
 from instructrl.trainers.settings import PPOConfig, SFTConfig
 
@@ -40,14 +41,28 @@ def plan(recipe: Recipe, counts: Mapping[str, int | None], reward_start: str = L
     return rows
 
 
-def concerns(recipe: Recipe, counts: Mapping[str, int | None]) -> list[str]:
+def plan_chat(config: ChatRunConfig) -> list[PlanRow]:
+    """The steps of the run on a chat model; what is left of the data may be less than is asked for."""
+    recipe, counts = config.recipe, {"demonstrations": config.demonstrations, "ppo_prompts": config.ppo_prompts}
+    rows = [_sft("sft", recipe.sft, counts)]
+    for name, number in (("reward_model", config.comparisons), ("judge", config.judge_comparisons)):
+        work = _epochs(number, recipe.reward_model.batch_size, recipe.reward_model.epochs)
+        rows.append(PlanRow(name, f"{number:,} prompts with 2 or 4 completions each, from {LAST_EPOCH}", work))
+    rows.append(_ppo("ppo", recipe.ppo, counts))
+    measured = f"{config.held_out_comparisons:,} comparisons, {config.test_prompts:,} {config.evaluate} prompts"
+    rows.append(PlanRow("evaluation", measured, "the model before, SFT and PPO"))
+    return rows
+
+
+def concerns(recipe: Recipe | ChatRecipe, counts: Mapping[str, int | None]) -> list[str]:
     """What the trainers are going to warn of at their start, as far as it is known before the data are read."""
     found = []
-    if recipe.pretraining is not None and (blocks := counts.get("blocks")) is not None:
-        steps = recipe.pretraining.epochs * _steps_per_epoch(blocks, recipe.pretraining.batch_size)
-        found += [f"pretraining: {text}" for text in recipe.pretraining.concerns(steps)]
+    pretraining = recipe.pretraining if isinstance(recipe, Recipe) else None
+    if pretraining is not None and (blocks := counts.get("blocks")) is not None:
+        steps = pretraining.epochs * _steps_per_epoch(blocks, pretraining.batch_size)
+        found += [f"pretraining: {text}" for text in pretraining.concerns(steps)]
     for phase in ("ppo", "ppo_ptx"):
-        found += [f"{phase}: {text}" for text in getattr(recipe, phase).concerns()]
+        found += [f"{phase}: {text}" for text in getattr(recipe, phase).concerns()] if hasattr(recipe, phase) else []
     return found
 
 

@@ -24,6 +24,7 @@ from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.generate import Samples, Sampling, sample_rollout, sample_texts
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
 from instructrl.rollout.scoring import score_texts
+from instructrl.runs.chat_settings import ChatRecipe
 from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, sync
@@ -53,7 +54,7 @@ class Workspace:
     folder: Path
     log: RunLog
     encoder: Encoder
-    recipe: Recipe
+    recipe: Recipe | ChatRecipe
     seed: int
     config: Mapping[str, Any]
     journal: Journal
@@ -145,7 +146,7 @@ def new_policy(work: Workspace, shape: ModelShape) -> Policy:
 
 def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> Policy:
     """Step 0. blocks: [N, L] int64 of plain text. Raises ValueError where the recipe has no pretraining."""
-    config = work.recipe.pretraining
+    config = work.recipe.pretraining if isinstance(work.recipe, Recipe) else None
     if config is None:
         raise ValueError("pretraining: found null in the recipe, accepted are its settings for a model made here")
 
@@ -363,32 +364,45 @@ def _completions(
 
 
 def examine(
-    work: Workspace, exam: Exam, contenders: Sequence[Contender], prompts: Sequence[Prompt], parts: Mapping[str, Any]
+    work: Workspace,
+    exam: Exam,
+    contenders: Sequence[Contender],
+    prompts: Sequence[Prompt],
+    parts: Mapping[str, Any],
+    *,
+    pretrained: str = "GPT",
+    favourite: str = "PPO-ptx",
+    shown: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """The last step: put every contender through the exam and write `results.json`.
 
     prompts: those of the exam, with users and categories. parts: entries of the results that earlier steps made.
+    pretrained: the contender whose loss on plain text the others' is compared with. favourite: the one that is compared
+    with each of the others. shown: of which prompts the responses may be shown, in their order; None: of all.
     """
     performances = []
     work.journal.tell_if_done()
-    with work.log.phase("evaluation", len(contenders) + 1, "responses") as shown:
+    with work.log.phase("evaluation", len(contenders) + 1, "responses") as bar:
         for contender in contenders:
             performances.append(exam.take(contender))
-            shown.advance(units=len(prompts), note=contender.name)
+            bar.advance(units=len(prompts), note=contender.name)
             distributed.leave_if_wished()
         start = block_losses(exam.start, exam.blocks)
-        shown.advance(note="")
+        bar.advance(note="")
     with progress.wait("comparing the models"):
         models = assemble.compare(performances, prompts, baseline="SFT")
-        head_to_head = assemble.head_to_head(performances, prompts, "PPO-ptx")
-    batch_sizes = {phase: getattr(work.recipe, phase).rollout_batch for phase in PPO_NAMES}
+        head_to_head = assemble.head_to_head(performances, prompts, favourite)
+    batch_sizes = {
+        phase: getattr(work.recipe, phase).rollout_batch for phase in PPO_NAMES if hasattr(work.recipe, phase)
+    }
+    samples = list(range(len(prompts)) if shown is None else shown)[:NUM_SHOWN_SAMPLES]
     results = {
         **parts,
         "models": models,
         "head_to_head": head_to_head,
-        "alignment_tax": assemble.alignment_tax(performances, start),
+        "alignment_tax": assemble.alignment_tax(performances, start, pretrained=pretrained),
         "over_optimisation": assemble.over_optimisation(work.log.read_metrics(), PPO_NAMES, batch_sizes),
-        "samples": assemble.samples(performances, prompts, list(range(min(NUM_SHOWN_SAMPLES, len(prompts))))),
+        "samples": assemble.samples(performances, prompts, samples),
         "config": work.config,
         "versions": assemble.versions(),
     }

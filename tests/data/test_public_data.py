@@ -12,7 +12,7 @@ from instructrl.data import public
 from instructrl.data.hygiene import drop_common_prefixes, drop_overlap, prompt_text
 from instructrl.data.public import first_words, paragraph_pieces
 from instructrl.data.rows import DataError
-from instructrl.types import Comparison
+from instructrl.types import Comparison, Conversation
 
 
 def test_finegrained(public_data):
@@ -53,6 +53,15 @@ def test_hh(public_data):
     assert all(row.prompt.endswith("\n\nAssistant:") for row in converted.records)
     # In all but 5 pairs, only the last answer differs.
     assert sum("\n\nHuman:" in text for row in converted.records for text in row.completions) <= 10
+
+
+def test_hh_as_messages(public_data):
+    converted = public.hh_conversations(public_data("hh_rlhf_harmless_test"))
+    assert converted.dropped == {"part before the last answer": 5, "turns that do not alternate": 4}
+    assert len(converted.records) == 2312 - 9
+    for row in converted.records:
+        assert isinstance(row.prompt, Conversation)
+        assert [message.role for message in row.prompt.messages][::2] == ["user"] * (len(row.prompt.messages) // 2 + 1)
 
 
 def test_squality(public_data):
@@ -98,6 +107,16 @@ def test_pandalm_and_self_instruct(public_data):
     assert len(public.self_instruct_demonstrations(public_data("self_instruct")).records) == 175
 
 
+def test_the_majority_of_pandalm(public_data):
+    converted = public.pandalm_majority(public_data("pandalm_testset"))
+    assert len(converted.records) == len({row.prompt for row in converted.records}) == 170
+    assert max(len(row.completions) for row in converted.records) == 12
+    assert all(len(set(row.completions)) == len(row.completions) for row in converted.records)
+    assert not any((j, i) in row.preferred for row in converted.records for i, j in row.preferred)
+    # 888 of the 993 rows have a winner; those whose two responses are those of another row are one pair.
+    assert sum(len(row.preferred) for row in converted.records) == 782
+
+
 def test_who_is_preferred(tmp_path):
     """On rows made up after the published layouts: 1 = the first is better, 2 = the second, 0 = a tie."""
     row = {"question": "q", "passages": [["t"]], "preference": [1, 2, 0, 2, 0, 1]}
@@ -118,6 +137,11 @@ def test_who_is_preferred(tmp_path):
     converted = public.pandalm_comparisons(tmp_path)
     assert [record.preferred for record in converted.records] == [{(0, 1)}, {(1, 0)}, set()]
     assert converted.dropped == {"response is no text": 3}
+    rows = [{**row, "response2": text, **dict(zip(ANNOTATORS, votes, strict=True))} for text, votes in VOTES]
+    (tmp_path / "testset-v1.json").write_text(json.dumps(rows))
+    (record,) = public.pandalm_majority(tmp_path).records
+    assert record.completions == ("a", "b", "c", "d", "")
+    assert record.preferred == {(0, 1), (4, 0)}
 
     turn = "\n\nHuman: q\n\nAssistant:"
     rows = [(turn + " good", turn + " bad"), (turn + " same", turn + " same"), ("x", "y")]
@@ -127,6 +151,21 @@ def test_who_is_preferred(tmp_path):
     assert [record.completions for record in converted.records] == [(" good", " bad"), (" same", " same")]
     assert [record.preferred for record in converted.records] == [{(0, 1)}, set()]
     assert converted.dropped == {"nothing in common": 1}
+    dialogue = "\n\nHuman: q \n\nAssistant: a\n\nHuman: r\n\nAssistant:"
+    rows += [(dialogue + " x ", dialogue + " x"), (turn + " a" + turn, turn + " b" + turn)]
+    rows += [("\n\nHuman: p" + turn + " x", "\n\nHuman: p" + turn + " y")]
+    lines = [json.dumps({"chosen": chosen, "rejected": rejected}) for chosen, rejected in rows]
+    (tmp_path / "test.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    converted = public.hh_conversations(tmp_path)
+    assert converted.dropped == {
+        "nothing in common": 1,
+        "part before the last answer": 1,
+        "turns that do not alternate": 1,
+    }
+    said = [[(message.role, message.content) for message in row.prompt.messages] for row in converted.records]
+    assert said == [[("user", "q")]] * 2 + [[("user", "q"), ("assistant", "a"), ("user", "r")]]
+    assert [row.completions for row in converted.records] == [("good", "bad"), ("same", "same"), ("x", "x")]
+    assert [row.preferred for row in converted.records] == [{(0, 1)}, set(), set()]
 
     reviews = {"a": [2, 1], "b": [1, 3], "c": [3, 1]}
     answers = {
@@ -140,7 +179,12 @@ def test_who_is_preferred(tmp_path):
     assert converted.dropped == {"question not published": 2}
 
 
+ANNOTATORS = ("annotator1", "annotator2", "annotator3")
+# The second response and what the annotators say. Two of three win, and four of six where a pair stands twice.
+VOTES = [("b", (1, 1, 2)), ("c", (1, 2, 0)), ("d", (1, 1, 0)), ("d", (2, 2, 0)), ("", (2, 0, 2)), ("a", (1, 1, 1))]
+
 CONVERTERS = [getattr(public, name) for name in dir(public) if name.endswith(("_comparisons", "_demonstrations"))]
+CONVERTERS += [public.hh_conversations, public.pandalm_majority]
 CONVERTERS += [public.squality_documents, public.novel_documents, public.self_instruct_prompts]
 
 

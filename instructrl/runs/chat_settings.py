@@ -1,0 +1,108 @@
+"""Settings of the run that aligns a chat model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from instructrl.data.settings import Limits
+from instructrl.settings import require_positive
+from instructrl.trainers.settings import AdamConfig, CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
+
+CHAT_DESCRIPTION = "a chat model that exists, aligned by human comparisons through its own chat template"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRecipe:
+    """What each step does with the data it is given."""
+
+    # of prompts with what the template puts around them, and of responses, in tokens
+    limits: Limits = Limits(max_prompt_tokens=128, max_response_tokens=96)
+    # length of a block of plain text
+    block_tokens: int = 128
+    # step 1
+    sft: SFTConfig = SFTConfig(adam=AdamConfig(lr=2e-4), batch_size=16, epochs=1, residual_dropout=0.0, microbatch=8)
+    # step 2, of the reward model and of the judge
+    reward_model: RewardModelConfig = RewardModelConfig(adam=AdamConfig(lr=2e-4), batch_size=16, microbatch=4)
+    # step 3
+    ppo: PPOConfig = PPOConfig(
+        num_episodes=320,
+        rollout_batch=32,
+        minibatch=16,
+        microbatch=8,
+        num_epochs=2,
+        policy_adam=AdamConfig(lr=2e-4),
+        value_adam=AdamConfig(lr=2e-4),
+        warmup_iterations=1,
+        kl_coef=0.05,
+        max_response_tokens=32,
+        ema_decay=0.8,
+    )
+
+    def __post_init__(self) -> None:
+        if self.block_tokens < 2:
+            raise ValueError(f"block_tokens: found {self.block_tokens}, accepted is at least 2: one predicts the next")
+        found, limit = self.ppo.max_response_tokens, self.limits.max_response_tokens
+        if found is not None and found > limit:
+            raise ValueError(
+                f"ppo.max_response_tokens: found {found}, accepted are up to limits.max_response_tokens {limit}"
+            )
+        if self.ppo.ptx_coef != 0:
+            raise ValueError(f"ppo.ptx_coef: found {self.ppo.ptx_coef}, accepted is 0: there is no mix in this run")
+        if self.sft.pretraining_fraction != 0:
+            raise ValueError(
+                f"sft.pretraining_fraction: found {self.sft.pretraining_fraction}, accepted is 0: there is no mix in "
+                "this run"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRunConfig:
+    """One run on a chat model."""
+
+    # of the splits, the heads, the adapters and everything sampled
+    seed: int = 0
+    # folder with the data sets finegrained_qa_feedback_k4, hh_rlhf_harmless_test, self_instruct, pandalm_testset and
+    # english_novels_pre1900
+    data: str = "../shared/data"
+    # the model: a transformers folder or name, with a chat template
+    model: str | None = None
+    # which of the held-out rows the evaluation takes: test is what is reported, validation what settings are chosen by
+    evaluate: Literal["test", "validation"] = "test"
+    # demonstrations for SFT
+    demonstrations: int = 150
+    # comparisons for the reward model, and others for the judge
+    comparisons: int = 400
+    judge_comparisons: int = 300
+    # comparisons and instructions of PandaLM that both are measured on
+    held_out_comparisons: int = 200
+    pandalm: int = 60
+    # prompts that PPO samples responses to, and that the models are compared on
+    ppo_prompts: int = 320
+    test_prompts: int = 120
+    # longest of those prompts, in tokens with what the template puts around them
+    max_ppo_prompt_tokens: int = 64
+    # blocks of plain text on which the loss is measured
+    blocks: int = 16
+    # what each step does
+    recipe: ChatRecipe = ChatRecipe()
+    # how often the run is saved
+    checkpoints: CheckpointConfig = CheckpointConfig()
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self,
+            "demonstrations",
+            "comparisons",
+            "judge_comparisons",
+            "held_out_comparisons",
+            "pandalm",
+            "ppo_prompts",
+            "test_prompts",
+            "max_ppo_prompt_tokens",
+            "blocks",
+        )
+
+
+def check_chat(config: ChatRunConfig) -> None:
+    """Raise ValueError where the model is not given."""
+    if config.model is None:
+        raise ValueError("model: found nothing, this run needs --model, a chat model with its tokenizer and template")
