@@ -6,6 +6,7 @@ from typing import Any
 
 from instructrl.commands.settings import CheckCommand, PPOCommand, RewardModelCommand, RunCommand, SFTCommand
 from instructrl.data.settings import PrepareConfig
+from instructrl.runs.chat_settings import ChatRunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,14 @@ _RULES: Mapping[type, tuple[Unused, ...]] = {
         Unused(option=option, without="model", when=lambda settings: settings.model is None)
         for option in ("chat_template", "chat_date", "turns")
     ),
+    ChatRunConfig: (
+        _horizon("recipe.", "ppo", lambda settings: settings.recipe),
+        Unused(
+            option="recipe.ppo.ptx_examples_per_episode",
+            without="a mix, which this run does not have",
+            when=lambda settings: True,
+        ),
+    ),
     PrepareConfig: (
         Unused(option="phone_regions", without="personal_data", when=lambda settings: not settings.personal_data),
     ),
@@ -86,7 +95,7 @@ def check_used(settings: Any) -> None:
     taken back: a default is never refused.
     """
     if isinstance(settings, RunCommand):
-        _check(settings.config, settings.named.config, _OF_A_RUN)
+        _check(settings.config, settings.named.config, _RULES.get(type(settings.config), _OF_A_RUN))
     else:
         _check(settings, type(settings), _RULES.get(type(settings), ()))
 

@@ -1,4 +1,4 @@
-"""All steps on a chat model that exists: prompts go through its own template, and what is trained are adapters."""
+"""All steps on a chat model that exists: prompts go through its own template."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.data.encoding import Encoder
-from instructrl.data.tokenizers import load_tokenizer
 from instructrl.evaluation import results
 from instructrl.evaluation.contenders import Contender, Exam
 from instructrl.evaluation.reward_quality import quality_row
@@ -17,8 +16,10 @@ from instructrl.rollout.scoring import comparison_scores, rollout_scores
 from instructrl.runs import steps
 from instructrl.runs.chat_data import PANDALM, UNSHOWN, ChatMaterial, read_material
 from instructrl.runs.chat_settings import CHAT_DESCRIPTION, ChatRunConfig, check_chat
+from instructrl.runs.examination import examine
 from instructrl.runs.experiment import model_judge
 from instructrl.runs.journal import Journal
+from instructrl.runs.standalone import load_encoder
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.ppo import RolloutObserver
 from instructrl.types import Rollout
@@ -41,7 +42,12 @@ def read_chat(config: ChatRunConfig) -> ChatInput:
     """Read the model and every row. Raises ValueError for input that cannot be used; writes nothing."""
     check_chat(config)
     assert config.model is not None
-    encoder = Encoder(load_tokenizer(config.model), config.recipe.limits)
+    encoder = load_encoder(config.model, config.recipe.limits, config)
+    if encoder.chat is None and config.chat_template == "auto":
+        raise ValueError(
+            f"model {config.model}: found a tokenizer without a chat template, accepted is one with it, or "
+            "--chat-template FILE or none"
+        )
     start = Policy.load(config.model, encoder.tokenizer)
     check_context(start.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
     check_scalar_head(start)
@@ -94,7 +100,7 @@ def run_chat(given: ChatInput, folder: Path, log: RunLog) -> dict[str, Any]:
         "data": material.data,
     }
     shown = [i for i, prompt in enumerate(material.test) if prompt.source not in UNSHOWN]
-    return steps.examine(work, exam, contenders, material.test, parts, pretrained=BEFORE, favourite="PPO", shown=shown)
+    return examine(work, exam, contenders, material.test, parts, pretrained=BEFORE, favourite="PPO", shown=shown)
 
 
 def judge_observer(judge: RewardModel, encoder: Encoder) -> RolloutObserver:
@@ -117,7 +123,7 @@ def _quality(work: steps.Workspace, material: ChatMaterial, models: Mapping[str,
         for name, model in models.items():
             scores = {data: comparison_scores(model, encoder, rows) for data, rows in held_out.items()}
             for data, rows in held_out.items():
-                lengths = [[len(encoder.response(text)) for text in row.completions] for row in rows]
+                lengths = [[len(encoder.response(text, prompt=row.prompt)) for text in row.completions] for row in rows]
                 measured.append(quality_row(name, data, scores[data], lengths, rows))
             pooled = [row for data, rows in scores.items() if data != PANDALM for row in rows]
             accuracies[name] = results.accuracy(pooled, asked)

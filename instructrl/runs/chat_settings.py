@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from instructrl.data.settings import Limits
+from instructrl.data.settings import DATE, Limits
 from instructrl.settings import require_positive
 from instructrl.trainers.settings import AdamConfig, CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
 
@@ -65,6 +65,10 @@ class ChatRunConfig:
     data: str = "../shared/data"
     # the model: a transformers folder or name, with a chat template
     model: str | None = None
+    # renders prompts: auto (the tokenizer's template), none (plain text), or a Jinja file, saved with the models
+    chat_template: str = "auto"
+    # the day that it is for a template that asks
+    chat_date: str = DATE
     # which of the held-out rows the evaluation takes: test is what is reported, validation what settings are chosen by
     evaluate: Literal["test", "validation"] = "test"
     # demonstrations for SFT

@@ -13,6 +13,7 @@ from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.rollout.scoring import comparison_scores, score_texts
 from instructrl.runs import steps
+from instructrl.runs.examination import examine
 from instructrl.types import Comparison, Conversation, Demonstration, Message, Prompt
 
 # Nobody can be asked about new responses: a second reward model, which PPO never sees, stands in.
@@ -78,7 +79,7 @@ def run_experiment(
         "sft_selection": selection,
         "data": material.tables,
     }
-    return steps.examine(work, exam, contenders, material.test, parts)
+    return examine(work, exam, contenders, material.test, parts)
 
 
 def few_shot_form(

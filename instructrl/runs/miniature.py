@@ -17,6 +17,7 @@ from instructrl.models.scoring import RewardModel
 from instructrl.rollout.generate import response_texts
 from instructrl.rollout.randomness import keyed_seed, take_disjoint
 from instructrl.runs import steps
+from instructrl.runs.examination import examine
 from instructrl.runs.journal import Journal
 from instructrl.runs.labeling import Labeling
 from instructrl.runs.settings import MINIATURE_DESCRIPTION, MiniatureConfig, MiniatureSizes
@@ -112,7 +113,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     }
     held_out = world.documents(config.sizes.held_out_documents, seed=1, without=sets.of_held_out_users())
     exam = _exam(world, work, held_out, sets.test, reward_model, start)
-    return steps.examine(work, exam, contenders, sets.test, parts)
+    return examine(work, exam, contenders, sets.test, parts)
 
 
 def _overlap(world: MiniatureWorld, documents: Sequence[Document], sets: _PromptSets) -> list[dict[str, Any]]:

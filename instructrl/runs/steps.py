@@ -1,6 +1,5 @@
 """The steps that every run is made of. Each takes what it needs and returns what the next one needs."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,8 +12,7 @@ from torch import Tensor
 
 from instructrl import distributed, progress
 from instructrl.data.encoding import Encoder
-from instructrl.evaluation import results as assemble
-from instructrl.evaluation.contenders import Contender, Exam, block_losses
+from instructrl.evaluation.contenders import Contender
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.roles import learner, on_shared_base
 from instructrl.models.scoring import RewardModel
@@ -35,12 +33,9 @@ from instructrl.trainers.pretraining import PretrainingTrainer
 from instructrl.trainers.reward_model import RewardModelTrainer, normalize_on_demonstrations
 from instructrl.trainers.settings import PPOConfig, SFTConfig
 from instructrl.trainers.sft import SFTTrainer, demonstration_loss
-from instructrl.types import Comparison, Demonstration, Prompt
+from instructrl.types import Comparison, Demonstration
 
 NetworkT = TypeVar("NetworkT", Policy, RewardModel)
-
-PPO_NAMES = {"ppo": "PPO", "ppo_ptx": "PPO-ptx"}
-NUM_SHOWN_SAMPLES = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,52 +356,3 @@ def _completions(
             shown.advance(units=len(places))
             distributed.leave_if_wished()
     return [Samples(texts=t, finished=f) for t, f in zip(texts, finished, strict=True)]
-
-
-def examine(
-    work: Workspace,
-    exam: Exam,
-    contenders: Sequence[Contender],
-    prompts: Sequence[Prompt],
-    parts: Mapping[str, Any],
-    *,
-    pretrained: str = "GPT",
-    favourite: str = "PPO-ptx",
-    shown: Sequence[int] | None = None,
-) -> dict[str, Any]:
-    """The last step: put every contender through the exam and write `results.json`.
-
-    prompts: those of the exam, with users and categories. parts: entries of the results that earlier steps made.
-    pretrained: the contender whose loss on plain text the others' is compared with. favourite: the one that is compared
-    with each of the others. shown: of which prompts the responses may be shown, in their order; None: of all.
-    """
-    performances = []
-    work.journal.tell_if_done()
-    with work.log.phase("evaluation", len(contenders) + 1, "responses") as bar:
-        for contender in contenders:
-            performances.append(exam.take(contender))
-            bar.advance(units=len(prompts), note=contender.name)
-            distributed.leave_if_wished()
-        start = block_losses(exam.start, exam.blocks)
-        bar.advance(note="")
-    with progress.wait("comparing the models"):
-        models = assemble.compare(performances, prompts, baseline="SFT")
-        head_to_head = assemble.head_to_head(performances, prompts, favourite)
-    batch_sizes = {
-        phase: getattr(work.recipe, phase).rollout_batch for phase in PPO_NAMES if hasattr(work.recipe, phase)
-    }
-    samples = list(range(len(prompts)) if shown is None else shown)[:NUM_SHOWN_SAMPLES]
-    results = {
-        **parts,
-        "models": models,
-        "head_to_head": head_to_head,
-        "alignment_tax": assemble.alignment_tax(performances, start, pretrained=pretrained),
-        "over_optimisation": assemble.over_optimisation(work.log.read_metrics(), PPO_NAMES, batch_sizes),
-        "samples": assemble.samples(performances, prompts, samples),
-        "config": work.config,
-        "versions": assemble.versions(),
-    }
-    text = json.dumps(results, indent=1, allow_nan=False)
-    if distributed.is_main():
-        (work.folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    return results

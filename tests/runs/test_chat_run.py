@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import NUM_WORDS, words
 
+from instructrl import cli
 from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import word_tokenizer
@@ -140,6 +141,15 @@ def test_all_steps(config, tmp_path):
     written = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl", ".html", ".yaml", ".md")]
     assert not [path for path in written if UNSHOWN in path.read_text(errors="replace") or "w29" in path.name]
     assert isinstance(Policy.load(tmp_path / "models" / "ppo"), Policy)
+
+
+def test_the_command_says_what_it_is_going_to_do(config, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    given = ["run", "chat", "--model", str(config.model), "--data", config.data, "--judge-comparisons", "45"]
+    assert cli.main([*given, "--dry-run"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "45 prompts with 2 or 4 completions" in told
+    assert "ppo_ptx" not in told
 
 
 @pytest.mark.parametrize("evaluate", ["test", "validation"])

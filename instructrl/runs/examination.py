@@ -1,0 +1,63 @@
+"""The last step of every run: all models on the same prompts, and `results.json`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from instructrl import distributed, progress
+from instructrl.evaluation import results as assemble
+from instructrl.evaluation.contenders import Contender, Exam, block_losses
+from instructrl.runs.steps import Workspace
+from instructrl.types import Prompt
+
+PPO_NAMES = {"ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+NUM_SHOWN_SAMPLES = 24
+
+
+def examine(
+    work: Workspace,
+    exam: Exam,
+    contenders: Sequence[Contender],
+    prompts: Sequence[Prompt],
+    parts: Mapping[str, Any],
+    *,
+    pretrained: str = "GPT",
+    favourite: str = "PPO-ptx",
+    shown: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The last step: put every contender through the exam and write `results.json`.
+
+    prompts: those of the exam, with users and categories. parts: entries of the results that earlier steps made.
+    pretrained: the contender whose loss on plain text the others' is compared with. favourite: the one that is compared
+    with each of the others. shown: of which prompts the responses may be shown, in their order; None: of all.
+    """
+    performances = []
+    work.journal.tell_if_done()
+    with work.log.phase("evaluation", len(contenders) + 1, "responses") as bar:
+        for contender in contenders:
+            performances.append(exam.take(contender))
+            bar.advance(units=len(prompts), note=contender.name)
+            distributed.leave_if_wished()
+        start = block_losses(exam.start, exam.blocks)
+        bar.advance(note="")
+    with progress.wait("comparing the models"):
+        models = assemble.compare(performances, prompts, baseline="SFT")
+        head_to_head = assemble.head_to_head(performances, prompts, favourite)
+    batch_sizes = {
+        phase: getattr(work.recipe, phase).rollout_batch for phase in PPO_NAMES if hasattr(work.recipe, phase)
+    }
+    samples = list(range(len(prompts)) if shown is None else shown)[:NUM_SHOWN_SAMPLES]
+    results = {
+        **parts,
+        "models": models,
+        "head_to_head": head_to_head,
+        "alignment_tax": assemble.alignment_tax(performances, start, pretrained=pretrained),
+        "over_optimisation": assemble.over_optimisation(work.log.read_metrics(), PPO_NAMES, batch_sizes),
+        "samples": assemble.samples(performances, prompts, samples),
+        "config": work.config,
+        "versions": assemble.versions(),
+    }
+    text = json.dumps(results, indent=1, allow_nan=False)
+    if distributed.is_main():
+        (work.folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    return results
