@@ -1,4 +1,4 @@
-"""All steps on a chat model that exists: prompts go through its own template."""
+"""All steps on a chat model that exists: prompts go through its own template, and what is trained are adapters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +11,7 @@ from instructrl.evaluation.contenders import Contender, Exam
 from instructrl.evaluation.reward_quality import quality_row
 from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
+from instructrl.models.roles import load_policy
 from instructrl.models.scoring import RewardModel, check_scalar_head
 from instructrl.rollout.scoring import comparison_scores, rollout_scores
 from instructrl.runs import steps
@@ -48,7 +49,7 @@ def read_chat(config: ChatRunConfig) -> ChatInput:
             f"model {config.model}: found a tokenizer without a chat template, accepted is one with it, or "
             "--chat-template FILE or none"
         )
-    start = Policy.load(config.model, encoder.tokenizer)
+    start = load_policy(config.model, encoder.tokenizer, config.recipe.adapter)
     check_context(start.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
     check_scalar_head(start)
     return ChatInput(config=config, encoder=encoder, material=read_material(config, encoder), start=start)

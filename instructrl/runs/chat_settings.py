@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from instructrl.data.settings import DATE, Limits
+from instructrl.models.settings import AdapterConfig
 from instructrl.settings import require_positive
 from instructrl.trainers.settings import AdamConfig, CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
 
@@ -18,6 +19,8 @@ class ChatRecipe:
     limits: Limits = Limits(max_prompt_tokens=128, max_response_tokens=96)
     # length of a block of plain text
     block_tokens: int = 128
+    # what trains: adapters on a base that all models share
+    adapter: AdapterConfig = AdapterConfig(rank=16, base_dtype="bfloat16")
     # step 1
     sft: SFTConfig = SFTConfig(adam=AdamConfig(lr=2e-4), batch_size=16, epochs=1, residual_dropout=0.0, microbatch=8)
     # step 2, of the reward model and of the judge
