@@ -169,6 +169,30 @@ ROWS = [
         options="data check prompts prompts.jsonl --chat-template none",
         message="chat_template: found none, which nothing uses without model; accepted is both, or neither",
     ),
+    Row(
+        what="run on a chat model without one",
+        options="run chat",
+        message="model: found nothing, this run needs --model, a chat model with its tokenizer and template",
+    ),
+    Row(
+        what="a mix in a run that has none",
+        options="run chat --model model --recipe.ppo.ptx-coef 1",
+        message="recipe.ppo.ptx_coef: found 1.0, accepted is 0: there is no mix in this run",
+    ),
+    Row(
+        what="a run on a chat model that is none",
+        options="run chat --model model --data . --out out --fresh",
+        message="model model: found a tokenizer without a chat template, accepted is one with it, or --chat-template "
+        "FILE or none",
+    ),
+    Row(
+        what="public data that are not there",
+        options="run chat --model model --chat-template none --data splits --out out --fresh "
+        "--recipe.limits.max-prompt-tokens 12 --recipe.limits.max-response-tokens 8 --recipe.ppo.max-response-tokens 8 "
+        "--recipe.block-tokens 16",
+        message="splits/finegrained_qa_feedback_k4/dev_feedback.json: found no such file, accepted is the folder of "
+        "the published data set",
+    ),
 ]
 
 

@@ -352,16 +352,6 @@ ROWS = [
         message="data, corpus: found nothing, this run needs --data, --corpus and --model",
     ),
     Row(
-        what="run on a chat model without one",
-        options="run chat",
-        message="model: found nothing, this run needs --model, a chat model with its tokenizer and template",
-    ),
-    Row(
-        what="a mix in a run that has none",
-        options="run chat --model model --recipe.ppo.ptx-coef 1",
-        message="recipe.ppo.ptx_coef: found 1.0, accepted is 0: there is no mix in this run",
-    ),
-    Row(
         what="nothing to prepare",
         options="data prepare --tokenizer model --out prepared",
         message="prepare: found no sources, accepted are demonstrations, comparisons or prompts",
