@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from instructrl import distributed
 from instructrl.commands.settings import GenerateCommand
 from instructrl.data.chat import template_of
-from instructrl.data.chat_rendering import ChatTemplateError
 from instructrl.data.encoding import Encoder
-from instructrl.data.readers import DataError, Records, check, read_prompts
+from instructrl.data.readers import Records, at_row, check, read_prompts
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.evaluation.formatting import visible
@@ -60,10 +59,8 @@ def _load(config: GenerateCommand) -> tuple[Encoder, Policy]:
 def _readable(records: Records[Prompt], encoder: Encoder) -> list[str]:
     """The prompts of a file. Raises DataError for one that the chat template does not take."""
     for place, record in enumerate(records):
-        try:
-            encoder.fits(record.text)
-        except ChatTemplateError as error:
-            raise DataError(f"{records.where(place)}: {error}") from None
+        with at_row(records, place):
+            encoder.check(record.text)
     return [record.text for record in records]
 
 

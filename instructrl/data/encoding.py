@@ -60,15 +60,24 @@ class Encoder:
         """Whether `prompt` takes this text. Raises ValueError as it does, but for the limit."""
         return len(self._prompt_ids(text)) <= self.limits.max_prompt_tokens
 
+    def check(self, prompt: str, answers: Sequence[str] = ()) -> None:
+        """Raise ChatTemplateError where the template in force does not take messages, or plain text has no place for
+        them."""
+        if not isinstance(prompt, Conversation):
+            return
+        if self.chat is not None:
+            self.chat.check(prompt, answers)
+        elif lost := prompt.needs_template:
+            raise ChatTemplateError(
+                f"messages: found {lost} and no chat template in force, accepted is a tokenizer with one, or "
+                "--chat-template FILE"
+            )
+
     def _prompt_ids(self, text: str) -> list[int]:
         if isinstance(text, Conversation):
             if self.chat is not None:
                 return self.chat.prompt(text)
-            if lost := text.needs_template:
-                raise ChatTemplateError(
-                    f"messages: found {lost} and no chat template in force, accepted is a tokenizer with one, or "
-                    "--chat-template FILE"
-                )
+            self.check(text)
         return [*self.begin_of_text, *encode_text(self.tokenizer, text)] or [self.end_of_text]
 
     def response(self, text: str, *, prompt: str = "", finished: bool = True) -> list[int]:
@@ -82,6 +91,10 @@ class Encoder:
         else:
             ids = encode_text(self.tokenizer, text) + ([self.end_of_text] if finished else [])
         return ids[: self.limits.max_response_tokens]
+
+    def is_whole(self, text: str, *, prompt: str = "") -> bool:
+        """Whether `response` takes all of this text, and its end."""
+        return self.response(text, prompt=prompt)[-1:] == [self.end_of_text]
 
     def prompts(self, texts: Iterable[str]) -> tuple[Tensor, Tensor]:
         """Left-padded prompts. Returns [B, P] int64 and [B, P] bool."""

@@ -14,10 +14,12 @@ from typing import Generic, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from instructrl import progress
-from instructrl.data.encoding import Encoder, begin_of_text
+from instructrl.data.chat import ChatTemplate
+from instructrl.data.encoding import Encoder
 from instructrl.data.personal_data import find_personal_data
+from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import encode_text
-from instructrl.types import Comparison, Demonstration, Prompt
+from instructrl.types import Comparison, Conversation, Demonstration, Prompt
 
 Record = Prompt | Demonstration | Comparison
 RecordT = TypeVar("RecordT", Prompt, Demonstration, Comparison)
@@ -183,23 +185,26 @@ def limit_lengths(
     *,
     max_prompt_tokens: int = 1024,
     max_response_tokens: int = 1024,
+    chat: ChatTemplate | None = None,
 ) -> Kept[RecordT]:
     """Leave the records whose prompts and completions fit (paper, C).
 
-    A prompt counts with what its tokenizer starts a text with, a completion with its end-of-text token. A demonstration
-    that is too long goes; of a comparison, only the completions that are too long go, and it goes with them where fewer
-    than two are left. Prompts without any text go.
+    A prompt counts with what its tokenizer starts a text with, a completion with its end-of-text token, a conversation
+    as the chat template writes it. A demonstration that is too long goes; of a comparison, only the completions that
+    are too long go, and it goes with them where fewer than two are left. Prompts without any text go.
     `reasons` counts the shortened comparisons too, which stay.
     """
     kept: list[RecordT] = []
     reasons: Counter[str] = Counter()
     removed = 0
-    start = len(begin_of_text(tokenizer))
+    limits = Limits(max_prompt_tokens=max_prompt_tokens, max_response_tokens=max_response_tokens)
+    encoder = Encoder(tokenizer, limits, chat)
     for record in progress.through("lengths", records):
-        num_tokens = len(encode_text(tokenizer, prompt_text(record)))
-        fitting = [len(encode_text(tokenizer, text)) < max_response_tokens for text in completion_texts(record)]
-        if not 0 < num_tokens <= max_prompt_tokens - start:
-            reason = "prompt too long" if num_tokens else "prompt empty"
+        prompt = prompt_text(record)
+        fitting = [encoder.is_whole(text, prompt=prompt) for text in completion_texts(record)]
+        empty = not isinstance(prompt, Conversation) and not encode_text(tokenizer, prompt)
+        if empty or not encoder.fits(prompt):
+            reason = "prompt empty" if empty else "prompt too long"
         elif all(fitting):
             kept.append(record)
             continue

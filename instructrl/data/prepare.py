@@ -9,30 +9,33 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from instructrl.data import hygiene, tables
-from instructrl.data.hygiene import Kept, Record
+from instructrl.data.chat import template_of
+from instructrl.data.encoding import Encoder
+from instructrl.data.hygiene import Kept
 from instructrl.data.personal_data import check_regions
 from instructrl.data.readers import (
     DataError,
+    Records,
+    at_row,
     check_no_comparisons,
     read_comparisons,
     read_demonstrations,
     read_prompts,
     write_jsonl,
 )
-from instructrl.data.settings import PrepareConfig
+from instructrl.data.settings import Limits, PrepareConfig
 from instructrl.data.tokenizers import load_tokenizer
 
 SPLITS = ("train", "valid", "test")
 GROUPS: dict[str, hygiene.Group] = {"user": hygiene.user_of, "source": hygiene.source_of}
 FILES = {"SFT": "demonstrations", "RM": "comparisons", "PPO": "prompts"}
-READERS: dict[str, Callable[[str], Sequence[Record]]] = {
+READERS: dict[str, Callable[[str], Records[Any]]] = {
     "SFT": read_demonstrations,
     "RM": read_comparisons,
     "PPO": read_prompts,
@@ -96,18 +99,30 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     for source in config.prompts:
         check_no_comparisons(source)
     tokenizer = load_tokenizer(config.tokenizer)
+    chat = template_of(tokenizer, config.chat_template, config.chat_date)
+    encoder = Encoder(tokenizer, Limits(), chat)
     cleaning = _Cleaning()
     splits = {
-        name: _cleaned_and_split(name, list(chain.from_iterable(map(READERS[name], paths))), config, cleaning)
+        name: _cleaned_and_split(name, [row for path in paths for row in _read(name, path, encoder)], config, cleaning)
         for name, paths in sources.items()
         if paths
     }
     _filter_training(splits, config, cleaning)
-    _limit(splits, tokenizer, config, cleaning)
+    _limit(splits, encoder, config, cleaning)
     for name, by_split in splits.items():
         if not by_split["train"]:
             raise DataError(f"{FILES[name]}: found no record left for training, accepted is at least one")
     return _written(splits, tokenizer, config, cleaning)
+
+
+def _read(name: str, path: str, encoder: Encoder) -> list[Any]:
+    """All records of a source. Raises DataError for one that the chat template does not take."""
+    records = READERS[name](path)
+    found = list(records)
+    for place, record in enumerate(found):
+        with at_row(records, place):
+            encoder.check(hygiene.prompt_text(record), hygiene.completion_texts(record))
+    return found
 
 
 def _check_left_over(out: Path, others: Sequence[str]) -> None:
@@ -147,10 +162,11 @@ def _filter_training(splits: Splits, config: PrepareConfig, cleaning: _Cleaning)
             cleaning.personal_data[name] = dict(clean.reasons)
 
 
-def _limit(splits: Splits, tokenizer: PreTrainedTokenizerBase, config: PrepareConfig, cleaning: _Cleaning) -> None:
+def _limit(splits: Splits, encoder: Encoder, config: PrepareConfig, cleaning: _Cleaning) -> None:
     fit = partial(
         hygiene.limit_lengths,
-        tokenizer=tokenizer,
+        tokenizer=encoder.tokenizer,
+        chat=encoder.chat,
         max_prompt_tokens=config.max_prompt_tokens,
         max_response_tokens=config.max_response_tokens,
     )

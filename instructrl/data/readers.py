@@ -9,12 +9,14 @@ line when it is reached; `check` reaches all of them.
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from instructrl import progress
 from instructrl.data import columns
+from instructrl.data.chat_rendering import ChatTemplateError
 from instructrl.data.messages import ColumnError
 from instructrl.data.rows import DataError, Rows, open_rows
 from instructrl.types import Comparison, Conversation, Demonstration, Document, Prompt
@@ -116,6 +118,15 @@ def check_no_comparisons(source: str | Path) -> None:
             f"{source}: found comparisons, accepted are prompts that the reward model was not trained on; to use them "
             "all the same, write their column prompt into a file of its own"
         )
+
+
+@contextmanager
+def at_row(records: Records[Any], place: int) -> Iterator[None]:
+    """Inside, what a chat template says of a record is told with its file and line, as a DataError."""
+    try:
+        yield
+    except ChatTemplateError as error:
+        raise DataError(f"{records.where(place)}: {error}") from None
 
 
 def check(records: Sequence[Any], *, max_errors: int = 20) -> int:

@@ -62,6 +62,10 @@ class PrepareConfig:
     personal_data: bool = True
     # countries whose national phone numbers are found, ISO 3166
     phone_regions: tuple[str, ...] = ("US",)
+    # counts prompts that are messages: auto (the tokenizer's chat template, if it has one), none, or a Jinja file
+    chat_template: str = "auto"
+    # the day that it is for a template that asks
+    chat_date: str = DATE
     # longer prompts go
     max_prompt_tokens: int = 1024
     # longer responses go, counted with their end-of-text token

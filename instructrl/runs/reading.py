@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from instructrl import progress
-from instructrl.data.chat_rendering import ChatTemplateError
 from instructrl.data.encoding import Encoder
 from instructrl.data.hygiene import completion_texts, prompt_hash, prompt_text
-from instructrl.data.readers import DataError, Records, read_comparisons, read_demonstrations, read_prompts
+from instructrl.data.readers import Records, at_row, read_comparisons, read_demonstrations, read_prompts
 from instructrl.data.settings import LongPrompts
 from instructrl.types import Comparison, Conversation, Demonstration, Prompt
 
@@ -88,7 +87,10 @@ class Reader:
         places, texts = [], 0
         for place, row in enumerate(progress.through(f"reading {source}", records)):
             texts += not isinstance(prompt_text(row), Conversation)
-            if self._takes(row, records.where(place)):
+            with at_row(records, place):
+                self.encoder.check(prompt_text(row), completion_texts(row))
+                fits = self.encoder.fits(prompt_text(row))
+            if fits:
                 places.append(place)
             elif self.long_prompts == "error":
                 raise ValueError(
@@ -121,15 +123,6 @@ class Reader:
             f"though responses end with its {end}: write them as messages (role user), or leave the template out "
             "(--chat-template none)"
         )
-
-    def _takes(self, row: RecordT, where: str) -> bool:
-        prompt, chat = prompt_text(row), self.encoder.chat
-        try:
-            if chat is not None and isinstance(prompt, Conversation):
-                chat.check(prompt, completion_texts(row))
-            return self.encoder.fits(prompt)
-        except ChatTemplateError as error:
-            raise DataError(f"{where}: {error}") from None
 
 
 def check_preferences(name: str, comparisons: Records[Comparison]) -> None:

@@ -140,6 +140,16 @@ ROWS = [
         ),
     ),
     Row(
+        what="tool turns to prepare without a template",
+        step="prepare",
+        options="--prompts rows.jsonl",
+        make=rows({"prompt": "w1"}, {"prompt": _CALLED}),
+        message=(
+            "rows.jsonl:2: messages: found tool turns and no chat template in force, accepted is a tokenizer with one, "
+            "or --chat-template FILE"
+        ),
+    ),
+    Row(
         what="judge without the template",
         step="ppo",
         make=_own(_SAYS, "model"),

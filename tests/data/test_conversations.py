@@ -11,6 +11,7 @@ from tiny import tiny_encoder
 
 from instructrl.data.chat import ChatTemplate
 from instructrl.data.encoding import Encoder, as_read
+from instructrl.data.hygiene import limit_lengths
 from instructrl.data.readers import read_comparisons, read_demonstrations, read_prompts, write_jsonl
 from instructrl.data.settings import Limits
 from instructrl.runs.experiment import few_shot_form
@@ -213,3 +214,16 @@ def test_texts_beside_a_template_are_told_of_once(tmp_path):
     without = Reader(tiny_encoder(), "drop")
     without.prompts(path)
     assert not without.notes
+
+
+def test_lengths_are_those_of_the_rendering():
+    encoder = encoder_of("chatml")
+    asked = conversation("u:q")
+    length, answer = len(encoder.prompt(asked)), len(encoder.response("Red.", prompt=asked))
+    row = Comparison(prompt=asked, completions=("Red.", "Red", "Red. Red."), preferred=frozenset({(0, 1)}))
+    for prompt_tokens, response_tokens, left in ((length, answer, ("Red.", "Red")), (length - 1, answer, None)):
+        limits = {"max_prompt_tokens": prompt_tokens, "max_response_tokens": response_tokens}
+        kept = limit_lengths([row], encoder.tokenizer, chat=encoder.chat, **limits).records
+        assert [found.completions for found in kept] == ([left] if left else [])
+        # by the text alone
+        assert len(limit_lengths([row], encoder.tokenizer, **limits).records) == 1
