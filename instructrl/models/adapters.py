@@ -75,6 +75,39 @@ def inject(network: PreTrainedModel, lora: Any) -> None:
     network.requires_grad_(True)  # all that is its own: peft stops heads
 
 
+# Of peft's `LoraConfig`: what an `AdapterConfig` says, what peft fills in by itself, and noise that is off in training.
+_SAID = ("r", "lora_alpha", "target_modules", "lora_dropout")
+_FILLED_IN = ("task_type", "peft_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
+              "peft_version", "runtime_config")  # fmt: skip
+
+
+def adapter_of(network: PreTrainedModel, lora: Any) -> AdapterConfig:
+    """The adapter that peft's `LoraConfig` describes; without names of layers, on those that peft takes for a network.
+
+    Dropout is left out: a policy would differ from the one that sampled. Raises TypeError for another kind of adapter,
+    ValueError for settings that an adapter here does not have.
+    """
+    peft = require_peft()
+    if type(lora) is not peft.LoraConfig:
+        raise TypeError(f"peft_config: found {type(lora).__name__}, accepted is peft's LoraConfig")
+    plain = peft.LoraConfig().to_dict()
+    for name, value in lora.to_dict().items():
+        head = name == "modules_to_save" and list(value or ()) == ["score"]  # learns whatever is said
+        if name not in (*_SAID, *_FILLED_IN) and value != plain.get(name) and not head:
+            raise ValueError(f"peft_config: {name}: found {value!r}, accepted is {plain.get(name)!r}")
+    targets = lora.target_modules
+    if targets is None:
+        known = importlib.import_module("peft.utils").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        kind = network.config.model_type
+        if kind not in known:
+            raise ValueError(f"peft_config: target_modules: found None, accepted for {kind} are names of linear layers")
+        targets = known[kind]
+    if isinstance(targets, str) and targets != _ALL:
+        raise ValueError(f"peft_config: target_modules: found {targets!r}, accepted are names, and {_ALL!r}")
+    names = (targets,) if isinstance(targets, str) else tuple(sorted(targets))
+    return AdapterConfig(rank=lora.r, alpha=lora.lora_alpha, targets=names)
+
+
 def adapter_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """peft's layers, by name."""
     for name, part in module.named_modules():

@@ -242,5 +242,9 @@ def test_other_models_and_optimizers_are_refused():
         PPOTrainer(PPOConfig(), trl_ppo.network("gpt2", "policy"), None, words)
     with pytest.raises(ValueError, match="optimizer: found one of other weights"):
         trainer(optimizer=lambda own: torch.optim.Adam(own.v_head.parameters()))
+    with pytest.raises(
+        TypeError, match="from_pretrained: found load_in_8bit, peft_config, accepted are summary_dropout"
+    ):
+        AutoModelForCausalLMWithValueHead.from_pretrained("folder", peft_config=1, load_in_8bit=True)
     with pytest.raises(TypeError, match="pretrained_model: found Linear, accepted is a transformers language model"):
         AutoModelForCausalLMWithValueHead(torch.nn.Linear(2, 2))

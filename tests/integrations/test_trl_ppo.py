@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel, LlamaForCausalLM
 
 from benchmarks.end_to_end.host_runs import trl_ppo
 from instructrl.integrations.trl import PPOConfig, PPOTrainer, RewardConfig
@@ -36,7 +36,7 @@ def sampled(responses):
         longest = max(map(len, rows))
         sequences = encoder.pairs(prompts, rows)
         assert sequences.response.shape == (len(rows), longest)
-        return Rollout(sequences=sequences, finished=torch.tensor([row[-1] in policy.ends(0) for row in rows]))
+        return Rollout(sequences=sequences, finished=torch.tensor([row[-1] in encoder.ends for row in rows]))
 
     return engine
 
@@ -145,6 +145,51 @@ def test_networks_that_are_given_are_those_that_are_used(tmp_path):
     assert torch.equal(before["reward_model"], weights(same))
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_an_adapter_learns_in_place_of_the_policys_weights(kind, tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    given = {**networks(kind), "ref_model": None}
+    before = {name: network and network.state_dict() for name, network in given.items()}
+    before = {name: {key: x.clone() for key, x in (of or {}).items()} for name, of in before.items()}
+    lora = peft.LoraConfig(r=2, lora_alpha=6, lora_dropout=0.1, task_type="CAUSAL_LM")
+    ours = trainer(tmp_path, networks_={**given, "peft_config": lora}, total_episodes=16, save_steps=1)
+    rates = ours.train_step()[0]
+    assert rates["kl"] == 0  # the reference is the policy's base
+    ours.train_step()
+    ours.save_model(tmp_path / "saved")
+    plain = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}[kind](given["model"].config).eval()
+    plain.load_state_dict(before["model"])
+    ids = torch.tensor([[3, 4, 5]])
+    start = plain(input_ids=ids).logits
+    loaded = peft.PeftModel.from_pretrained(plain, tmp_path / "saved").eval()
+    assert loaded.peft_config["default"].r == 2
+    assert loaded.peft_config["default"].lora_alpha == 6
+    assert not torch.allclose(loaded(input_ids=ids).logits, start)
+    with loaded.disable_adapter():
+        assert torch.equal(loaded(input_ids=ids).logits, start)
+    assert (tmp_path / "saved/value_model/model.safetensors").exists()
+    value = ours.value_function.network.state_dict()
+    assert any(not torch.equal(value[key], x) for key, x in before["value_model"].items())
+    assert all(torch.equal(ours.reward_model.network.state_dict()[key], x) for key, x in before["reward_model"].items())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"use_dora": True}, "peft_config: use_dora: found True, accepted is False"),
+        ({"target_modules": ["nowhere"]}, "adapter.targets: found nowhere, accepted are linear layers"),
+        ({"target_modules": ".*_proj"}, "peft_config: target_modules: found '.*_proj', accepted are names"),
+        ({"modules_to_save": ["lm_head"]}, r"peft_config: modules_to_save: found \['lm_head'\], accepted is None"),
+    ],
+)
+def test_another_adapter_is_refused(given, message, tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, networks_={**networks("gpt2"), "peft_config": peft.LoraConfig(**given)})
+    with pytest.raises(TypeError, match="peft_config: found IA3Config, accepted is peft's LoraConfig"):
+        trainer(tmp_path, networks_={**networks("gpt2"), "peft_config": peft.IA3Config()})
+
+
 def test_samples_are_written_while_it_trains(tmp_path):
     given = {"total_episodes": 32, "num_sample_generations": 2, "save_strategy": "no", "per_device_eval_batch_size": 3}
     config = PPOConfig(output_dir=str(tmp_path), bf16=False, **{**trl_ppo.COMMON, **given})
@@ -213,7 +258,7 @@ ARRIVES = {
     "num_ppo_epochs": (3, lambda ours: ours.config.num_epochs, 3),
     "local_rollout_forward_batch_size": (5, lambda ours: ours._estimation().batch_size, 5),
     "response_length": (7, lambda ours: ours.config.max_response_tokens, 7),
-    "stop_token_id": (9, lambda ours: ours.policy.ends(1), [9]),
+    "stop_token_id": (9, lambda ours: ours.policy.ends(*ours.encoder.ends), [9]),
     "temperature": (0.5, lambda ours: ours.config.temperature, 0.5 + 1e-7),
     "kl_coef": (0.3, lambda ours: ours.kl_coef, 0.3),
     "cliprange": (0.3, lambda ours: ours.config.cliprange, 0.3),

@@ -184,6 +184,22 @@ def test_a_row_that_does_not_fit_is_refused_with_its_number(name, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_adapter_and_the_head_learn_in_place_of_the_weights(tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = RewardConfig(output_dir=str(tmp_path), bf16=False, max_steps=2, learning_rate=0.05, save_strategy="no")
+    network = trl_ppo.network("llama", "reward")
+    lora = peft.LoraConfig(r=2, target_modules="all-linear", modules_to_save=["score"], task_type="SEQ_CLS")
+    ours = RewardTrainer(network, config, None, RANKED, None, trl_ppo.tokenizer(), peft_config=lora)
+    ours.train()
+    ours.save_model(tmp_path / "saved")
+    plain = trl_ppo.network("llama", "reward")
+    loaded = peft.PeftModel.from_pretrained(plain, tmp_path / "saved").eval()
+    ids = torch.tensor([[3, 4, 5]])
+    found = ours.reward_model.network(input_ids=ids).logits
+    torch.testing.assert_close(loaded(input_ids=ids).logits, found)
+    assert not torch.allclose(trl_ppo.network("llama", "reward")(input_ids=ids).logits, found)
+
+
 def test_other_networks_and_arguments_are_refused(tmp_path):
     config = RewardConfig(output_dir=str(tmp_path))
     with pytest.raises(ValueError, match="model: found GPT2LMHeadModel without a linear `score` of one output"):

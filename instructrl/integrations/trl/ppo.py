@@ -24,10 +24,9 @@ from instructrl import distributed
 from instructrl.data.settings import Limits
 from instructrl.integrations.trl.arguments import PPOConfig
 from instructrl.integrations.trl.episodes import Episodes
-from instructrl.integrations.trl.running import Runs
+from instructrl.integrations.trl.running import Runs, adapted
 from instructrl.integrations.trl.tokens import IdEncoder, Ids, filler_of, prompts_of, token_id
 from instructrl.models.backbone import check_context
-from instructrl.models.folders import save_network
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.ops.advantage_settings import RewardSettings, WhitenSettings
@@ -52,22 +51,6 @@ _SAMPLE_TEMPERATURE = 0.01
 _EARLIER = {"config": "args", "tokenizer": "processing_class", "policy": "model", "ref_policy": "ref_model"}
 
 
-class _Actor(Policy):
-    """stop: the token that ends a response; None: none does."""
-
-    def __init__(self, lm: PreTrainedModel, stop: int | None) -> None:
-        super().__init__(lm)
-        self.stop = stop
-
-    def ends(self, *own: int) -> list[int]:
-        return [] if self.stop is None else [self.stop]
-
-    def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()) -> None:
-        """As any policy: a response that ends nowhere in training ends with the end of text where it is generated."""
-        end = token_id(tokenizer, "eos") if self.stop is None else self.stop
-        save_network(self.lm, folder, tokenizer, {}, ends=[] if end is None else Policy.ends(self, end))
-
-
 def _and_behind(mask: Tensor) -> Tensor:
     """[B, T] bool: the mask of responses and the position behind each, where the row has one."""
     return mask | torch.nn.functional.pad(mask[:, :-1], (1, 0))
@@ -79,7 +62,8 @@ class PPOTrainer(Runs, Trainer):
     model, ref_model, value_model: transformers networks, trained and moved in place where they are trained; None for
     ref_model is a copy of the model, for value_model a copy of the reward model. reward_model: a network for sequence
     classification with one output, or any function from prompts and responses, both texts, to a number each.
-    train_dataset: rows with `input_ids`, or with a `prompt` that is a text or messages.
+    train_dataset: rows with `input_ids`, or with a `prompt` that is a text or messages. peft_config: `LoraConfig` of an
+    adapter that the policy learns in place of its weights, on which the reference stands as well.
     Raises ValueError for what is not honoured.
     """
 
@@ -101,7 +85,7 @@ class PPOTrainer(Runs, Trainer):
     ) -> None:
         given = {"args": args, "processing_class": processing_class, "model": model, "ref_model": ref_model}
         args, tokenizer, model, ref_model = _by_name(given, earlier)
-        _refuse(optimizers, callbacks, peft_config)
+        _refuse(optimizers, callbacks)
         if not isinstance(args, PPOConfig):
             raise TypeError(f"args: found {type(args).__name__}, accepted is instructrl.integrations.trl.PPOConfig")
         if model is None or tokenizer is None or train_dataset is None:
@@ -116,17 +100,22 @@ class PPOTrainer(Runs, Trainer):
         limits = Limits(max_prompt_tokens=longest, max_response_tokens=args.response_length)
         check_context(model, limits.total, "response_length")
         device, stop = args.device(model), _stop(args, tokenizer)
+        # As TRL does: what the model's own generation ends with is no end here.
+        model.generation_config.eos_token_id = stop
+        policy = Policy(model).to(device)
+        if peft_config is not None:
+            policy = adapted(policy, peft_config, args.seed)
         judge = RewardModel.of(reward_model, "reward_model") if isinstance(reward_model, PreTrainedModel) else None
         critic = copy.deepcopy(value_model) if value_model is reward_model else value_model
         super().__init__(
-            _Actor(model, stop).to(device),
+            policy,
             None if judge is None else judge.to(device),
             prompts,  # pyright: ignore[reportArgumentType]
-            IdEncoder(tokenizer, limits, filler_of(tokenizer, stop)),
+            IdEncoder(tokenizer, limits, filler_of(tokenizer, stop), () if stop is None else (stop,)),
             _settings(args, len(prompts), device),
             seed=args.seed,
             reward=reward_model if judge is None else None,  # pyright: ignore[reportArgumentType]
-            reference=None if ref_model is None else _Actor(ref_model, stop).to(device),
+            reference=None if ref_model is None else Policy(ref_model).to(device),
             value_function=None if critic is None else ValueFunction.of(critic, "value_model").to(device),
         )
         for update in (self.policy_update, self.value_update):
@@ -249,7 +238,7 @@ class PPOTrainer(Runs, Trainer):
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the policy as a transformers folder, and in `value_model` of it the value model."""
         folder = Path(output_dir or self.args.folder)
-        self.write("policy", folder)
+        self.write("policy", folder, ends=self.encoder.ends)
         self.write("value_function", folder / "value_model")
 
 
@@ -265,21 +254,17 @@ def _by_name(given: dict[str, Any], earlier: dict[str, Any]) -> list[Any]:
 
 
 def _stop(args: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    if args.stop_token is None:
-        return args.stop_token_id
     token = token_id(tokenizer, "eos")
     if token is None:
-        raise ValueError("stop_token: found 'eos' and a tokenizer without one, accepted is one with an eos_token")
-    return token
+        raise ValueError("processing_class: found a tokenizer without an eos_token, accepted is one that has it")
+    return args.stop_token_id if args.stop_token is None else token
 
 
-def _refuse(optimizers: tuple[Any, Any], callbacks: Sequence[Any] | None, peft_config: Any) -> None:
+def _refuse(optimizers: tuple[Any, Any], callbacks: Sequence[Any] | None) -> None:
     if any(each is not None for each in optimizers):
         raise ValueError("optimizers: found one, accepted is (None, None): each network has its AdamW by args")
     if callbacks:
         raise ValueError("callbacks: found some, accepted is None: output_dir/metrics.jsonl has a line a step")
-    if peft_config is not None:
-        raise ValueError("peft_config: found one, accepted is None: this trainer trains full weights")
 
 
 def _settings(args: PPOConfig, num_prompts: int, device: torch.device) -> Settings:

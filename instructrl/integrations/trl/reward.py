@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from instructrl.data.settings import Limits
 from instructrl.integrations.trl.arguments import RewardConfig
-from instructrl.integrations.trl.running import Runs
+from instructrl.integrations.trl.running import Runs, adapted
 from instructrl.integrations.trl.tokens import IdEncoder, Ranked, rankings_of, token_id
 from instructrl.models.backbone import check_context
 from instructrl.models.scoring import RewardModel
@@ -61,7 +61,6 @@ class RewardTrainer(Runs, RewardModelTrainer):
             optimizers=None if all(each is None for each in optimizers) else optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            peft_config=peft_config,
         )
         args = RewardConfig() if args is None else args
         if not isinstance(args, RewardConfig):
@@ -91,7 +90,10 @@ class RewardTrainer(Runs, RewardModelTrainer):
         limits = Limits(max_prompt_tokens=longest, max_response_tokens=longest)
         encoder = IdEncoder(processing_class, limits, end)
         self._rows = {id(row.comparison): row for row in rows}
-        super().__init__(reward_model.to(device), [row.comparison for row in rows], encoder, config, seed=args.seed)
+        reward_model = reward_model.to(device)
+        if peft_config is not None:
+            reward_model = adapted(reward_model, peft_config, args.seed)
+        super().__init__(reward_model, [row.comparison for row in rows], encoder, config, seed=args.seed)
         self.num_steps = args.num_steps(len(rows))
         args.schedule(self.update, self.num_steps)
 

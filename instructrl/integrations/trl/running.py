@@ -5,6 +5,8 @@ from typing import Any
 
 from instructrl import distributed
 from instructrl.integrations.trl.arguments import _Arguments
+from instructrl.models.adapters import adapter_of, check_targets
+from instructrl.models.roles import RoleT, learner, network_of, on_shared_base
 from instructrl.models.spread import unsharded
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints
 from instructrl.trainers.log import RunLog
@@ -51,8 +53,16 @@ class Runs(Trainer):
             raise ValueError(f"resume_from_checkpoint: found none in {folder}, accepted is a run that has saved one")
         return found
 
-    def write(self, name: str, folder: Path) -> None:
-        """One of the networks as a transformers folder."""
+    def write(self, name: str, folder: Path, **given: Any) -> None:
+        """One of the networks as a transformers folder, or that of an adapter. given: more that its `save` takes."""
         with unsharded(self._modules[name]) as network:
             if distributed.is_main():
-                network.save(folder, self.processing_class)  # pyright: ignore[reportCallIssue]
+                network.save(folder, self.processing_class, **given)  # pyright: ignore[reportCallIssue]
+
+
+def adapted(role: RoleT, peft_config: Any, seed: int) -> RoleT:
+    """A role whose adapter learns, on the role's weights. Raises ValueError for what adapters here do not have."""
+    adapter = adapter_of(network_of(role), peft_config)
+    check_targets(network_of(role), adapter)
+    on_shared_base(role, adapter)
+    return learner(role, adapter, seed)

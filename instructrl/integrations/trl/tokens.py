@@ -32,12 +32,14 @@ def filler_of(tokenizer: PreTrainedTokenizerBase, first: int | None = None) -> i
 class IdEncoder(Encoder):
     """Takes ids for texts: what was tokenised outside goes through as it is.
 
-    end_of_text: the token that ends a response, and fills what counts for nothing.
+    filler: what fills places that count for nothing. ends: the tokens that end a response.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: Limits, end_of_text: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, limits: Limits, filler: int, ends: tuple[int, ...] = ()
+    ) -> None:
         self.tokenizer, self.limits, self.chat, self.begin_of_text = tokenizer, limits, None, []
-        self.end_of_text, self.ends = end_of_text, (end_of_text,)
+        self.end_of_text, self.ends = filler, ends
 
     def prompt(self, text: Any) -> list[int]:
         return list(text)

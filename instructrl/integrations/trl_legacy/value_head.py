@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from instructrl.models.backbone import load_causal_lm
 
 _HEAD = "v_head."
+_ARGUMENTS = {"v_head_init_strategy", "v_head_initializer_range", "summary_dropout_prob"}
 
 
 class _ValueHead(nn.Module):
@@ -64,6 +65,9 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
     ) -> "AutoModelForCausalLMWithValueHead":
         """Of a transformers model in memory, or of a folder or name, with its head where it has one. Weights are read
         in float32 and from safetensors alone."""
+        if other := set(given) - _ARGUMENTS:
+            accepted = ", ".join(sorted(_ARGUMENTS))
+            raise TypeError(f"from_pretrained: found {', '.join(sorted(other))}, accepted are {accepted}")
         if isinstance(pretrained_model_name_or_path, PreTrainedModel):
             return cls(pretrained_model_name_or_path, **given)
         with warnings.catch_warnings():
