@@ -69,7 +69,7 @@ def weights(module):
 
 
 def test_a_run_that_was_broken_off_comes_to_the_same_bits(tmp_path, monkeypatch):
-    given = {"total_episodes": 24, "save_steps": 1, "num_mini_batches": 2, "stop_token": "eos"}
+    given = {"total_episodes": 24, "save_steps": 1, "num_mini_batches": 2, "num_ppo_epochs": 1, "stop_token": "eos"}
     whole, begun, resumed, again = (trainer(tmp_path / name, **given) for name in ("whole", *["parts"] * 3))
     whole.train()
     save = begun.save
@@ -297,13 +297,14 @@ def test_every_honoured_argument_is_tried():
 
 
 def test_passes_over_the_data_and_how_many_checkpoints_stay(tmp_path):
-    ours = trainer(tmp_path, total_episodes=None, num_train_epochs=3, save_steps=0.4, save_total_limit=1)
+    given = {"total_episodes": None, "num_train_epochs": 3, "num_ppo_epochs": 1}
+    ours = trainer(tmp_path, **given, save_steps=0.4, save_total_limit=1)
     assert ours.num_steps == 3
     assert ours.args.save_every(ours.num_steps) == 2
     ours.train()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
     assert ours.args.resume_from_checkpoint is None
-    again = trainer(tmp_path, total_episodes=None, num_train_epochs=3, resume_from_checkpoint="True")
+    again = trainer(tmp_path, **given, resume_from_checkpoint="True")
     again.train()
     assert again.digest() == ours.digest()
 
