@@ -26,6 +26,7 @@ POLICY_PLACES = (
     "eval --models",
     "run files --model",
     "run files --reward-base",
+    "run chat --model",
 )
 REWARD_PLACES = ("ppo --reward-model", "eval --reward-model")
 TOKENIZER_PLACES = ("data prepare --tokenizer", "run public --model")
@@ -45,9 +46,11 @@ def arguments(place: str, model: Path, good: Path) -> list[str]:
                  "--data": data / "prompts.test.jsonl"},
         "run files": {"--model": policy},
         "run public": {},
+        "run chat": {"--chat-template": "none", "--recipe.ppo.max-response-tokens": "8"},
         "data prepare": {"--prompts": data / "prompts.train.jsonl"},
     }  # fmt: skip
     command, option = place.rsplit(" ", 1)
-    more = files if command == "run files" else SMALL if not command.startswith(("run", "data")) else ()
+    ours = {"run files": files, "run chat": SMALL_RECIPE}
+    more = ours.get(command, () if command.startswith(("run", "data")) else SMALL)
     pairs = {**options[command], option: model}
     return [*command.split(), *(str(part) for pair in pairs.items() for part in pair), *map(str, more), "--out", "out"]
