@@ -22,18 +22,17 @@ class ChatRecipe:
     # what trains: adapters on a base that all models share
     adapter: AdapterConfig = AdapterConfig(rank=16, base_dtype="bfloat16")
     # step 1
-    sft: SFTConfig = SFTConfig(adam=AdamConfig(lr=2e-4), batch_size=16, epochs=1, residual_dropout=0.0, microbatch=8)
+    sft: SFTConfig = SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=8, epochs=1, residual_dropout=0.0, microbatch=8)
     # step 2, of the reward model and of the judge
-    reward_model: RewardModelConfig = RewardModelConfig(adam=AdamConfig(lr=2e-4), batch_size=16, microbatch=4)
+    reward_model: RewardModelConfig = RewardModelConfig(adam=AdamConfig(lr=5e-4), batch_size=8, microbatch=4)
     # step 3
     ppo: PPOConfig = PPOConfig(
         num_episodes=320,
         rollout_batch=32,
-        minibatch=16,
+        minibatch=8,
         microbatch=8,
-        num_epochs=2,
-        policy_adam=AdamConfig(lr=2e-4),
-        value_adam=AdamConfig(lr=2e-4),
+        policy_adam=AdamConfig(lr=5e-4),
+        value_adam=AdamConfig(lr=5e-4),
         warmup_iterations=1,
         kl_coef=0.05,
         max_response_tokens=32,
@@ -84,7 +83,7 @@ class ChatRunConfig:
     pandalm: int = 60
     # prompts that PPO samples responses to, and that the models are compared on
     ppo_prompts: int = 320
-    test_prompts: int = 120
+    test_prompts: int = 100
     # longest of those prompts, in tokens with what the template puts around them
     max_ppo_prompt_tokens: int = 64
     # blocks of plain text on which the loss is measured
