@@ -173,6 +173,15 @@ def test_an_adapter_learns_in_place_of_the_policys_weights(kind, tmp_path):
     assert all(torch.equal(ours.reward_model.network.state_dict()[key], x) for key, x in before["reward_model"].items())
 
 
+@pytest.mark.parametrize("name", ["model", "ref_model", "reward_model", "value_model"])
+def test_a_model_of_peft_is_refused(name, tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    given = networks("llama")
+    given[name] = peft.get_peft_model(given[name], peft.LoraConfig(r=2))
+    with pytest.raises(TypeError, match=f"^{name}: found PeftModel, accepted is a transformers network: of peft's"):
+        trainer(tmp_path, networks_=given)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -24,7 +24,7 @@ from instructrl import distributed
 from instructrl.data.settings import Limits
 from instructrl.integrations.trl.arguments import PPOConfig
 from instructrl.integrations.trl.episodes import Episodes
-from instructrl.integrations.trl.running import Runs, adapted
+from instructrl.integrations.trl.running import Runs, adapted, check_network
 from instructrl.integrations.trl.tokens import IdEncoder, Ids, filler_of, prompts_of, token_id
 from instructrl.models.backbone import check_context
 from instructrl.models.policy import Policy
@@ -90,6 +90,9 @@ class PPOTrainer(Runs, Trainer):
             raise TypeError(f"args: found {type(args).__name__}, accepted is instructrl.integrations.trl.PPOConfig")
         if model is None or tokenizer is None or train_dataset is None:
             raise ValueError("model, processing_class, train_dataset: found None among them, accepted are all three")
+        networks = {"model": model, "ref_model": ref_model, "reward_model": reward_model, "value_model": value_model}
+        for name, network in networks.items():
+            check_network(name, network)
         if ref_model is model:
             raise ValueError("ref_model: found the model itself, accepted is another one, or None for a copy of it")
         self.args, self.processing_class = args, tokenizer

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from instructrl.data.settings import Limits
 from instructrl.integrations.trl.arguments import RewardConfig
-from instructrl.integrations.trl.running import Runs, adapted
+from instructrl.integrations.trl.running import Runs, adapted, check_network
 from instructrl.integrations.trl.tokens import IdEncoder, Ranked, rankings_of, token_id
 from instructrl.models.backbone import check_context
 from instructrl.models.scoring import RewardModel
@@ -65,6 +65,7 @@ class RewardTrainer(Runs, RewardModelTrainer):
         args = RewardConfig() if args is None else args
         if not isinstance(args, RewardConfig):
             raise TypeError(f"args: found {type(args).__name__}, accepted is instructrl.integrations.trl.RewardConfig")
+        check_network("model", model)
         if processing_class is None or train_dataset is None:
             raise ValueError("processing_class, train_dataset: found None among them, accepted are both")
         self.args, self.processing_class = args, processing_class

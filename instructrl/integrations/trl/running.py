@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from transformers import PreTrainedModel
+
 from instructrl import distributed
 from instructrl.integrations.trl.arguments import _Arguments
 from instructrl.models.adapters import adapter_of, check_targets
@@ -58,6 +61,15 @@ class Runs(Trainer):
         with unsharded(self._modules[name]) as network:
             if distributed.is_main():
                 network.save(folder, self.processing_class, **given)  # pyright: ignore[reportCallIssue]
+
+
+def check_network(name: str, network: Any) -> None:
+    """Raise TypeError for another module than a transformers network, such as peft's around one."""
+    if isinstance(network, nn.Module) and not isinstance(network, PreTrainedModel):
+        raise TypeError(
+            f"{name}: found {type(network).__name__}, accepted is a transformers network: of peft's model what "
+            "`merge_and_unload()` gives, with peft_config for an adapter that is to learn"
+        )
 
 
 def adapted(role: RoleT, peft_config: Any, seed: int) -> RoleT:
