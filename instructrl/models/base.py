@@ -20,8 +20,8 @@ from instructrl import distributed
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
-# Where a module keeps the names of its tensors that belong to a base.
-BASED = "_instructrl_based"
+# Where a module keeps the names of its tensors that belong to a base, and of what a job hung onto it.
+BASED, _ATTACHED = "_instructrl_based", "_instructrl_attached"
 
 
 class Base:
@@ -88,13 +88,20 @@ class Role(nn.Module):
         return device_of(self)
 
     def __deepcopy__(self, memo: dict[int, Any]):
-        """Another role on the same base; without one, a copy of everything."""
+        """Another role on the same base; without one, a copy of everything. What a job hung onto it stays behind."""
         if self.base is not None:
             memo.update(self.base.spared())
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        made.__setstate__(copy.deepcopy(self.__dict__, memo))
+        left = (_ATTACHED, *vars(self).get(_ATTACHED, ()))
+        made.__setstate__(copy.deepcopy({name: x for name, x in vars(self).items() if name not in left}, memo))
         return made
+
+
+def attach(module: nn.Module, name: str, value: Any) -> None:
+    """Hang something onto a module that is none of its own modules, and that no copy of a role has."""
+    vars(module)[name] = value
+    vars(module)[_ATTACHED] = (*vars(module).get(_ATTACHED, ()), name)
 
 
 RoleT = TypeVar("RoleT", bound=Role)

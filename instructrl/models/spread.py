@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from instructrl import distributed
-from instructrl.models.base import device_of
+from instructrl.models.base import attach, device_of
 from instructrl.models.masters import (
     halve,
     halved,
@@ -97,9 +97,9 @@ def _replicate(network: nn.Module, methods: Mapping[str, Any]) -> None:
     replica.register_comm_hook(None, _sum)
     device = device_of(network)
     for name, example in methods.items():
-        setattr(network, name, _through(replica, getattr(network, name)))
+        attach(network, name, _through(replica, getattr(network, name)))
         _settle(replica, getattr(network, name)(example.to(device)))
-    vars(network)[_REPLICA] = replica
+    attach(network, _REPLICA, replica)
 
 
 def _settle(replica: DistributedDataParallel, outputs: Any) -> None:
@@ -131,7 +131,7 @@ def _shard(network: nn.Module, methods: Iterable[str], *, low: bool) -> None:
     if low:
         nothing |= {id(p): nn.Parameter(p.new_empty(0, dtype=torch.bfloat16)) for p in halved(network)}
     shared = {id(buffer): buffer for buffer in network.buffers()}
-    vars(network)[_UNSHARDED] = copy.deepcopy(network, {**nothing, **shared}).eval()
+    attach(network, _UNSHARDED, copy.deepcopy(network, {**nothing, **shared}).eval())
     # What is returned is a view, of the states of a response, and nothing is done to it in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
     # Said where: the default is the kind of accelerator that torch was built for.

@@ -30,8 +30,10 @@ from tiny import blocks, comparisons, demonstrations, lively_policy, tiny_encode
 from instructrl import distributed
 from instructrl.data.encoding import Encoder
 from instructrl.models.backbone import set_residual_dropout
+from instructrl.models.base import share
 from instructrl.models.policy import Policy
-from instructrl.models.settings import PassConfig
+from instructrl.models.roles import learner
+from instructrl.models.settings import AdapterConfig, PassConfig
 from instructrl.models.spread import gathered, unsharded
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.trainers.checkpoints import Checkpoints
@@ -142,12 +144,36 @@ def ppo(passes: PassConfig, microbatch: int) -> PPOTrainer:
     return PPOTrainer(policy, judge, prompts, ENCODER, config, seed=3, blocks=blocks(9))
 
 
+def ppo_adapters(passes: PassConfig, microbatch: int) -> PPOTrainer:
+    """Adapters of all roles on one base, whose tensors no job looks at; the policy's and the reference's add something
+    from the start."""
+    config = PPOConfig(
+        num_episodes=14,
+        rollout_batch=7,
+        minibatch=7,
+        microbatch=microbatch,
+        policy_adam=AdamConfig(lr=1e-2),
+        value_adam=AdamConfig(lr=1e-2),
+        passes=passes,
+    )
+    policy = lively_policy(ENCODER).double()
+    policy.base = share(policy.lm)
+    policy = learner(policy, AdapterConfig(rank=3)).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    prompts = [row.prompt for row in demonstrations(20)]
+    return PPOTrainer(policy, tiny_reward_model(policy).double(), prompts, ENCODER, config, seed=3)
+
+
 TRAINERS: dict[str, Callable[[PassConfig, int], Trainer]] = {
     "sft": sft,
     "sft_bfloat16": sft_bfloat16,
     "reward_model": reward_model,
     "ppo_halves": ppo_halves,
     "ppo": ppo,
+    "ppo_adapters": ppo_adapters,
 }
 
 
