@@ -222,7 +222,7 @@ def _check_bases(folder: Path, found: Mapping[str, str], own: Mapping[str, str])
     if found == own:
         return
     kinds = {True: "adapters", False: "full weights"}
-    there, wanted = kinds[bool(found)], kinds[bool(own)]
+    there, wanted = kinds[bool(found)], f"one of {kinds[bool(own)]}"
     if found.keys() == own.keys():
         there, wanted = f"{there} on another base", "one on the same base"
     raise ValueError(f"{folder}: found a checkpoint of {there}, accepted is {wanted}; --fresh starts over")

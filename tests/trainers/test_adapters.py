@@ -62,8 +62,7 @@ def same(module: torch.nn.Module, before: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for (_, x), y in zip(named_weights(module), before, strict=True))
 
 
-@pytest.mark.parametrize("adapter", [RANK, HALF], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("config", [PPO, PTX], ids=["ppo", "ptx"])
+@pytest.mark.parametrize(("adapter", "config"), [(RANK, PPO), (HALF, PTX)], ids=["ppo", "ptx in bfloat16"])
 def test_ppo_changes_policy_value_function_and_average_alone(adapter, config):
     trainer = ppo(adapter, config=config)
     fixed = [trainer.reward_model, trainer.reference]
@@ -92,7 +91,7 @@ def test_the_first_ratio_is_one_in_both_kinds_of_passes():
         assert metrics["ratio_max"] == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("make", [sft, reward, ppo], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [sft, ppo], ids=lambda make: make.__name__)
 def test_training_lowers_the_loss_of_adapters(make):
     trainer = make(RANK)
     first, _ = trainer.train_step()
@@ -129,15 +128,14 @@ def test_a_checkpoint_holds_what_trains_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("there", "wanted", "message"),
+    ("make", "there", "wanted", "message"),
     [
-        ((FULL, 0), (RANK, 0), "found a checkpoint of full weights, accepted is adapters"),
-        ((RANK, 0), (FULL, 0), "found a checkpoint of adapters, accepted is full weights"),
-        ((RANK, 0), (RANK, 1), "found a checkpoint of adapters on another base, accepted is one on the same base"),
-        ((RANK, 0), (AdapterConfig(rank=3), 0), "found a checkpoint of another model"),
+        (sft, (FULL, 0), (RANK, 0), "found a checkpoint of full weights, accepted is one of adapters"),
+        (reward, (RANK, 0), (FULL, 0), "found a checkpoint of adapters, accepted is one of full weights"),
+        (ppo, (RANK, 0), (RANK, 1), "found a checkpoint of adapters on another base, accepted is one on the same base"),
+        (sft, (RANK, 0), (AdapterConfig(rank=3), 0), "found a checkpoint of another model"),
     ],
 )
-@pytest.mark.parametrize("make", [sft, reward, ppo], ids=lambda make: make.__name__)
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path, make, there, wanted, message):
     checkpoints = checkpointed(make(*there), tmp_path)
     found = checkpoints.newest()
