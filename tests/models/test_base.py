@@ -101,28 +101,26 @@ def test_all_roles_stand_on_one_base(start):
     assert len(own) == len(set(own))
 
 
-@pytest.mark.parametrize("learning", ["policy", "average", "reward model", "value function"])
-def test_what_one_role_learns_reaches_no_other(start, learning):
+def test_what_one_role_learns_reaches_no_other(start):
     found = roles(start)
     base = [x.clone() for x in start.base.tensors]
-    before = {name: outcome(role) for name, role in found.items()}
-    optimizer = torch.optim.SGD(found[learning].parameters(), lr=1.0)
-    found[learning](rows()).square().sum().backward()
-    optimizer.step()
-    changed = {name for name, role in found.items() if not torch.equal(outcome(role), before[name])}
-    assert changed == {learning}
+    for learning in ("policy", "average", "reward model", "value function"):
+        before = {name: outcome(role) for name, role in found.items()}
+        optimizer = torch.optim.SGD(found[learning].parameters(), lr=1.0)
+        found[learning](rows()).square().sum().backward()
+        optimizer.step()
+        changed = {name for name, role in found.items() if not torch.equal(outcome(role), before[name])}
+        assert changed == {learning}
     assert all(torch.equal(x, y) for x, y in zip(start.base.tensors, base, strict=True))
 
 
-@pytest.mark.parametrize("moved", ["policy", "reference", "average", "reward model", "value function", "base"])
 @pytest.mark.parametrize("where", [torch.bfloat16, "meta"], ids=str)
-def test_casts_and_moves_of_one_role_reach_no_other(start, moved, where):
+def test_casts_and_moves_of_one_role_reach_no_other(start, where):
     found = roles(start)
     before = {name: outcome(role) for name, role in found.items()}
-    found[moved].to(where)
-    for name, role in found.items():
-        if name != moved:
-            assert torch.equal(outcome(role), before[name]), name
+    while found:
+        found.popitem()[1].to(where)
+        assert all(torch.equal(outcome(role), before[name]) for name, role in found.items())
     assert {(x.dtype, x.device.type) for x in start.base.tensors} == {(torch.float32, "cpu")}
 
 
