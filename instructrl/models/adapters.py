@@ -4,6 +4,7 @@ A role has one adapter, which is always on. What it adds to a layer, `scale * B 
 there is a gradient, and inside of a copy of its weight (`merged`) where many passes are made without one.
 """
 
+import copy
 import importlib
 import warnings
 from collections.abc import Iterator, Mapping
@@ -170,34 +171,7 @@ def merged(role: RoleT) -> Iterator[RoleT]:
     The adapted layers are copies with `W + scale * B @ A` in the dtype of the base, and are gone afterwards; everything
     else is the base's, which stays as it is. A role without an adapter is given as it is.
     """
-    if not has_adapter(role):
-        yield role
-        return
-    made: RoleT = role.__deepcopy__({})
-    merge_layers(made)
-    yield made
-
-
-@torch.no_grad()
-def merge_layers(module: nn.Module, dtype: torch.dtype | None = None) -> None:
-    """Put plain layers in the places of adapted ones, with weights of their own. dtype: None is that of the base."""
-    for name, layer in list(adapter_layers(module)):
-        plain = layer.base_layer
-        weight = merged_weight(layer).to(dtype or plain.weight.dtype)
-        # Leaves that ask for a gradient: autocast keeps what it makes of those alone.
-        vars(plain).pop("weight")
-        vars(plain)[BASED] = tuple(part for part in vars(plain)[BASED] if part != "weight")
-        plain.weight = nn.Parameter(weight)
-        module.set_submodule(name, plain)
-    for part in module.modules():
-        vars(part).pop("peft_config", None)
-
-
-def merged_weight(layer: Any) -> Tensor:
-    """The weight of an adapted layer with what the adapter adds, in float32."""
-    weight = layer.base_layer.weight
-    with torch.autocast(weight.device.type, enabled=False):
-        return weight.float() + layer.get_delta_weight(_NAME)
+    yield _plain(role, None) if has_adapter(role) else role
 
 
 def whole(role: RoleT, dtype: torch.dtype | None = None) -> RoleT:
@@ -208,16 +182,37 @@ def whole(role: RoleT, dtype: torch.dtype | None = None) -> RoleT:
     """
     if role.base is None:
         return role
-    made: RoleT = role.__deepcopy__({})
-    heads = list(made.parameters())  # and the adapter's, which leave
-    merge_layers(made, dtype)
+    made = _plain(role, dtype)
     made.base = None
-    unshare(made)
-    kept = {id(parameter) for parameter in heads}
-    for parameter in made.parameters():
-        if dtype is not None and id(parameter) not in kept and parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+    unshare(made, dtype)
     return made
+
+
+def _plain(role: RoleT, dtype: torch.dtype | None) -> RoleT:
+    """A copy whose adapted layers are plain ones with weights of their own."""
+    made: RoleT = role.__deepcopy__({id(layer): _merged_layer(layer, dtype) for _, layer in adapter_layers(role)})
+    for part in made.modules():
+        vars(part).pop("peft_config", None)
+    return made
+
+
+@torch.no_grad()
+def _merged_layer(layer: Any, dtype: torch.dtype | None) -> nn.Module:
+    plain = layer.base_layer
+    names = vars(plain)[BASED]
+    made = copy.deepcopy(plain, {id(vars(plain)[name]): vars(plain)[name] for name in names})
+    del vars(made)["weight"]
+    vars(made)[BASED] = tuple(name for name in names if name != "weight")
+    # A leaf that asks for a gradient: autocast keeps what it makes of those alone.
+    made.weight = nn.Parameter(merged_weight(layer).to(dtype or plain.weight.dtype))
+    return made
+
+
+def merged_weight(layer: Any) -> Tensor:
+    """The weight of an adapted layer with what the adapter adds, in float32 or the base's own precision above it."""
+    weight = layer.base_layer.weight
+    with torch.autocast(weight.device.type, enabled=False):
+        return weight.to(torch.promote_types(weight.dtype, torch.float32)) + layer.get_delta_weight(_NAME)
 
 
 @torch.no_grad()

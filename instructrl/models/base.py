@@ -200,13 +200,17 @@ def share(
 
 
 @torch.no_grad()
-def unshare(module: nn.Module) -> None:
-    """Make what belongs to a base parameters again, in place: the same tensors, which are not to be changed."""
+def unshare(module: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Make what belongs to a base parameters again, in place: the same tensors, which are not to be changed, or copies
+    of another dtype."""
     made: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name in vars(part).pop(BASED, ()):
             tensor = vars(part).pop(name)
-            part._parameters[name] = made.setdefault(id(tensor), nn.Parameter(tensor, requires_grad=False))
+            if id(tensor) not in made:
+                cast = tensor.to(dtype) if tensor.is_floating_point() else tensor
+                made[id(tensor)] = nn.Parameter(cast, requires_grad=False)
+            part._parameters[name] = made[id(tensor)]
 
 
 def trunk_digest(network: PreTrainedModel) -> str:
