@@ -12,7 +12,10 @@ from tiny import lively_policy, tiny_encoder, tiny_reward_model, words
 
 from instructrl import cli
 from instructrl.data.settings import Limits
+from instructrl.models.adapters import whole
 from instructrl.models.policy import Policy
+from instructrl.models.roles import learner, load_policy
+from instructrl.models.settings import AdapterConfig
 from instructrl.rollout.engines import open_engine
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.randomness import keyed_seed
@@ -240,3 +243,14 @@ def test_the_command_refuses_before_it_removes(monkeypatch, arguments, tmp_path,
     assert (tmp_path / "out/metrics.jsonl").exists()
     assert cli.main([*arguments, "--engine", "other"]) != 0
     assert "--engine: found 'other', accepted is builtin or vllm" in capsys.readouterr().err
+
+
+def test_an_adapter_goes_over_in_the_weights_of_its_base(vllm, folder):
+    adapter = AdapterConfig(rank=2)
+    policy = learner(load_policy(folder, ENCODER.tokenizer, adapter), adapter)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1)
+    VLLMEngine(folder, ENCODER.limits)(policy, ENCODER, PROMPTS[:2], SAMPLING)
+    (call,) = vllm.made[0].calls
+    assert torch.equal(call.weights, flat(whole(policy)))
