@@ -21,7 +21,8 @@ class PassConfig:
     precision: Precision = "float32"
     # keep the inputs of each block alone and compute the rest again in the backward pass
     checkpoint_activations: bool = False
-    # of the weights, moments and gradients over the processes of a job: a copy in each, or a part (FSDP2)
+    # of the weights, moments and gradients over the processes of a job: a copy in each, or a part (FSDP2); the base of
+    # adapters lies whole in each
     spread: Spread = "ddp"
 
     @property
