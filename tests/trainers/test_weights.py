@@ -215,11 +215,10 @@ def test_what_goes_on_from_a_trained_network_starts_at_its_masters():
     assert torch.equal(weights(again.policy), masters[0])
 
 
-@pytest.mark.parametrize("form", [RewardModelCommand, MiniatureConfig])
-def test_a_run_keeps_the_weights_that_it_began_with(form, tmp_path, monkeypatch):
+@pytest.mark.parametrize("config", [RewardModelCommand(model="m", data="d", out="o"), MiniatureConfig()])
+def test_a_run_keeps_the_weights_that_it_began_with(config, tmp_path, monkeypatch):
     """Begun on a GPU it goes on in bfloat16 on a CPU; what a command line says is what counts."""
-    given = {} if form is MiniatureConfig else {"model": "m", "data": "d", "out": "o"}
-    config, folder = form(**given), tmp_path / "run"
+    folder = tmp_path / "run"
     monkeypatch.setattr(distributed, "device", lambda: torch.device("cuda"))
     begun = settled_config(config, folder)
     open_folder(folder, begun)
