@@ -19,7 +19,7 @@ from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel, ValueFunction
 from instructrl.models.spread import spread, synchronised, unsharded
 from instructrl.objectives.kl_control import adaptive_kl_coef
-from instructrl.ops.ppo import linear_ppo_loss
+from instructrl.ops.ppo import clipped_value_loss, linear_ppo_loss
 from instructrl.ops.ppo_settings import PolicySettings, PPOSettings, ValueSettings
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.experience import Estimation, RolloutStatistics, make_experience
@@ -197,29 +197,35 @@ class PPOTrainer(Trainer):
         return {**sums, "num_updates": 1.0}
 
     def _accumulate(self, part: Experience, num_tokens: int) -> dict[str, float]:
-        config = self.config
-        hidden, weight, bias = self.policy.head_inputs(part.sequences)
-        result = linear_ppo_loss(
+        """The policy's gradient, then the value function's: what their passes keep is never there at the same time."""
+        sequences, settings = part.sequences, loss_settings(self.config)
+        hidden, weight, bias = self.policy.head_inputs(sequences)
+        policy = linear_ppo_loss(
             hidden,
             weight,
-            part.sequences.response,
+            sequences.response,
             part.logprobs,
             part.advantages,
-            self.value_function(part.sequences),
-            part.values,
-            part.returns,
-            part.sequences.response_mask,
+            None,
+            None,
+            None,
+            sequences.response_mask,
             bias=bias,
-            temperature=config.temperature,
+            temperature=self.config.temperature,
             num_tokens=num_tokens,
-            settings=loss_settings(config),
+            settings=settings,
             logit_settings=self.policy.logit_settings,
         )
-        result.loss.backward()
+        policy.loss.backward()
+        values = self.value_function(sequences)
+        value = clipped_value_loss(
+            values, part.values, part.returns, sequences.response_mask, num_tokens=num_tokens, settings=settings.value
+        )
+        (settings.vf_coef * value.loss).backward()
         return {
-            "policy_loss": float(result.policy_loss.detach()),
-            "value_loss": float(result.value_loss.detach()),
-            **{name: float(value) for name, value in result.metrics.items()},
+            "policy_loss": float(policy.policy_loss.detach()),
+            "value_loss": float(value.loss.detach()),
+            **{name: float(x) for name, x in {**policy.metrics, **value.metrics}.items()},
         }
 
     def _ptx_offset(self, epoch: int, index: int) -> int:
