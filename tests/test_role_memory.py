@@ -1,5 +1,7 @@
 """What the roles of a PPO step hold: the arithmetic of the benchmark against the tensors that there are."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import demonstrations, tiny_encoder
@@ -78,3 +80,8 @@ def test_shapes_have_the_parameters_of_their_models():
         "7B (Llama 2)": 6_738_415_616,
         "70B (Llama 3.1)": 70_553_706_496,
     }
+
+
+def test_the_page_has_the_table():
+    page = (Path(__file__).parent.parent / "docs" / "memory.md").read_text(encoding="utf-8")
+    assert page.partition("<!-- roles:begin -->\n")[2].partition("<!-- roles:end -->")[0] == roles.table(16)
