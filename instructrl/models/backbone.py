@@ -16,6 +16,9 @@ from instructrl.models.paths import BATCHES, Paths
 from instructrl.models.scalar_heads import scalar_class_of
 from instructrl.types import Sequences
 
+# The paper's (C.1).
+RESIDUAL_DROPOUT = 0.2
+
 
 def hide_loading_bars() -> None:
     """Turn transformers' own progress bars and warnings off, for programs that show theirs."""
@@ -55,15 +58,16 @@ def load_scalar_model(path: str | Path) -> PreTrainedModel:
     return with_fused_activations(model)
 
 
-def set_residual_dropout(lm: PreTrainedModel, probability: float) -> None:
+def set_residual_dropout(lm: PreTrainedModel, probability: float | None) -> None:
     """Set the dropout on the output of every attention and MLP block.
 
-    Raises ValueError for a positive probability where the architecture has no such dropout (Llama, Qwen).
+    probability: None is the paper's, where the architecture has such dropout (GPT-2 has it, Llama and Qwen have not).
+    Raises ValueError for a positive one where it has none.
     """
     found = _residual_dropouts(lm)
     for module in found:
-        module.p = probability
-    if probability > 0 and not found:
+        module.p = RESIDUAL_DROPOUT if probability is None else probability
+    if probability and not found:
         raise ValueError(f"residual_dropout: found {probability}, {type(lm).__name__} has none: accepted is 0")
 
 

@@ -51,8 +51,8 @@ def read_files(config: FilesConfig) -> FilesInput:
     gpt = load_policy(config.model, encoder.tokenizer, recipe.adapter)
     check_context(gpt.lm, recipe.limits.total)
     check_context(gpt.lm, recipe.block_tokens, "recipe.block_tokens")
-    set_residual_dropout(gpt.lm, max(recipe.sft.residual_dropout, recipe.ppo_start.residual_dropout))
-    set_residual_dropout(gpt.lm, 0.0)
+    for probability in (recipe.sft.residual_dropout, recipe.ppo_start.residual_dropout, 0.0):
+        set_residual_dropout(gpt.lm, probability)  # the trainers do it too: here it can refuse in time
     reward_base = None if config.reward_base is None else load_other_policy(config.reward_base, encoder, recipe.adapter)
     check_scalar_head(reward_base or gpt)
     return FilesInput(

@@ -91,8 +91,8 @@ class SFTConfig:
     batch_size: int = 32
     # passes over the demonstrations; every epoch is kept
     epochs: int = 16
-    # on the outputs of attention and MLP blocks
-    residual_dropout: float = 0.2
+    # on the outputs of attention and MLP blocks; None is the paper's 0.2 where the network has such dropout, else none
+    residual_dropout: float | None = None
     # f of the loss `(1 - f) * NLL(demonstrations) + f * NLL(plain text)`, each a mean over its own tokens, and of a
     # batch the share that is blocks of plain text (0.1 in the branch that PPO starts from)
     pretraining_fraction: float = 0.0
@@ -110,7 +110,7 @@ class SFTConfig:
                 f"pretraining_fraction: found {self.pretraining_fraction}, accepted are shares below 1 that leave "
                 f"demonstrations in a batch of {self.batch_size}"
             )
-        if not 0 <= self.residual_dropout < 1:
+        if self.residual_dropout is not None and not 0 <= self.residual_dropout < 1:
             raise ValueError(f"residual_dropout: found {self.residual_dropout}, accepted is [0, 1)")
 
     @property

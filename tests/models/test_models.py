@@ -198,6 +198,16 @@ def test_residual_dropout_needs_an_architecture_that_has_it():
         set_residual_dropout(llama, 0.2)
 
 
+def test_unsaid_residual_dropout_is_the_papers_where_there_is_any():
+    gpt2, llama = tiny_policy(tiny_encoder()).lm, AutoModelForCausalLM.from_config(CONFIGS["llama"])
+    before = {name: module.p for name, module in llama.named_modules() if isinstance(module, nn.Dropout)}
+    for network in (gpt2, llama):
+        set_residual_dropout(network, None)
+    rates = {name: module.p for name, module in gpt2.named_modules() if name.endswith(("resid_dropout", "mlp.dropout"))}
+    assert set(rates.values()) == {0.2}
+    assert before == {name: module.p for name, module in llama.named_modules() if isinstance(module, nn.Dropout)}
+
+
 @torch.no_grad()
 def test_an_empty_response_is_scored_at_the_prompt():
     encoder = tiny_encoder()

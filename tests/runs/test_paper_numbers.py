@@ -26,7 +26,7 @@ SHARED = [
     ("block_tokens", "C: context of 2k", 2048),
     ("pretraining", "C: models come pretrained", None),
     ("sft.epochs", "C.1", 16),
-    ("sft.residual_dropout", "C.1", 0.2),
+    ("sft.residual_dropout", "C.1: 0.2, which None is", None),
     ("sft.pretraining_fraction", "C.1", 0.0),
     ("ppo_start.epochs", "C.3", 2),
     ("ppo_start.pretraining_fraction", "C.3", 0.1),
