@@ -31,7 +31,7 @@ class ChatRecipe:
         rollout_batch=32,
         minibatch=8,
         microbatch=8,
-        policy_adam=AdamConfig(lr=5e-4),
+        policy_adam=AdamConfig(lr=1.5e-4),
         value_adam=AdamConfig(lr=5e-4),
         warmup_iterations=1,
         kl_coef=0.05,
