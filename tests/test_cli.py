@@ -1,6 +1,7 @@
 """The command line: what it says, what it refuses, and that it refuses with one clear line."""
 
 import importlib
+import importlib.metadata
 import signal
 import subprocess
 import sys
@@ -269,6 +270,7 @@ def test_doctor_lists_every_op_on_every_backend(call):
         assert f"{op} {' '.join(usable[backend] for backend in backends)} " in out
     assert all(row.why_not in out for row in rows)
     assert f"instructrl {__version__}" in out
+    assert f"adapters: peft {importlib.metadata.version('peft')}; their base lies whole on the device of each" in out
 
 
 def test_steps_name_what_they_need(call):

@@ -1,6 +1,7 @@
 """`instructrl doctor`: what this machine can run."""
 
 import importlib
+import importlib.metadata
 import platform
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ def main(config: DoctorCommand) -> int:
     console.print(f"{platform.system()} {platform.machine()}")
     console.print("  ".join(f"{name} {version}" for name, version in versions().items()))
     console.print(threads.described(), soft_wrap=True)
+    console.print(_adapters(), markup=False, soft_wrap=True)
     console.print()
     console.print(_table(rows))
     console.print()
@@ -39,6 +41,14 @@ def main(config: DoctorCommand) -> int:
     for finding in findings:
         console.print(_line(finding), markup=False)
     return 1 if any(finding.error for finding in findings) else 0
+
+
+def _adapters() -> str:
+    try:
+        found = f"peft {importlib.metadata.version('peft')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "adapters: no peft (pip install instructrl[adapters])"
+    return f"adapters: {found}; their base lies whole on the device of each process, with passes.spread fsdp too"
 
 
 def _host(name: str) -> int:
