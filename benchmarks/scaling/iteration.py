@@ -29,6 +29,7 @@ from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import load_tokenizer
 from instructrl.models.base import named_weights
+from instructrl.models.heap import give_back_large
 from instructrl.models.passes import applied
 from instructrl.models.roles import learner, load_policy
 from instructrl.models.scoring import RewardModel
@@ -66,6 +67,7 @@ def trainer_of(model: str, adapter: AdapterConfig, passes: PassConfig) -> PPOTra
     """A reward model with a random head stands for one that was trained."""
     tokenizer = load_tokenizer(model)
     start = load_policy(model, tokenizer, adapter)
+    give_back_large(start)  # as the commands do
     # Room for the prompt that is one token too long.
     limits = Limits(max_prompt_tokens=PROMPT_TOKENS[1] + 64, max_response_tokens=RESPONSE_TOKENS)
     encoder = Encoder(tokenizer, limits)

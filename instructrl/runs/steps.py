@@ -13,6 +13,7 @@ from torch import Tensor
 from instructrl import distributed, progress
 from instructrl.data.encoding import Encoder
 from instructrl.evaluation.contenders import Contender
+from instructrl.models.heap import give_back_large
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.roles import learner, on_shared_base
 from instructrl.models.scoring import RewardModel
@@ -156,6 +157,7 @@ def pretrain(work: Workspace, policy: Policy, blocks: Tensor) -> Policy:
 
 def _learner(work: Workspace, role: NetworkT, step: str) -> NetworkT:
     """Another one that learns, with an adapter where the recipe asks for them. step: that the adapter's seed is of."""
+    give_back_large(role)
     return learner(role, work.recipe.adapter, work.seed_for(f"{step} adapter"))
 
 
