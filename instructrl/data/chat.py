@@ -12,7 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from instructrl.data.chat_rendering import ChatTemplateError, check_variables, render
+from instructrl.data.chat_rendering import ChatTemplateError, check_variables, looked_for, render
+from instructrl.data.columns import common_prefix_chars
 from instructrl.data.control_tokens import ControlTokens, Disguise, Rendered
 from instructrl.data.settings import DATE
 from instructrl.data.tokenizers import end_of_text
@@ -44,17 +45,31 @@ class ChatTemplate:
             raise ChatTemplateError(f"chat template: found {found} in the tokenizer, accepted is one, or a file")
         for found in self._texts.values():
             check_variables(found, [*self._special_tokens, *tokenizer.SPECIAL_TOKENS_ATTRIBUTES])
-        asked, prompted = (self._probed(add_generation_prompt=wanted) for wanted in (False, True))
-        self._opening = prompted[len(asked) :] if prompted.startswith(asked) else ""
+        self._openings = self._find_openings()
+        if not self._read(_PROBE.messages, None, (0,)).marks:
+            raise ChatTemplateError(
+                "chat template: found one that leaves out what a user says, accepted is one for contents that are texts"
+            )
         closing = self._answered(_PROBE, "b")
         behind = None if closing is None else next((c for c in closing[0].controls if c.start >= closing[1]), None)
         self.closes = behind is not None
         self.end_of_turn = end_of_text(tokenizer) if behind is None else behind.token
 
-    def _probed(self, *, add_generation_prompt: bool) -> str:
+    def _find_openings(self) -> list[str]:
+        """The generation prompt, and its beginnings up to each control token but the first, the longest first: a
+        template may leave the rest of it (`<think>`, say) out of earlier turns, and white space at its end."""
         said = [message.as_mapping() for message in _PROBE.messages]
-        given = {"add_generation_prompt": add_generation_prompt}
-        return render(self.text, said, None, self._special_tokens, self.today, **given)
+        asked, prompted = (
+            render(self.text, said, None, self._special_tokens, self.today, add_generation_prompt=wanted)
+            for wanted in (False, True)
+        )
+        start = common_prefix_chars(asked, prompted)
+        tokens = list(self.control.pattern.finditer(prompted))
+        start = next((token.start() for token in tokens if token.start() < start < token.end()), start)
+        within = [token.start() for token in tokens if token.start() >= start]
+        parts = [prompted[start:end] for end in (len(prompted), *within[:0:-1])]
+        shorter = (part[:end] for part in parts for end in range(len(part), len(part.rstrip()) - 1, -1))
+        return list(dict.fromkeys(part for part in shorter if part.strip()))
 
     @property
     def text(self) -> str:
@@ -85,23 +100,21 @@ class ChatTemplate:
     def learned(self, conversation: Conversation) -> list[bool]:
         """Of each id of `prompt`, whether it is what the model said in an earlier turn, its end included.
 
-        A turn is what stands behind the generation prompt, or, where a template has none, behind the last control
-        token before the answer. It is found by marks around the texts and not by rendering beginnings, which templates
-        write otherwise. Of a turn without any text nothing is learned, nor of a conversation that a template writes
+        A turn is what stands behind the generation prompt, or as much of it as there is, and where there is nothing of
+        it, behind the last control token before the answer. A token that begins before the turn is of it. It is found
+        by marks around the texts and not by rendering beginnings, which templates write otherwise. Of a turn without
+        any text nothing is learned, nor of a conversation that a template writes
         otherwise because of the marks.
         """
         plain = self._asked(conversation)
-        encoded = self.control.encode(plain)
+        places = self.control.encode(plain).places
         turns = self._turns(conversation, plain) if any(m.role == "assistant" for m in conversation.messages) else []
-        return [any(start <= place < end for start, end in turns) for place, _ in encoded.places]
+        return [any(place < end and max(behind, place + 1) > start for start, end in turns) for place, behind in places]
 
     def _turns(self, conversation: Conversation, plain: Rendered) -> list[tuple[int, int]]:
         """Where the assistant's turns begin and end in the rendered prompt."""
         messages = conversation.messages
-        texts = _strings([message.as_mapping() for message in messages], _tools(conversation))
-        disguise = Disguise(self.control, texts, num_marks=2 * len(messages))
-        everywhere = range(len(messages))
-        found = disguise.taken_off(self._rendered(messages, _tools(conversation), disguise, everywhere))
+        found = self._read(messages, _tools(conversation), range(len(messages)))
         if found.text != plain.text:  # a template that looks at a text in a way that marks change
             return []
         said = [
@@ -118,9 +131,9 @@ class ChatTemplate:
         ]
 
     def _start(self, plain: Rendered, low: int, begin: int) -> int:
-        place = plain.text.rfind(self._opening, low, begin) if self._opening else -1
-        if place >= 0:
-            return place + len(self._opening)
+        for opening in self._openings:
+            if (place := plain.text.rfind(opening, low, begin)) >= 0:
+                return place + len(opening)
         return max((c.end for c in plain.controls if low <= c.start and c.end <= begin), default=begin)
 
     def _end(self, plain: Rendered, end: int, high: int) -> int:
@@ -131,9 +144,7 @@ class ChatTemplate:
         """Ids of a conversation that ends with an answer, with all that the template has behind it. Raises
         ChatTemplateError where the template does."""
         messages = [*conversation.messages, Message("assistant", answer)]
-        disguise = Disguise(self.control, _strings([m.as_mapping() for m in messages], _tools(conversation)))
-        found = self._rendered(messages, _tools(conversation), disguise, (), answered=True)
-        return self.control.encode(disguise.taken_off(found)).ids
+        return self.control.encode(self._read(messages, _tools(conversation), answered=True)).ids
 
     def check(self, conversation: Conversation, answers: Sequence[str] = ()) -> None:
         """Raise ChatTemplateError where the template does, for a prompt and for answers to it."""
@@ -142,9 +153,7 @@ class ChatTemplate:
             self._whole(conversation, answer, marked=False)
 
     def _asked(self, conversation: Conversation) -> Rendered:
-        texts = _strings([message.as_mapping() for message in conversation.messages], _tools(conversation))
-        disguise = Disguise(self.control, texts)
-        return disguise.taken_off(self._rendered(conversation.messages, _tools(conversation), disguise))
+        return self._read(conversation.messages, _tools(conversation))
 
     def _answered(self, conversation: Conversation, answer: str) -> tuple[Rendered, int] | None:
         """The conversation with an answer, and where in it the answer ends; None where it does not say the answer."""
@@ -154,32 +163,46 @@ class ChatTemplate:
 
     def _whole(self, conversation: Conversation, answer: str, *, marked: bool) -> Rendered:
         messages, tools = [*conversation.messages, Message("assistant", answer)], _tools(conversation)
-        texts = _strings([message.as_mapping() for message in messages], tools)
-        disguise = Disguise(self.control, texts, num_marks=2 * len(messages))
         last = (len(messages) - 1,) if marked else ()
-        return disguise.taken_off(self._rendered(messages, tools, disguise, last, answered=True))
+        return self._read(messages, tools, last, answered=True)
 
-    def _rendered(
-        self,
-        messages: Sequence[Message],
-        tools: Any,
-        disguise: Disguise,
-        marked: Iterable[int] = (),
-        *,
-        answered: bool = False,
-    ) -> str:
-        """The text of messages in disguise. marked: those that have marks, 2 i and 2 i + 1 around message i."""
-        said = [{**_disguised(message.as_mapping(), disguise), "role": message.role} for message in messages]
-        for number in marked:
-            _mark(said[number], disguise, 2 * number, always=answered)
-        return render(
-            self._texts.get(_WITH_TOOLS, self.text) if tools else self.text,
-            said,
-            _disguised(tools, disguise),
-            self._special_tokens,
-            self.today,
-            add_generation_prompt=not answered,
-        )
+    def _read(
+        self, messages: Sequence[Message], tools: Any, marked: Iterable[int] = (), *, answered: bool = False
+    ) -> Rendered:
+        """Messages as they are read. marked: those that have marks, 2 i and 2 i + 1 around message i.
+
+        A text may become a control token between two pieces of the template's, as the name of a key does in `<>`. So
+        texts that could are hidden, but for those that the template looks for. Raises ChatTemplateError where a
+        template has other control tokens then, and writes something else, so that nobody knows which are its own.
+        """
+        text = self._texts.get(_WITH_TOOLS, self.text) if tools else self.text
+        texts, kept = _strings([message.as_mapping() for message in messages], tools), looked_for(text)
+
+        def read(wary: bool) -> Rendered:
+            disguise = Disguise(self.control, texts, 2 * len(messages), kept=kept, wary=wary)
+            said = [
+                {
+                    **_disguised(message.as_mapping(), disguise),
+                    **{"role": message.role, "content": disguise.put_on(message.content)},
+                }
+                for message in messages
+            ]
+            for number in marked:
+                _mark(said[number], disguise, 2 * number, always=answered)
+            called = _disguised(tools, disguise)
+            given = self._special_tokens, self.today
+            return disguise.taken_off(render(text, said, called, *given, add_generation_prompt=not answered))
+
+        found = read(wary=False)
+        if not any(self.control.within(text) for text in texts if text not in kept):
+            return found
+        other = read(wary=True)
+        if other.text != found.text and [c.token for c in other.controls] != [c.token for c in found.controls]:
+            raise ChatTemplateError(
+                "chat template: found messages with a text that may be a part of a control token, accepted are those "
+                "that it does not look at"
+            )
+        return other if other.text == found.text else found
 
 
 def _mark(said: dict[str, Any], disguise: Disguise, first: int, *, always: bool) -> None:
@@ -204,7 +227,7 @@ def _strings(*values: Any) -> list[str]:
 
 
 def _disguised(value: Any, disguise: Disguise) -> Any:
-    return _changed(value, disguise.put_on, disguise.without_names)
+    return _changed(value, disguise.put_on, disguise.key)
 
 
 def _changed(value: Any, text: Callable[[str], Any], key: Callable[[str], Any]) -> Any:

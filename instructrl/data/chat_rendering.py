@@ -97,6 +97,15 @@ def check_variables(text: str, given: Sequence[str]) -> None:
         )
 
 
+@lru_cache(maxsize=8)
+def looked_for(text: str) -> frozenset[str]:
+    """Names, of keys and of values, that a template looks for in what it is given."""
+    tree = _environment().parse(text)
+    names = [found.attr for found in tree.find_all(nodes.Getattr)]
+    names += [found.value for found in tree.find_all(nodes.Const) if isinstance(found.value, str)]
+    return frozenset(filter(str.isidentifier, names))
+
+
 def _tested(tree: nodes.Template) -> set[str]:
     """Names in conditions, and those with a default."""
     conditions: list[nodes.Node] = [found.test for found in tree.find_all((nodes.If, nodes.CondExpr))]

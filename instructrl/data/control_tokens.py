@@ -82,6 +82,12 @@ class ControlTokens:
         self.beginnings = {name[:end] for name in self.ids for end in range(1, len(name))}
         self.ends = {name[start:] for name in self.ids for start in range(1, len(name))}
         self.longest = max(map(len, self.ids), default=0)
+        self._names = "\n".join(self.ids)
+
+    def within(self, text: str) -> bool:
+        """Whether a text, but for white space around it, is a part of a control token's name."""
+        core = text.strip()
+        return bool(core) and core in self._names
 
     def plain(self, text: str) -> list[int]:
         """The ids of a text, of which none controls anything."""
@@ -164,11 +170,20 @@ def unused_character(texts: Iterable[str]) -> str:
 class Disguise:
     """What people wrote, without what a tokenizer could take for a control token, and back.
 
-    texts: all that will be disguised. num_marks: numbers from 0 for the caller's own placeholders.
+    texts: all that will be disguised. num_marks: numbers from 0 for the caller's own placeholders. kept: names that
+    stay as they are, as keys. wary: any other text is in disguise, too, that is a part of a control token's name.
     """
 
-    def __init__(self, control: ControlTokens, texts: Iterable[str], num_marks: int = 0) -> None:
-        self._control, self._num_marks = control, num_marks
+    def __init__(
+        self,
+        control: ControlTokens,
+        texts: Iterable[str],
+        num_marks: int = 0,
+        *,
+        kept: frozenset[str] = frozenset(),
+        wary: bool = False,
+    ) -> None:
+        self._control, self._num_marks, self._kept, self._wary = control, num_marks, kept, wary
         self._first = unused_character(texts)
         self._originals: dict[str, int] = {}
         self._escaped = json.dumps(self._first)[1:-1]
@@ -181,7 +196,9 @@ class Disguise:
     def put_on(self, text: str) -> str:
         """A text in disguise."""
         control = self._control
-        start, core, end = _parted(self.without_names(text))
+        start, core, end = _parted(control.pattern.sub(lambda match: self._placeholder(match[0]), text))
+        if self._wary and text not in self._kept and control.within(core):
+            return start + self._placeholder(core) + end
         for length in range(min(control.longest - 1, len(core)), 0, -1):
             if core[-length:] in control.beginnings:
                 core = core[:-length] + self._placeholder(core[-length:])
@@ -192,9 +209,9 @@ class Disguise:
                 break
         return start + core + end
 
-    def without_names(self, text: str) -> str:
-        """A text in which the names of control tokens are in disguise: for keys, which templates look at."""
-        return self._control.pattern.sub(lambda match: self._placeholder(match[0]), text)
+    def key(self, text: str) -> str:
+        """A name of a key in disguise."""
+        return text if text in self._kept else self.put_on(text)
 
     def marked(self, text: str, start: int, end: int) -> str:
         """A text with marks around it, inside of the white space at its borders, which templates may remove."""

@@ -10,7 +10,7 @@ ROLES = ("system", "user", "assistant", "tool")
 _ROLE_OF = {**{role: role for role in ROLES}, "human": "user", "gpt": "assistant"}
 _KEYS = (("role", "content"), ("from", "value"))
 # Of a message, what would be lost: accepted is that there is none of it.
-_LOST = ("function_call",)
+_LOST = ("function_call", "reasoning_content", "reasoning", "thinking")
 # Of a message of this role, what stands beside its content.
 _BESIDE = {"assistant": ("tool_calls",), "tool": ("name", "tool_call_id")}
 

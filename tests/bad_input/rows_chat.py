@@ -74,6 +74,27 @@ ROWS = [
         message="chat template: found messages for which it raises UndefinedError: …, accepted are those that it takes",
     ),
     Row(
+        what="template for contents that are lists",
+        step="ppo",
+        options="--chat-template chat.jinja",
+        make=text(
+            "chat.jinja", "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+        ),
+        message=(
+            "chat template: found one that leaves out what a user says, accepted is one for contents that are texts"
+        ),
+    ),
+    Row(
+        what="thoughts beside a message",
+        step="sft",
+        options="--data rows.jsonl",
+        make=rows({"messages": [*_GOOD["messages"][:1], {**_GOOD["messages"][1], "reasoning_content": "w3"}]}),
+        message=(
+            "rows.jsonl:1: messages[1].reasoning_content: found str 'w3', accepted are messages with text and "
+            "tool_calls"
+        ),
+    ),
+    Row(
         what="several templates, none of them the default",
         step="sft",
         make=lambda: _named_templates("model"),

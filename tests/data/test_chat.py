@@ -293,3 +293,94 @@ def test_a_template_that_looks_at_what_marks_change_learns_no_earlier_turn():
     assert "yes" in chat.tokenizer.decode(chat.prompt(asked))
     assert not any(chat.learned(asked))
     assert any(chat.learned(conversation("u:q", "a:maybe", "u:r")))
+
+
+# The generation prompt, what stands before an earlier turn and what is learned of "is blue.".
+PROMPTED = {
+    "thoughts that earlier turns are without": (
+        "<|im_start|>{r}\n<think>\n",
+        "<|im_start|>{r}\n",
+        "is blue.<|im_end|>",
+    ),
+    "thoughts, closed": ("<|im_start|>{r}\n<think>\n\n</think>\n", "<|im_start|>{r}\n", "is blue.<|im_end|>"),
+    "another white space": ("<|im_start|>{r}\n\n", "<|im_start|>{r}\n", "is blue.<|im_end|>"),
+    "a token over the border": ("Assistant: ", "Assistant: ", " is blue.<|im_end|>"),
+    "more than the prompt": (
+        "<|im_start|>{r}",
+        "<|im_start|>{r}<think>x</think>",
+        "<think>x</think>is blue.<|im_end|>",
+    ),
+}
+
+
+@pytest.mark.parametrize("otherwise", ["", "<|endoftext|>"])
+@pytest.mark.parametrize("case", PROMPTED)
+def test_a_turn_begins_behind_as_much_of_the_generation_prompt_as_it_has(case, otherwise):
+    prompted, before, expected = (text.format(r="model") for text in PROMPTED[case])
+    text = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ BEFORE + m.content }}{% else %}<|im_start|>user\nIt is"
+        "{% endif %}<|im_end|>\n{% endfor %}{{ PROMPTED if add_generation_prompt else OTHERWISE }}"
+    )
+    for name, value in {"BEFORE": before, "PROMPTED": prompted, "OTHERWISE": otherwise}.items():
+        text = text.replace(name, repr(value))
+    chat = ChatTemplate(tokenizer_of("qwen3", "byte level"), text.replace("It is", "It is{{ m.content }}"))
+    asked = conversation("u:q", "a:is blue.", "u:r")
+    ids = [number for number, chosen in zip(chat.prompt(asked), chat.learned(asked), strict=True) if chosen]
+    assert chat.tokenizer.decode(ids) == expected
+
+
+TAGS = (
+    "{% for m in messages %}{{ m.content }}{% for call in m.tool_calls or [] %}"
+    "{% for key, value in call.function.arguments.items() %}<{{ key }}>{{ value }}</{{ key }}><key={{ key }}>"
+    "{% endfor %}"
+    "{{ '!' if call.type == 'function' }}{% endfor %}<|im_end|>{% endfor %}"
+)
+
+
+def tagged(key):
+    call = {"type": "function", "function": {"name": "f", "arguments": {key: "v"}}}
+    return Conversation([Message("user", "q"), Message("assistant", "", json.dumps({"tool_calls": [call]}))])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_key_becomes_a_control_token_within_what_the_template_has_around_it(backend):
+    chat = ChatTemplate(tokenizer_of("qwen3", backend), TAGS)
+    for key in ("think", "tool_call", "<|im_start|", "x<think", "/think"):
+        ids = chat.prompt(tagged(key))
+        assert controls(chat, ids) == [chat.end_of_turn] * 2, key
+        if backend == "byte level":
+            assert f"<{key}>v</{key}><key={key}>!" in chat.tokenizer.decode(ids)
+    harmless = tagged("place")
+    assert chat.prompt(harmless) == by_transformers(chat, harmless.messages)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_text_becomes_a_control_token_between_two_pieces_of_the_template(backend):
+    chat = ChatTemplate(
+        tokenizer_of("chatml", backend), "{% for m in messages %}<|im_{{ m.content | trim }}|>{% endfor %}<|im_end|>"
+    )
+    for said in ("start", "end", " start\n", "im_end", "q"):
+        assert controls(chat, chat.prompt(conversation(f"u:{said}"))) == [chat.end_of_turn], said
+
+
+def test_texts_that_a_template_looks_for_are_found_by_it():
+    looking = CHATML.replace("m.content", "('<|im_start|>' if m.content == 'start' else m.content)")
+    chat = ChatTemplate(tokenizer_of("chatml", "byte level"), looking)
+    asked = conversation("u:start")
+    assert chat.prompt(asked) == by_transformers(chat, asked.messages)
+
+
+def test_a_template_whose_control_tokens_depend_on_a_part_of_one_is_refused():
+    measured = (
+        "{% for m in messages %}{{ '<|im_start|>' if m.content | length > 3 else '' }}{{ m.content }}{% endfor %}"
+    )
+    chat = ChatTemplate(tokenizer_of("chatml", "byte level"), measured)
+    with pytest.raises(ChatTemplateError, match="a text that may be a part of a control token"):
+        chat.prompt(conversation("u:start"))
+    assert chat.prompt(conversation("u:colours")) == by_transformers(chat, conversation("u:colours").messages)
+
+
+def test_a_template_for_contents_of_parts_is_refused():
+    parts = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}<|im_end|>{% endfor %}"
+    with pytest.raises(ChatTemplateError, match="one that leaves out what a user says"):
+        ChatTemplate(tokenizer_of("chatml", "byte level"), parts)
