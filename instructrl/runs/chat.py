@@ -121,13 +121,16 @@ def _quality(work: steps.Workspace, material: ChatMaterial, models: Mapping[str,
 
     def step(*_: object) -> dict[str, Any]:
         measured, accuracies = [], {}
-        for name, model in models.items():
-            scores = {data: comparison_scores(model, encoder, rows) for data, rows in held_out.items()}
-            for data, rows in held_out.items():
-                lengths = [[len(encoder.response(text, prompt=row.prompt)) for text in row.completions] for row in rows]
-                measured.append(quality_row(name, data, scores[data], lengths, rows))
-            pooled = [row for data, rows in scores.items() if data != PANDALM for row in rows]
-            accuracies[name] = results.accuracy(pooled, asked)
+        with work.log.phase("reward quality", len(models) * len(held_out), "comparisons") as bar:
+            for name, model in models.items():
+                scores = {}
+                for data, rows in held_out.items():
+                    scores[data] = comparison_scores(model, encoder, rows)
+                    lengths = [[len(encoder.response(t, prompt=row.prompt)) for t in row.completions] for row in rows]
+                    measured.append(quality_row(name, data, scores[data], lengths, rows))
+                    bar.advance(units=len(rows), note=name)
+                pooled = [row for data, found in scores.items() if data != PANDALM for row in found]
+                accuracies[name] = results.accuracy(pooled, asked)
         return {"held_out": measured, "accuracies": accuracies}
 
     found = work.journal.once("reward_quality", step, {**models, "held-out comparisons": list(held_out.items())})

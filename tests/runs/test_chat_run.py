@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import NUM_WORDS, words
 
+from benchmarks.end_to_end import chat_summary
 from instructrl import cli
 from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
@@ -140,6 +141,10 @@ def test_all_steps(config, tmp_path):
     assert len(results["samples"]) > 4
     written = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl", ".html", ".yaml", ".md")]
     assert not [path for path in written if UNSHOWN in path.read_text(errors="replace") or "w29" in path.name]
+    figures = chat_summary.summary(tmp_path)
+    assert {"sft", "reward_model", "judge", "reward quality", "ppo", "evaluation"} <= set(figures["seconds"])
+    assert "| reward model | pandalm |" in chat_summary.markdown(figures)
+    assert not [row for row in results["samples"] if row["prompt"] in json.dumps(figures)]
     assert isinstance(Policy.load(tmp_path / "models" / "ppo"), Policy)
 
 
