@@ -57,11 +57,12 @@ def tokenizer_folder(name: str | Path) -> str | Path:
         return name
     try:
         base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return name
-    if base:
-        check_model_name(base)
-    return base or name
+    if not base or not isinstance(base, str):  # the adapter is refused, where it is read
+        return name
+    check_model_name(base)
+    return base
 
 
 def _check_folder(path: Path) -> None:

@@ -1,19 +1,24 @@
 """Threads by the size of the work: the rule, who overrules it, where it is applied and told."""
 
+import copy
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
-from tiny import comparisons, tiny_encoder, tiny_policy, tiny_reward_model
+from tiny import comparisons, demonstrations, tiny_encoder, tiny_policy, tiny_reward_model
 
 from instructrl import cli, threads
 from instructrl.models.decoding import Decoder
 from instructrl.models.policy import gpt2_policy
+from instructrl.models.roles import learner, on_shared_base
+from instructrl.models.settings import AdapterConfig
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.runs.settings import MINIATURE
 from instructrl.trainers.checkpoints import rounding
+
+ADAPTER = AdapterConfig(rank=2)
 
 
 @pytest.fixture
@@ -83,6 +88,24 @@ def test_so_do_passes_that_share_their_prompts():
     with threads.by_work():
         model.shared_prompt_scores(rows)
         assert torch.get_num_threads() == 1
+
+
+@pytest.mark.usefixtures("four")
+def test_an_adapter_leaves_the_number_to_its_base():
+    encoder = tiny_encoder()
+    policy = gpt2_policy(vocabulary=64, context=32, layers=1, width=512, heads=2, end_of_text=encoder.end_of_text)
+    adapted = copy.deepcopy(policy)
+    on_shared_base(adapted, ADAPTER)
+    adapted = learner(adapted, ADAPTER)
+    rows, reads = torch.ones(24, 12, dtype=torch.int64), torch.ones(24, 12, dtype=torch.bool)
+    sequences, seen = encoder.demonstrations(demonstrations(24)), []
+    for role in (policy, adapted):
+        with threads.by_work(), torch.no_grad():
+            role(sequences)
+            seen.append(torch.get_num_threads())
+            Decoder(role, rows, reads)
+            seen.append(torch.get_num_threads())
+    assert seen == [4, 4, 4, 4]
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])

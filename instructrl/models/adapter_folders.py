@@ -8,8 +8,9 @@ Base weights may lie in the same folder. Nothing that lies there is run or unpic
 """
 
 import json
+import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from instructrl.model_names import ADAPTER, ADAPTER_WEIGHTS, has_own_weights, is_adapter_folder
 from instructrl.models.adapters import adapter_weights, check_places, copy_weights, inject, lora_of, require_peft
 from instructrl.models.backbone import load_causal_lm
-from instructrl.models.base import Base, loaded_base, share
+from instructrl.models.base import Base, loaded_base, share, source_of
 from instructrl.models.folders import write_generation_config
 from instructrl.models.scalar_heads import scalar_model
 
@@ -38,6 +39,26 @@ _ANY = (
 )
 # Of them those that an adapter is made again by.
 _OF_LAYERS = _ANY[:9]
+
+_LARGEST = 1e38  # of numbers that float32 holds
+# What stands in the files, whoever wrote them: name -> whether a value will do.
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "r": lambda x: type(x) is int and x > 0,
+    "lora_alpha": lambda x: type(x) in (int, float) and 0 < x < _LARGEST,
+    "lora_dropout": lambda x: type(x) in (int, float) and 0 <= x < 1,
+    "target_modules": lambda x: isinstance(x, str) or _are_texts(x),
+    "exclude_modules": lambda x: isinstance(x, str) or _are_texts(x),
+    "modules_to_save": lambda x: _are_texts(x),
+    "rank_pattern": lambda x: isinstance(x, dict) and all(map(_FIELDS["r"], x.values())),
+    "alpha_pattern": lambda x: isinstance(x, dict) and all(map(_FIELDS["lora_alpha"], x.values())),
+    "use_rslora": lambda x: type(x) is bool,
+    "fan_in_fan_out": lambda x: type(x) is bool,
+    "task_type": lambda x: isinstance(x, str),
+    "base_model_name_or_path": lambda x: isinstance(x, str) and x.isprintable(),
+    "base": lambda x: isinstance(x, str),
+    "base_dtype": lambda x: x in BaseDtype.__args__,
+    "score_bias": lambda x: type(x) in (int, float) and abs(x) < _LARGEST,
+}
 
 BaseDtype = Literal["float32", "bfloat16"]
 
@@ -115,7 +136,7 @@ def write_adapter(
     save_file({f"{_PREFIX}{name}": x.cpu().contiguous() for name, x in weights.items()}, folder / ADAPTER_WEIGHTS)
     settings = {name: sorted(x) if isinstance(x, set) else x for name, x in lora_of(network).to_dict().items()}
     settings |= {
-        "base_model_name_or_path": base.source or None,
+        "base_model_name_or_path": source_of(network) or None,
         "inference_mode": True,
         "modules_to_save": None if bias is None else [_HEAD],
         "task_type": "CAUSAL_LM" if bias is None else "SEQ_CLS",
@@ -136,30 +157,31 @@ def _read(path: str | Path, task: str) -> _Adapter:
     settings, facts = _read_json(folder / ADAPTER), {}
     if (folder / _FACTS).is_file():
         facts = _read_json(folder / _FACTS)
+    for file, fields in ((ADAPTER, settings), (_FACTS, facts)):
+        for name, value in fields.items():
+            if value is not None and name in _FIELDS and not _FIELDS[name](value):
+                raise ValueError(f"{folder / file}: {name}: found {value!r}, accepted is the file as it was written")
     lora = _lora(path, settings, task)
     try:
         stored = load_file(folder / ADAPTER_WEIGHTS)
     except (OSError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"model {path}: found no {ADAPTER_WEIGHTS} ({reason}), accepted are safetensors") from None
-    bias, dtype = facts.get("score_bias", 0.0), facts.get("base_dtype", "float32")
-    if not isinstance(bias, int | float) or not abs(bias) < float("inf") or dtype not in BaseDtype.__args__:
-        raise ValueError(f"{folder / _FACTS}: found {facts}, accepted is the file as written")
     return _Adapter(
         folder=folder,
         lora=lora,
         weights={name.removeprefix(_PREFIX): x for name, x in stored.items()},
         base=str(folder) if has_own_weights(folder) else settings.get("base_model_name_or_path"),
         digest=facts.get("base"),
-        base_dtype=dtype,
-        bias=float(bias),
+        base_dtype=facts.get("base_dtype") or "float32",
+        bias=float(facts.get("score_bias") or 0.0),
     )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: found {type(error).__name__}, accepted is the file as it was written") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: found a {type(found).__name__}, accepted is the file as it was written")
@@ -194,7 +216,7 @@ def _lora(path: str | Path, settings: Mapping[str, Any], task: str) -> Any:
 def _on_its_base(found: _Adapter, base_dtype: BaseDtype | None) -> tuple[PreTrainedModel, Base]:
     dtype = getattr(torch, base_dtype or found.base_dtype)
     if found.digest is not None and (base := loaded_base(found.digest, dtype)) is not None:
-        lm = base.language_model()
+        lm = base.language_model(found.base or "")
         if lm is not None:
             return lm, base
     if not found.base:
@@ -237,12 +259,16 @@ def _put(found: _Adapter, network: PreTrainedModel, weights: Mapping[str, Tensor
     accepted = f"accepted is one whose layers are those of {found.base or 'its base'}"
     try:
         inject(network, found.lora)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise ValueError(f"{where}: found an adapter for another base ({_line(error)}), {accepted}") from None
     check_places(network, where)
     if wrong := copy_weights(network, weights):
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise ValueError(f"{where}: found an adapter for another base ({wrong[0]}{more}), {accepted}")
+
+
+def _are_texts(x: Any) -> bool:
+    return isinstance(x, list) and all(isinstance(text, str) for text in x)
 
 
 def _line(error: Exception) -> str:

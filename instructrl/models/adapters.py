@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from instructrl.models.base import BASED, Role, RoleT, unshare
+from instructrl.models.base import BASED, Role, RoleT, named_weights, unshare
 from instructrl.models.settings import AdapterConfig
 
 # peft's name of the one adapter that there is.
@@ -132,6 +132,12 @@ def adapter_weights(network: nn.Module) -> dict[str, nn.Parameter]:
         for name, layer in adapter_layers(network)
         for half in ("lora_A", "lora_B")
     }
+
+
+def named_products(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a pass multiplies by that is worth a thread: weights by name, but for the thin matrices of an adapter."""
+    thin = {id(x) for x in adapter_weights(network).values()}
+    yield from ((name, x) for name, x in named_weights(network) if id(x) not in thin)
 
 
 def _targets(network: PreTrainedModel, wanted: tuple[str, ...]) -> list[str]:

@@ -25,21 +25,21 @@ BASED, _ATTACHED = "_instructrl_based", "_instructrl_attached"
 
 
 class Base:
-    """Tensors that roles share, and a network without any of its own for each class that was seen on them.
+    """Tensors that roles share, and a network without any of its own for each model that was seen on them.
 
     trunk: by name below the head, which every class has. digest: of the content of the trunk, whatever the dtype.
-    source: the folder or name it came from, "" where there is none.
+    heads: of all models with this trunk, which may differ there.
     """
 
-    def __init__(self, trunk: Mapping[str, Tensor], digest: str, source: str) -> None:
-        self.trunk, self.digest, self.source = dict(trunk), digest, source
-        self.heads: dict[str, Tensor] = {}
-        self._bare: dict[type[nn.Module], PreTrainedModel] = {}
+    def __init__(self, trunk: Mapping[str, Tensor], digest: str) -> None:
+        self.trunk, self.digest = dict(trunk), digest
+        self.heads: list[Tensor] = []
+        self._bare: dict[tuple[type[nn.Module], str], PreTrainedModel] = {}
 
     @property
     def tensors(self) -> list[Tensor]:
         """Each once, tied or not."""
-        return list({id(x): x for x in (*self.trunk.values(), *self.heads.values())}.values())
+        return list({id(x): x for x in (*self.trunk.values(), *self.heads)}.values())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,12 +52,17 @@ class Base:
     def keep(self, network: PreTrainedModel) -> None:
         """Remember a network that has nothing but the base's tensors, for `language_model`."""
         assert not any(True for _ in network.parameters())
-        self._bare.setdefault(type(network), self.copy(network))
+        self._bare.setdefault((type(network), source_of(network)), self.copy(network))
 
-    def language_model(self) -> PreTrainedModel | None:
-        """One on the base with nothing of its own; None where none was seen."""
-        found = next((network for network in self._bare.values() if network.get_output_embeddings() is not None), None)
-        return None if found is None else self.copy(found)
+    def language_model(self, source: str) -> PreTrainedModel | None:
+        """That of a folder or name, with nothing of its own; None where it was not seen.
+
+        By its content it is not known: others on the trunk may have another head, or be configured otherwise.
+        """
+        for (_, name), network in self._bare.items():
+            if name == source and network.get_output_embeddings() is not None:
+                return self.copy(network)
+        return None
 
     def copy(self, module: NetworkT) -> NetworkT:
         """Another module tree on the same tensors."""
@@ -133,9 +138,14 @@ def content_of(module: nn.Module) -> dict[str, Any]:
     base = base_of(module)
     if base is None:
         return module.state_dict()
-    heads = {id(x) for x in base.heads.values()}
+    heads = {id(x) for x in base.heads}
     used = {name: x for name, x in named_weights(module) if id(x) in heads}
     return {"base": base.digest, "base_dtype": str(base.dtype), "heads": used, "own": module.state_dict()}
+
+
+def source_of(network: PreTrainedModel) -> str:
+    """The folder or name that a network came from, "" where there is none."""
+    return network.config.name_or_path or ""
 
 
 def named_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -149,13 +159,11 @@ def named_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{path}.{name}" if path else name, tensor
 
 
-def share(
-    network: PreTrainedModel, dtype: torch.dtype | None = None, *, own: Collection[nn.Module] = (), source: str = ""
-) -> Base:
+def share(network: PreTrainedModel, dtype: torch.dtype | None = None, *, own: Collection[nn.Module] = ()) -> Base:
     """Make the weights of a network a base's, in place: one that is in memory where its content is the same.
 
     network: with parameters, none of them learned by anybody. dtype: of the base; None keeps what there is. own:
-    modules that stay the network's, as a scalar head does. source: the folder or name that it came from.
+    modules that stay the network's, as a scalar head does.
     """
     here = distributed.device() or next(network.parameters()).device
     trunk = {id(p): name for name, p in network.base_model.named_parameters()}
@@ -165,35 +173,33 @@ def share(
     known = {} if base is None else base.trunk
     made: dict[int, Tensor] = {}
 
-    def of_the_base(name: str, parameter: nn.Parameter) -> Tensor:
+    def of_the_base(parameter: nn.Parameter) -> Tensor:
         if (found := known.get(trunk.get(id(parameter), ""))) is not None:
             return found
         cast = parameter.detach().to(here, dtype if parameter.is_floating_point() else None)
-        same = None if base is None or id(parameter) in trunk else base.heads.get(name)
-        return same if same is not None and torch.equal(same, cast) else cast
+        seen = [] if base is None or id(parameter) in trunk else base.heads
+        return next((x for x in seen if x.dtype == cast.dtype and torch.equal(x, cast)), cast)
 
     spared = {id(part) for module in own for part in module.modules()}
-    heads: dict[str, Tensor] = {}
-    for path, part in network.named_modules():
+    heads: list[Tensor] = []
+    for part in network.modules():
         if id(part) in spared:
             continue
         names = [name for name, parameter in part._parameters.items() if parameter is not None]
         for name in names:
             parameter = part._parameters.pop(name)
             assert parameter is not None
-            full = f"{path}.{name}"
             if id(parameter) not in made:
-                made[id(parameter)] = of_the_base(full, parameter)
+                made[id(parameter)] = of_the_base(parameter)
                 if id(parameter) not in trunk:
-                    heads[full] = made[id(parameter)]
+                    heads.append(made[id(parameter)])
             vars(part)[name] = made[id(parameter)]
         vars(part)[BASED] = tuple(names)
     nn.Module.to(network, here)
     if base is None:
-        name = source or network.config.name_or_path or ""
-        base = Base({name: made[key] for key, name in trunk.items()}, digest, name)
+        base = Base({name: made[key] for key, name in trunk.items()}, digest)
         _BASES[digest, dtype, here] = base
-    base.heads = {**heads, **base.heads}
+    base.heads = list({id(x): x for x in (*base.heads, *heads)}.values())
     if not own:
         base.keep(network)
     return base

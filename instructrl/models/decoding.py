@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from instructrl import threads
-from instructrl.models.base import named_weights
+from instructrl.models.adapters import named_products
 from instructrl.models.paths import BATCHES, position_ids
 
 if TYPE_CHECKING:  # a policy asks for its paths, of which STEPS is one
@@ -104,7 +104,7 @@ class _CachedStates:
 
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         given = {"position_ids": positions} if self.takes_positions else {}
-        threads.choose(named_weights(self._network), tokens.numel())
+        threads.choose(named_products(self._network), tokens.numel())
         output = self._network(
             input_ids=tokens, attention_mask=self._mask, past_key_values=self._cache, use_cache=True, **given
         )

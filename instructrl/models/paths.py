@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from instructrl import threads
-from instructrl.models.base import named_weights
+from instructrl.models.adapters import named_products
 from instructrl.ops.logit_settings import LogitSettings
 from instructrl.types import SharedPrompts
 
@@ -75,7 +75,7 @@ def _alone(network: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def _states(network: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> Tensor:
-    threads.choose(named_weights(network.base_model), input_ids.numel())
+    threads.choose(named_products(network.base_model), input_ids.numel())
     return network.base_model(input_ids=input_ids, **inputs, use_cache=False).last_hidden_state
 
 

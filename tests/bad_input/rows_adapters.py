@@ -138,7 +138,33 @@ ROWS = [
         step="ppo",
         options="--reward-model adapted_reward",
         make=edited("adapted_reward/instructrl.json", score_bias="high"),
-        message="adapted_reward/instructrl.json: found …, accepted is the file as written",
+        message="adapted_reward/instructrl.json: score_bias: found 'high', accepted is the file as it was written",
+    ),
+    *(
+        Row(
+            what=f"adapter whose {name} is {value!r}",
+            step="sft",
+            options="--model adapter",
+            make=edited(f"adapter/{file}", **{name: value}),
+            message=f"adapter/{file}: {name}: found {value!r}, accepted is the file as it was written",
+        )
+        for file, name, value in (
+            ("instructrl.json", "base", ["x"]),
+            (_SETTINGS, "lora_alpha", 10**60),
+            (_SETTINGS, "r", "2"),
+            (_SETTINGS, "rank_pattern", {"c_attn": -1}),
+            (_SETTINGS, "task_type", ["CAUSAL_LM"]),
+            (_SETTINGS, "modules_to_save", 5),
+            (_SETTINGS, "base_model_name_or_path", ["model"]),
+            (_SETTINGS, "base_model_name_or_path", "./a\nb"),
+        )
+    ),
+    Row(
+        what="adapter whose pattern of names is none",
+        step="sft",
+        options="--model adapter",
+        make=edited(f"adapter/{_SETTINGS}", target_modules="(["),
+        message="model adapter: found an adapter for another base (…), accepted is one whose layers are those of model",
     ),
     Row(
         what="adapter of another rank than asked for",

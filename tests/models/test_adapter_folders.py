@@ -1,6 +1,7 @@
 """Folders of adapters: what is written is peft's, what peft writes is read, and nothing is put on another base."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from instructrl.models.roles import learner, load_policy, on_shared_base
 from instructrl.models.scalar_heads import register_scalar_class
 from instructrl.models.scoring import RewardModel
 from instructrl.models.settings import AdapterConfig
+from instructrl.trainers.checkpoints import fingerprint
 from instructrl.types import Sequences
 
 ADAPTER = AdapterConfig(rank=2, alpha=3)
@@ -149,7 +151,7 @@ def test_an_adapter_beside_its_base_stands_on_that(tmp_path):
         file.rename(tmp_path / "base" / file.name)
     policy = Policy.load(tmp_path / "base", ENCODER.tokenizer)
     torch.testing.assert_close(policy.lm(input_ids=tokens()).logits, logits)
-    assert policy.base.source == str(tmp_path / "base")
+    assert policy.lm.config.name_or_path == str(tmp_path / "base")
 
 
 def change(path: Path, **fields) -> None:
@@ -161,10 +163,36 @@ def test_an_adapter_of_another_base_is_refused(tmp_path):
     policy.save(tmp_path / "adapter", ENCODER.tokenizer)
     lively_policy(ENCODER, seed=3).save(tmp_path / "other", ENCODER.tokenizer)
     change(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "other"))
-    assert Policy.load(tmp_path / "adapter").base is policy.base  # it is in memory, and known by its content
-    del policy
     with pytest.raises(ValueError, match=r"found an adapter for other weights than those in .*other; accepted is"):
         Policy.load(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("other", ["head", "configuration"])
+def test_models_that_differ_above_their_trunk_alone_are_told_apart(tmp_path, other):
+    lm = make_lm("gemma2", tie_word_embeddings=False)
+    Policy(lm, len(ENCODER.tokenizer)).save(tmp_path / "one", ENCODER.tokenizer)
+    with torch.no_grad():
+        lm.lm_head.weight.mul_(0.5)
+    if other == "configuration":
+        shutil.copytree(tmp_path / "one", tmp_path / "other")
+        change(tmp_path / "other" / "config.json", final_logit_softcapping=1.0)
+    else:
+        Policy(lm, len(ENCODER.tokenizer)).save(tmp_path / "other", ENCODER.tokenizer)
+    found = []
+    for name in ("one", "other"):
+        policy = learner(load_policy(tmp_path / name, ENCODER.tokenizer, ADAPTER), ADAPTER, 0)
+        stir(policy)
+        policy.save(tmp_path / f"adapter of {name}", ENCODER.tokenizer)
+        again = Policy.load(tmp_path / f"adapter of {name}", ENCODER.tokenizer)
+        assert torch.equal(again(rows()), policy(rows()))
+        assert again.lm.config.name_or_path == str(tmp_path / name)
+        found.append(again)
+    assert found[0].base is found[1].base
+    assert not torch.allclose(found[0](rows()), found[1](rows()))
+    heads = [role.output_embedding()[0].data_ptr() for role in (*found, *map(learner, found))]
+    assert heads[:2] == heads[2:]
+    assert len(set(heads)) == (2 if other == "head" else 1)
+    assert len({fingerprint(role) for role in found}) == (2 if other == "head" else 1)
 
 
 @pytest.mark.parametrize(
