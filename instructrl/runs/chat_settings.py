@@ -75,16 +75,19 @@ class ChatRunConfig:
     evaluate: Literal["test", "validation"] = "test"
     # demonstrations for SFT
     demonstrations: int = 150
-    # comparisons for the reward model, and others for the judge
+    # comparisons for the reward model
     comparisons: int = 400
+    # others, for the judge
     judge_comparisons: int = 300
-    # comparisons and instructions of PandaLM that both are measured on
+    # comparisons of neither, on which both are measured
     held_out_comparisons: int = 200
+    # instructions of PandaLM, on which both are measured
     pandalm: int = 60
-    # prompts that PPO samples responses to, and that the models are compared on
+    # prompts that PPO samples responses to
     ppo_prompts: int = 320
+    # prompts on which the models are compared
     test_prompts: int = 100
-    # longest of those prompts, in tokens with what the template puts around them
+    # longest of the prompts of PPO and of the evaluation, in tokens with what the template puts around them
     max_ppo_prompt_tokens: int = 64
     # blocks of plain text on which the loss is measured
     blocks: int = 16
