@@ -70,7 +70,8 @@ def _check_folder(path: Path) -> None:
         return
     if (path / ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"model {path}: found an adapter without its {ADAPTER}, accepted is a folder with both")
-    inside = [file.parent for pattern in ("", "models/") for file in sorted(path.glob(f"{pattern}*/{_CONFIG}"))]
+    patterns = (f"{below}*/{file}" for below in ("", "models/") for file in (_CONFIG, ADAPTER))
+    inside = list(dict.fromkeys(file.parent for pattern in patterns for file in sorted(path.glob(pattern))))
     if inside:
         names = ", ".join(map(str, inside[:8])) + (f" and {len(inside) - 8} more" if len(inside) > 8 else "")
         raise ValueError(f"model {path}: found a folder of models, accepted is one of them: {names}")

@@ -6,7 +6,7 @@ import torch
 
 from instructrl.commands.settings import MergeCommand
 from instructrl.data.tokenizers import load_tokenizer
-from instructrl.model_names import is_adapter_folder
+from instructrl.model_names import is_adapter_folder, refuse_no_model
 from instructrl.models.adapter_folders import is_of_reward_model
 from instructrl.models.adapters import rounding_of_merged, whole
 from instructrl.models.backbone import hide_loading_bars
@@ -20,8 +20,10 @@ def main(config: MergeCommand) -> int:
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out: found {out}, which holds something, accepted is a new folder")
+    refuse_no_model(config.model)
     if not is_adapter_folder(config.model):
-        raise ValueError(f"model {config.model}: found whole weights, accepted is the folder of an adapter")
+        found = "whole weights" if Path(config.model).is_dir() else "no such folder"
+        raise ValueError(f"model {config.model}: found {found}, accepted is the folder of an adapter")
     tokenizer = load_tokenizer(config.model)
     reward = is_of_reward_model(config.model)
     role = RewardModel.load(config.model) if reward else Policy.load(config.model, tokenizer)

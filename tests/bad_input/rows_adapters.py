@@ -1,5 +1,7 @@
 """Adapters: folders that hold none, or one of another base, and settings that a base or a folder does not take."""
 
+import shutil
+
 from table import Row, both, edited, removed, text
 
 _SETTINGS = "adapter_config.json"
@@ -11,6 +13,17 @@ ROWS = [
         what="whole weights to merge",
         options="merge --model model --out merged",
         message="model model: found whole weights, accepted is the folder of an adapter",
+    ),
+    Row(
+        what="no folder to merge",
+        options="merge --model nowhere --out merged",
+        message="model nowhere: found no such folder, accepted is the folder of an adapter",
+    ),
+    Row(
+        what="run that trained adapters, to merge",
+        options="merge --model run --out merged",
+        make=lambda: shutil.copytree("adapter", "run/models/ppo"),
+        message="model run: found a folder of models, accepted is one of them: run/models/ppo",
     ),
     Row(
         what="merged weights over something",
