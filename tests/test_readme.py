@@ -20,7 +20,7 @@ from instructrl.ops import compiled, dispatch, private_ops
 
 ROOT = Path(__file__).parent.parent
 CHATS = "docs/chat_templates.md"
-_DOCS = (CHATS, "docs/adapters.md", "docs/memory.md")
+_DOCS = (CHATS, "docs/chat.md", "docs/adapters.md", "docs/memory.md")
 PAGES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md", *_DOCS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
