@@ -60,4 +60,4 @@ def examine(
     text = json.dumps(results, indent=1, allow_nan=False)
     if distributed.is_main():
         (work.folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    return results
+    return json.loads(text)  # as whoever reads the file has them

@@ -134,9 +134,11 @@ def test_arithmetic_that_follows():
 def test_every_named_run_can_be_planned(name):
     run = RUNS[name]
     rows = run.plan(run.config)
-    expected = ["sft", "ppo_start", "reward_model", "ppo", "ppo_ptx", "evaluation"]
-    if run.config.recipe.pretraining is not None:
-        expected.insert(0, "pretraining")
+    expected = ["pretraining", "sft", "ppo_start", "reward_model", "ppo", "ppo_ptx", "evaluation"]
+    if name == "chat":
+        expected = ["sft", "reward_model", "judge", "ppo", "evaluation"]
+    elif run.config.recipe.pretraining is None:
+        expected.remove("pretraining")
     assert [row.step for row in rows] == expected
     assert run.description
 
