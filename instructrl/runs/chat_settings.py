@@ -5,6 +5,7 @@ from typing import Literal
 
 from instructrl.data.settings import DATE, Limits
 from instructrl.models.settings import AdapterConfig
+from instructrl.runs.recipe import check_lengths
 from instructrl.settings import require_positive
 from instructrl.trainers.settings import AdamConfig, CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
 
@@ -40,13 +41,7 @@ class ChatRecipe:
     )
 
     def __post_init__(self) -> None:
-        if self.block_tokens < 2:
-            raise ValueError(f"block_tokens: found {self.block_tokens}, accepted is at least 2: one predicts the next")
-        found, limit = self.ppo.max_response_tokens, self.limits.max_response_tokens
-        if found is not None and found > limit:
-            raise ValueError(
-                f"ppo.max_response_tokens: found {found}, accepted are up to limits.max_response_tokens {limit}"
-            )
+        check_lengths(self.limits, self.block_tokens, {"ppo": self.ppo})
         if self.ppo.ptx_coef != 0:
             raise ValueError(f"ppo.ptx_coef: found {self.ppo.ptx_coef}, accepted is 0: there is no mix in this run")
         if self.sft.pretraining_fraction != 0:

@@ -1,5 +1,6 @@
 """The hyperparameters of all steps together, and the paper's for its three sizes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from instructrl.data.settings import Limits
@@ -27,6 +28,18 @@ class ModelShape:
             raise ValueError(f"heads: found {self.heads}, accepted are divisors of width {self.width}")
 
 
+def check_lengths(limits: Limits, block_tokens: int, steps: Mapping[str, PPOConfig]) -> None:
+    """Raise ValueError for blocks that predict nothing, and for a step that samples more than a response may have."""
+    if block_tokens < 2:
+        raise ValueError(f"block_tokens: found {block_tokens}, accepted is at least 2: one predicts the next")
+    for name, step in steps.items():
+        if step.max_response_tokens is not None and step.max_response_tokens > limits.max_response_tokens:
+            raise ValueError(
+                f"{name}.max_response_tokens: found {step.max_response_tokens}, accepted are up to "
+                f"limits.max_response_tokens {limits.max_response_tokens}"
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """What each step does with the data it is given."""
@@ -51,15 +64,7 @@ class Recipe:
     ppo_ptx: PPOConfig = PPOConfig(ptx_coef=27.8)
 
     def __post_init__(self) -> None:
-        if self.block_tokens < 2:
-            raise ValueError(f"block_tokens: found {self.block_tokens}, accepted is at least 2: one predicts the next")
-        for name in ("ppo", "ppo_ptx"):
-            found = getattr(self, name).max_response_tokens
-            if found is not None and found > self.limits.max_response_tokens:
-                raise ValueError(
-                    f"{name}.max_response_tokens: found {found}, accepted are up to "
-                    f"limits.max_response_tokens {self.limits.max_response_tokens}"
-                )
+        check_lengths(self.limits, self.block_tokens, {"ppo": self.ppo, "ppo_ptx": self.ppo_ptx})
         if self.ppo_ptx.ptx_coef == 0:
             raise ValueError("ppo_ptx.ptx_coef: found 0, accepted are positive numbers: ppo is the run without the mix")
         if self.ppo.ptx_coef != 0:

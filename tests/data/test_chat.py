@@ -204,15 +204,19 @@ NEEDED = {
     "walked through": ("{% for d in places %}{% endfor %}", "places"),
     "of which something is asked": ("{{ places[0].name }}", "places"),
 }
+# A template's text -> what it writes.
 OPTIONAL = {
-    "tested for being there": "{% if mood is defined %}{{ mood }}{% endif %}",
-    "tested": "{% if mood %}{{ mood }}{% endif %}{{ 'x' if not mood }}",
-    "with a default": "{{ mood | default('good') }}{{ mood or 'good' }}",
-    "given a value": "{% if messages %}{% set mood = 1 %}{% endif %}{{ mood }}",
-    "a macro": "{% macro mood(x) %}{{ x }}{% endmacro %}{{ mood(1) }}",
-    "what every template has": "{{ bos_token }}{{ sep_token }}{{ strftime_now('%Y') }}{{ tools }}{{ documents }}",
-    "around what is said": "{% generation %}{{ messages[0].content }}{% endgeneration %}",
-    "left early": "{% for m in messages %}{% break %}{% endfor %}",
+    "tested for being there": ("{% if mood is defined %}{{ mood }}{% endif %}", ""),
+    "tested": ("{% if mood %}{{ mood }}{% endif %}{{ 'x' if not mood }}", "x"),
+    "with a default": ("{{ mood | default('good') }}{{ mood or 'good' }}", "goodgood"),
+    "given a value": ("{% if messages %}{% set mood = 1 %}{% endif %}{{ mood }}", "1"),
+    "a macro": ("{% macro mood(x) %}{{ x }}{% endmacro %}{{ mood(1) }}", "1"),
+    "what every template has": (
+        "{{ bos_token }}{{ sep_token }}{{ strftime_now('%Y') }}{{ tools }}{{ documents }}",
+        "2025NoneNone",
+    ),
+    "around what is said": ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "hi"),
+    "left early": ("{% for m in messages %}{% break %}{% endfor %}", ""),
 }
 
 
@@ -225,7 +229,10 @@ def test_a_variable_that_nobody_gives_is_named(case):
 
 @pytest.mark.parametrize("case", OPTIONAL)
 def test_a_variable_that_a_template_can_do_without(case):
-    ChatTemplate(tokenizer_of("chatml", "byte level"), CHATML + OPTIONAL[case])
+    text, written = OPTIONAL[case]
+    tokenizer, asked = tokenizer_of("chatml", "byte level"), Conversation([Message("user", "hi")])
+    plain, found = (tokenizer.decode(ChatTemplate(tokenizer, CHATML + end).prompt(asked)) for end in ("", text))
+    assert found == plain + written
 
 
 ESCAPES = [
