@@ -6,6 +6,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from instructrl import distributed
+from instructrl.models.heap import give_back
 from instructrl.models.policy import Policy
 from instructrl.models.spread import synchronised
 from instructrl.ops.likelihood import linear_nll_loss
@@ -48,6 +49,7 @@ def accumulate_likelihood_gradient(
         )
         term = coefficient * loss_part
         term.backward()
+        give_back()
         sums[index] += float(term.detach())
     sums = distributed.total(sums)
     return [found / coefficient for found, (coefficient, _) in zip(sums, terms, strict=True)], sum(counts)

@@ -13,6 +13,7 @@ from instructrl import distributed, profiling
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.adapters import without_idle_adapter
 from instructrl.models.base import another
+from instructrl.models.heap import give_back
 from instructrl.models.masters import in_float32
 from instructrl.models.passes import settled
 from instructrl.models.policy import Policy
@@ -217,11 +218,13 @@ class PPOTrainer(Trainer):
             logit_settings=self.policy.logit_settings,
         )
         policy.loss.backward()
+        give_back()
         values = self.value_function(sequences)
         value = clipped_value_loss(
             values, part.values, part.returns, sequences.response_mask, num_tokens=num_tokens, settings=settings.value
         )
         (settings.vf_coef * value.loss).backward()
+        give_back()
         return {
             "policy_loss": float(policy.policy_loss.detach()),
             "value_loss": float(value.loss.detach()),

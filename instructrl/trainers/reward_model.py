@@ -9,6 +9,7 @@ from torch import Tensor
 
 from instructrl import distributed
 from instructrl.data.encoding import Encoder, preferred_pairs
+from instructrl.models.heap import give_back
 from instructrl.models.passes import settled
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import exact, spread, synchronised
@@ -74,6 +75,7 @@ class RewardModelTrainer(Trainer):
             scores = self.reward_model.shared_prompt_scores(self.encoder.shared_prompts(part).to(device))
             result = self._loss(part, scores, preferred.to(device), num_prompts)
             result.loss.backward()
+            give_back()
             loss += float(result.loss.detach())
             num_pairs += int(result.num_pairs)
             num_correct += int(result.num_correct)

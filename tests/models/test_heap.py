@@ -17,16 +17,18 @@ from instructrl.models import heap
 
 heap.OF_A_NETWORK = 1
 torch.set_num_threads(1)
-for asked in (False, True):
+for asked, size in ((False, 2**19), (True, 2**19), (False, 2**21), (True, 2**21)):
     if os.fork() == 0:
         torch.ones(2**23 - 1024)
         assert not asked or heap.give_back_large(torch.nn.Linear(1, 1))
         kept, freed = [], []
         for _ in range(100):
-            freed.append(torch.ones(2**19))
+            freed.append(torch.ones(size))
             kept.append(torch.ones(2**15))
         before = resident_bytes()
         freed.clear()
+        if size * 4 < heap.LARGE:
+            heap.give_back()
         print(before - resident_bytes(), flush=True)
         os._exit(0)
     os.wait()
@@ -36,9 +38,11 @@ for asked in (False, True):
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 def test_what_is_freed_between_what_stays_goes_back():
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
-    unasked, asked = map(int, done.stdout.split())
-    assert unasked < 20 * 2**20
-    assert asked >= 190 * 2**20
+    small_unasked, small, large_unasked, large = map(int, done.stdout.split())
+    assert small_unasked < 20 * 2**20
+    assert small >= 190 * 2**20
+    assert large_unasked < 20 * 2**20
+    assert large >= 790 * 2**20
 
 
 def test_small_networks_and_the_environment_are_left_alone(monkeypatch):
