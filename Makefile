@@ -33,7 +33,7 @@ help:
 	@echo "make torture        a run that is killed sixty times, beside one that is not"
 	@echo "make bench          the ops beside PyTorch and installed peers, into benchmarks/results/<machine>"
 	@echo "make hosts          other people's trainers with and without the adapters, each in an environment that is made"
-	@echo "make hosts-test     the adapters' tests in an environment with TRL and torchtune; TRL's PPO of old beside its records"
+	@echo "make hosts-test     the adapters' tests, each in an environment with TRL or torchtune; TRL's PPO of old beside its records"
 	@echo "make hosts-newest   what moved in the newest release of each host"
 	@echo "make ahead-of-time  what the CUDA and Triton kernels compile to; needs nvcc, no GPU"
 	@echo "make wheel          a wheel that needs no compiler, and an sdist, into dist/"
@@ -93,7 +93,8 @@ hosts: $(TOOLS)
 	$(BIN)/python -m benchmarks.end_to_end.hosts --out benchmarks/results/hosts.json
 
 hosts-test: $(TOOLS)
-	$$($(BIN)/python -m benchmarks.end_to_end.host_runs.environments trl torchtune) -m pytest tests/integrations
+	$$($(BIN)/python -m benchmarks.end_to_end.host_runs.environments trl) -m pytest tests/integrations
+	$$($(BIN)/python -m benchmarks.end_to_end.host_runs.environments torchtune) -m pytest tests/integrations/test_torchtune.py
 	$(BIN)/python -m benchmarks.end_to_end.host_runs.trl_records
 
 hosts-newest: $(TOOLS)

@@ -68,6 +68,8 @@ def inject(network: PreTrainedModel, lora: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it stores matrices of Conv1D as they are
             require_peft().inject_adapter_in_model(lora, network, _NAME)
+    except ImportError as error:  # it looks for other packages, and refuses some versions of them
+        raise RuntimeError(f"adapter: peft does not work beside what is installed: {error}") from error
     finally:
         del vars(network)["hf_device_map"]
     for _, layer in adapter_layers(network):

@@ -207,6 +207,15 @@ def test_targets_that_are_no_linear_layers_of_the_base_are_refused(start, target
         add_adapter(role.lm, AdapterConfig(rank=2, targets=targets), 0)
 
 
+def test_a_package_that_peft_refuses_is_one_line(monkeypatch):
+    def refuse(*_):
+        raise ImportError("Found an incompatible version of torchao")
+
+    monkeypatch.setattr("peft.inject_adapter_in_model", refuse)
+    with pytest.raises(RuntimeError, match=r"^adapter: peft does not work beside what is installed: Found an incomp"):
+        add_adapter(make_lm("gpt2"), AdapterConfig(rank=2), 0)
+
+
 def test_a_reward_model_with_whole_weights_can_be_a_base():
     reward_model: RewardModel = tiny_reward_model(lively_policy(ENCODER))
     before = outcome(reward_model)
