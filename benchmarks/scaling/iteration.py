@@ -1,11 +1,13 @@
 """Time and peak memory of a PPO iteration on a model, with all of its weights and with adapters.
 
-    python -m benchmarks.scaling.iteration --model FOLDER [--rounds 3] [--out FILE.json]
+    python -m benchmarks.scaling.iteration --model FOLDER [--rounds 3] [--peer PYTHON] [--out FILE.json]
 
 16 prompts of 40 to 115 tokens, responses of up to 32, minibatches of 8, two threads. A process of its own loads the
 model, makes every role and does two iterations, of which the second counts; the forms take turns, a process each, and
 start anew in each round. A peak is the most that was ever resident: Python, torch and loading are in it. What the roles
-hold is the sum over distinct tensors: weights, averages, moments and gradients.
+hold is the sum over distinct tensors: weights, averages, moments and gradients. PYTHON is an interpreter with AgileRL,
+whose `LLMPPO` then takes turns too, on the same prompts (`agilerl_iteration.py`); its rewards are random numbers, so
+there is no reward model in its time.
 """
 
 import json
@@ -48,6 +50,8 @@ FORMS = {
     "adapters, checkpointed activations": (ADAPTERS, True),
     "adapters, base in bfloat16": (AdapterConfig(rank=RANK, base_dtype="bfloat16"), False),
 }
+PEER = {"AgileRL": False, "AgileRL, checkpointed activations": True}
+_PEER_PROGRAM = Path(__file__).with_name("agilerl_iteration.py")
 
 
 def prompts_of(encoder: Encoder) -> list[str]:
@@ -63,14 +67,17 @@ def prompts_of(encoder: Encoder) -> list[str]:
     return texts
 
 
+def encoder_of(model: str) -> Encoder:
+    """With room for the prompt that is one token too long."""
+    limits = Limits(max_prompt_tokens=PROMPT_TOKENS[1] + 64, max_response_tokens=RESPONSE_TOKENS)
+    return Encoder(load_tokenizer(model), limits)
+
+
 def trainer_of(model: str, adapter: AdapterConfig, passes: PassConfig) -> PPOTrainer:
     """A reward model with a random head stands for one that was trained."""
-    tokenizer = load_tokenizer(model)
-    start = load_policy(model, tokenizer, adapter)
+    encoder = encoder_of(model)
+    start = load_policy(model, encoder.tokenizer, adapter)
     give_back_large(start)  # as the commands do
-    # Room for the prompt that is one token too long.
-    limits = Limits(max_prompt_tokens=PROMPT_TOKENS[1] + 64, max_response_tokens=RESPONSE_TOKENS)
-    encoder = Encoder(tokenizer, limits)
     made = RewardModel.from_policy(start, keyed_generator(0))
     policy, reward_model = (start, made) if adapter.rank is None else (learner(start, adapter), learner(made, adapter))
     config = PPOConfig(
@@ -117,17 +124,33 @@ def work(model: str, form: str) -> dict[str, Any]:
     return {**found, "metrics": metrics}
 
 
+def programs(model: str, peer: Path | None) -> dict[str, tuple[list[str], str]]:
+    """By form, a command that prints a line of JSON after "@", and what it reads."""
+    ours = [sys.executable, "-m", "benchmarks.scaling.iteration", "--model", model, "--form"]
+    found = {form: ([*ours, form], "") for form in FORMS}
+    if peer is not None:
+        encoder = encoder_of(model)
+        ids = json.dumps([list(encoder.prompt(text)) for text in prompts_of(encoder)])
+        sizes = [str(x) for x in (RANK, RESPONSE_TOKENS, MINIBATCH)]
+        for form, saving in PEER.items():
+            found[form] = ([str(peer), str(_PEER_PROGRAM), model, *sizes, str(int(saving))], ids)
+    return found
+
+
 def main() -> None:
-    arguments = command(__doc__, model=True, rounds=3, form="", out=Path)
+    arguments = command(__doc__, model=True, rounds=3, form="", peer=Path, out=Path)
     if arguments.form:
         print("@" + json.dumps(work(arguments.model, arguments.form)))
         return
-    program = [sys.executable, "-m", "benchmarks.scaling.iteration", "--model", arguments.model, "--form"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
-    found: dict[str, list[dict[str, Any]]] = {form: [] for form in FORMS}
+    commands = programs(arguments.model, arguments.peer)
+    found: dict[str, list[dict[str, Any]]] = {form: [] for form in commands}
     for _ in range(arguments.rounds):
-        for form, rows in found.items():
-            done = subprocess.run([*program, form], capture_output=True, text=True, check=True, env=environment)
+        for form, (program, read) in commands.items():
+            done = subprocess.run(program, input=read, capture_output=True, text=True, env=environment)
+            if done.returncode:
+                raise RuntimeError(f"{form}: ended with {done.returncode}: {done.stderr[-2000:]}")
+            rows = found[form]
             rows.append(json.loads(done.stdout.rpartition("@")[2]))
             print(form, f"{rows[-1]['seconds']:.1f} s, {rows[-1]['peak_bytes'] / 2**30:.2f} GiB", flush=True)
     print(markdown(("form", "seconds", "GiB at the peak", "GiB held", "times the base"), map(_row, found.items())))
@@ -138,9 +161,11 @@ def main() -> None:
 
 def _row(item: tuple[str, list[dict[str, Any]]]) -> list[str]:
     form, rows = item
-    peaks, held = [row["peak_bytes"] / 2**30 for row in rows], statistics.median(row["held_bytes"] for row in rows)
-    seconds = spread([row["seconds"] for row in rows], ".1f")
-    return [form, seconds, f"{max(peaks):.2f}", f"{held / 2**30:.2f}", f"{held / rows[0]['base_bytes']:.2f}"]
+    cells = [spread([row["seconds"] for row in rows], ".1f"), f"{max(row['peak_bytes'] for row in rows) / 2**30:.2f}"]
+    if "held_bytes" not in rows[0]:
+        return [form, *cells, "", ""]
+    held = statistics.median(row["held_bytes"] for row in rows)
+    return [form, *cells, f"{held / 2**30:.2f}", f"{held / rows[0]['base_bytes']:.2f}"]
 
 
 if __name__ == "__main__":
