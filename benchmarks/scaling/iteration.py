@@ -1,6 +1,6 @@
 """Time and peak memory of a PPO iteration on a model, with all of its weights and with adapters.
 
-    python -m benchmarks.scaling.iteration --model FOLDER [--rounds 3] [--peer PYTHON] [--out FILE.json]
+    python -m benchmarks.scaling.iteration --model FOLDER [--rounds 3] [--forms FORM ...] [--peer PYTHON] [--out FILE.json]
 
 16 prompts of 40 to 115 tokens, responses of up to 32, minibatches of 8, two threads. A process of its own loads the
 model, makes every role and does two iterations, of which the second counts; the forms take turns, a process each, and
@@ -138,12 +138,12 @@ def programs(model: str, peer: Path | None) -> dict[str, tuple[list[str], str]]:
 
 
 def main() -> None:
-    arguments = command(__doc__, model=True, rounds=3, form="", peer=Path, out=Path)
+    arguments = command(__doc__, model=True, rounds=3, forms=[*FORMS, *PEER], form="", peer=Path, out=Path)
     if arguments.form:
         print("@" + json.dumps(work(arguments.model, arguments.form)))
         return
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
-    commands = programs(arguments.model, arguments.peer)
+    commands = {k: v for k, v in programs(arguments.model, arguments.peer).items() if k in arguments.forms}
     found: dict[str, list[dict[str, Any]]] = {form: [] for form in commands}
     for _ in range(arguments.rounds):
         for form, (program, read) in commands.items():
