@@ -1,6 +1,6 @@
 """Time and peak memory of a PPO iteration on a model, with all of its weights and with adapters.
 
-    python -m benchmarks.scaling.iteration --model FOLDER [--rounds 3] [--forms FORM ...] [--peer PYTHON] [--out FILE.json]
+    python -m benchmarks.scaling.iteration --model FOLDER [--rounds 3] [--forms FORM ...] [--peer PYTHON] [--out FILE]
 
 16 prompts of 40 to 115 tokens, responses of up to 32, minibatches of 8, two threads. A process of its own loads the
 model, makes every role and does two iterations, of which the second counts; the forms take turns, a process each, and
