@@ -20,6 +20,7 @@ def summary(folder: Path) -> dict[str, Any]:
     profile = [json.loads(line) for line in (folder / "profile.jsonl").read_text(encoding="utf-8").splitlines()]
     kept = {key: results[key] for key in _KEPT}
     kept["data"] = results["data"]["sizes"]
+    kept["config"]["data"] = Path(kept["config"]["data"]).name  # and not where it lies
     kept["seconds"] = {row["phase"]: 0.0 for row in profile}
     for row in profile:
         kept["seconds"][row["phase"]] += row["seconds"]
