@@ -12,10 +12,14 @@ import resource
 import sys
 import time
 
+import agilerl
 import torch
-from agilerl.algorithms.ppo_llm import PPO
-from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+
+agilerl.HAS_LIGER_KERNEL = False  # it would put Triton's kernels into the network, which need a GPU
+
+from agilerl.algorithms.ppo_llm import PPO  # noqa: E402
+from peft import LoraConfig  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
 
 
 def main(folder: str, rank: int, response_tokens: int, minibatch: int, checkpointed: bool) -> None:
@@ -25,7 +29,8 @@ def main(folder: str, rank: int, response_tokens: int, minibatch: int, checkpoin
     agent = PPO(
         pad_token_id=tokenizer.pad_token_id,
         pad_token=tokenizer.pad_token,
-        actor_network=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        model_name=folder,
+        model_config={"dtype": torch.float32, "attn_implementation": "sdpa"},
         batch_size=len(prompts),
         micro_batch_size_per_gpu=minibatch,
         mini_batch_size=minibatch,
@@ -34,7 +39,7 @@ def main(folder: str, rank: int, response_tokens: int, minibatch: int, checkpoin
         max_model_len=max(map(len, prompts)) + response_tokens,
         lora_config=LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM"),
         gradient_checkpointing=checkpointed,
-        use_liger_loss=False,  # it needs a GPU
+        use_liger_loss=False,
         device="cpu",
         seed=0,
     )
