@@ -1,12 +1,13 @@
 """Kill a run again and again, and compare what it leaves with a run that nobody touched.
 
-    make torture        or        python tests/torture.py [--kills 60] [--seed 0] [--out FILE.md]
+    make torture        or        python tests/torture.py [--kills 60] [--seed 0] [--rank 2] [--out FILE.md]
 
 The run is the whole miniature on next to nothing, saved after every step. Each of its lives ends by SIGKILL: half of
 them right before one of the calls by which a checkpoint, a model or the journal comes to the disk (a flush, a rename, a
 file of tensors), the others some thousandths of a second after one. The places are drawn over the whole run; one that
 comes to its end before all kills are spent is followed by another. The last life is left alone, and the files of every
-run are compared byte by byte. What a loss of power does to a disk is not tried here.
+run are compared byte by byte. What a loss of power does to a disk is not tried here. With `--rank`, all steps but the
+first train adapters.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import safetensors.torch
 from tiny_runs import MINIATURE
 
 from instructrl import cli
+from instructrl.models.settings import AdapterConfig
 from instructrl.runs.folder import open_folder
 from instructrl.settings import require_positive
 from instructrl.trainers import checkpoints, state_files
@@ -138,10 +140,11 @@ def count_writes(folder: Path, config: Path) -> int:
     return counter.stat().st_size
 
 
-def torture(kills: int, seed: int, folder: Path) -> Figures:
+def torture(kills: int, seed: int, folder: Path, adapter: AdapterConfig = CONFIG.recipe.adapter) -> Figures:
     """An untouched run in `folder`, and others, one after the other, that are killed so often in all."""
     rng = random.Random(seed)
-    config = open_folder(folder / "settings", CONFIG) / "config.yaml"
+    settings = replace(CONFIG, recipe=replace(CONFIG.recipe, adapter=adapter))
+    config = open_folder(folder / "settings", settings) / "config.yaml"
     writes = count_writes(folder / "untouched", config)
     runs = [folder / "killed-1"]
     steps: Counter[str] = Counter()
@@ -202,11 +205,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rank", type=int, help="of adapters")
     parser.add_argument("--out", type=Path, help="a file for the table")
     arguments = parser.parse_args()
     require_positive(arguments, "kills")
     with tempfile.TemporaryDirectory() as folder:
-        figures = torture(arguments.kills, arguments.seed, Path(folder))
+        figures = torture(arguments.kills, arguments.seed, Path(folder), AdapterConfig(rank=arguments.rank))
     print(figures.table(), end="")
     for name, count in figures.different.items():
         print(f"{name}: {count} bytes differ", file=sys.stderr)
