@@ -5,6 +5,7 @@ VENV ?= .venv
 INDEX ?=
 PEERS ?=
 STEPS ?=
+RANK ?=
 DATA ?= ../shared/data
 # Interpreter and torch of each fresh environment. On x86_64, PyPI's torch is a CUDA build of gigabytes; INDEX has small ones.
 RUNS ?= $(PYTHON):2.13.0 $(PYTHON):2.10.0
@@ -84,7 +85,7 @@ headers: $(TOOLS)
 	$(BIN)/python tests/torch_headers.py
 
 torture: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py $(if $(RANK),--rank $(RANK))
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks.ops.bench

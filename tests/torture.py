@@ -194,11 +194,17 @@ def _differences(one: Path, other: Path) -> dict[str, int]:
     assert len(names) > 20, names
     found = {}
     for name in sorted(names):
-        first, second = ((folder / name).read_bytes() if (folder / name).exists() else b"" for folder in (one, other))
+        first, second = (_content(folder, name) for folder in (one, other))
         count = abs(len(first) - len(second)) + sum(a != b for a, b in zip(first, second, strict=False))
         if count:
             found[name] = count
     return found
+
+
+def _content(folder: Path, name: str) -> bytes:
+    """Without where the run lies: adapters name their base."""
+    path = folder / name
+    return path.read_bytes().replace(str(folder).encode(), b"RUN") if path.exists() else b""
 
 
 def main() -> int:

@@ -167,6 +167,10 @@ def _read(path: str | Path, task: str) -> _Adapter:
     except (OSError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"model {path}: found no {ADAPTER_WEIGHTS} ({reason}), accepted are safetensors") from None
+    for name, x in stored.items():
+        if not x.is_floating_point() or not bool(x.isfinite().all()):
+            kind = f"{x.dtype}".removeprefix("torch.") if not x.is_floating_point() else "numbers that are not finite"
+            raise ValueError(f"model {path}: {name}: found {kind}, accepted are finite floating-point numbers")
     return _Adapter(
         folder=folder,
         lora=lora,

@@ -214,6 +214,20 @@ def test_weights_that_are_not_the_adapters_are_refused(tmp_path, spoil, message)
         Policy.load(tmp_path / "adapter")
 
 
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [(lambda x: x.int(), "int32"), (lambda x: x.to(torch.complex64), "complex64"), (lambda x: x / 0, "numbers that")],
+    ids=["integers", "complex", "not finite"],
+)
+def test_weights_that_no_adapter_learns_are_refused(tmp_path, spoil, kind):
+    on_base(tmp_path / "base").save(tmp_path / "adapter", ENCODER.tokenizer)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    first, *rest = load_file(file).items()
+    save_file({**dict(rest), first[0]: spoil(first[1])}, file)
+    with pytest.raises(ValueError, match=rf"{first[0]}: found {kind}.*, accepted are finite floating-point numbers"):
+        Policy.load(tmp_path / "adapter")
+
+
 def test_a_policy_is_no_reward_model_and_the_reverse(tmp_path):
     policy = on_base(tmp_path / "base")
     policy.save(tmp_path / "policy", ENCODER.tokenizer)
