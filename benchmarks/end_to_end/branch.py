@@ -4,7 +4,8 @@
 
 NAME: the last step that is taken over, as `RUN/state/steps.json` has it. CHANGES: settings by the names of
 `RUN/config.yaml`, which are the new run's where they are not RUN's. They must not be of a step that is taken over: what
-a step was given is compared, its own settings are not. Then, for the run `chat`,
+a step was given is compared, its own settings are not. All models are copied; those of later steps are made anew. Then,
+for the run `chat`,
 
     instructrl run chat --config FOLDER/config.yaml --out FOLDER
 """
