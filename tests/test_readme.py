@@ -1,10 +1,10 @@
-"""README and CONTRIBUTING against the code: paths, commands, examples, and every value of the paper index."""
+"""The pages against the code: paths, links, commands, examples and tables."""
 
 import argparse
 import ast
-import dataclasses
 import importlib
 import inspect
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
+import torch
 from chats import tokenizer_of
 
 from instructrl import cli, kernels
@@ -19,10 +21,22 @@ from instructrl.commands import options
 from instructrl.ops import compiled, dispatch, private_ops
 
 ROOT = Path(__file__).parent.parent
-CHATS = "docs/chat_templates.md"
-_DOCS = (CHATS, "docs/chat.md", "docs/adapters.md", "docs/memory.md")
-PAGES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md", *_DOCS)
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+BAD_INPUT = "docs/bad_input.md"
+_PLACES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md", "docs/**/*.md")
+PAGES = sorted(path.relative_to(ROOT).as_posix() for place in _PLACES for path in ROOT.glob(place))
+WIDTH, README_LINES = 120, 200
+FOLDERS = ("benchmarks", "csrc", "docs", "instructrl", "kernels", "tests")
+
+# Who runs the Python of a page: a test in this file. What needs a host installed is run by tests/integrations.
+RUN_BY = {
+    "README.md": "test_the_ops_example_runs",
+    "docs/adapters.md": "test_the_example_of_adapters_runs",
+    "docs/chat_templates.md": "test_the_example_of_chat_templates_runs",
+    "docs/conventions.md": "test_the_example_of_conventions_runs",
+    "docs/files_and_models.md": "test_your_own_files_from_start_to_end",
+    "docs/ops.md": "test_the_ops_example_runs",
+    "kernels/README.md": "test_the_backend_examples_run",
+}
 
 # Written by a run or by `make`, not part of the repository.
 MADE = (
@@ -41,26 +55,52 @@ MADE = (
 SUFFIXES = r"\.(?:py|md|toml|txt|svg|html|yaml|json|jsonl)"
 
 
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
 def blocks(text: str, language: str) -> list[str]:
     """Contents of the fenced blocks in a language, "" for those that name none."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [content for name, content in found if name == language]
 
 
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def links(page: str) -> list[tuple[str, str]]:
+    """(path relative to the repository, anchor) of each link and picture that stays in the repository."""
+    text = re.sub(r"(`+).+?\1", "", without_code(read(page)))
+    targets = [a or b for a, b in re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)]
+    pairs = [target.partition("#")[::2] for target in targets if "://" not in target]
+    folder = (ROOT / page).parent
+    return [(str((folder / path if path else ROOT / page).resolve().relative_to(ROOT)), at) for path, at in pairs]
+
+
+def anchors(page: str) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.*)$", without_code(read(page)), re.MULTILINE):
+        plain = re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", heading).lower()).replace(" ", "-")
+        found.add(next(name for n in itertools.count() if (name := f"{plain}-{n}" if n else plain) not in found))
+    return found
+
+
 def named_paths(page: str) -> set[str]:
-    """Relative to the repository: what stands in code spans, links and pictures and looks like a path."""
-    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    spans = re.findall(r"`([\w./-]+/|[\w./-]+" + SUFFIXES + r"|[\w.-]+(?:/[\w.-]+)+)`", text)
-    links = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\"]+)\"", text)
-    folder = Path(page).parent
-    paths = {str((ROOT / folder / (a or b)).resolve().relative_to(ROOT)) for a, b in links}
-    return {path for path in {*spans, *paths} if not path.startswith(MADE) and not path.startswith("1/")}
+    """Relative to the repository: what stands in code spans, links and pictures and looks like a path. Pages that name
+    files of other projects are asked for those in a folder that is here."""
+    spans = re.findall(r"`([\w./-]+/|[\w./-]+" + SUFFIXES + r"|[\w.-]+(?:/[\w.-]+)+)`", without_code(read(page)))
+    if page == BAD_INPUT or page.startswith("docs/hosts/"):
+        spans = [path for path in spans if path.startswith(tuple(f"{folder}/" for folder in FOLDERS))]
+    paths = {*spans, *(path for path, _ in links(page))}
+    return {path for path in paths if not path.startswith(MADE) and not path.startswith("1/")}
 
 
 def tree() -> Iterator[str]:
     """Paths of the annotated tree, its indentation put together."""
     folders: list[str] = []
-    for line in next(block for block in blocks(README, "") if "pyproject.toml" in block).splitlines():
+    for line in next(block for block in blocks(read("CONTRIBUTING.md"), "") if "pyproject.toml" in block).splitlines():
         depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
         folders = [*folders[:depth], name]
         yield "".join(folders)
@@ -72,9 +112,40 @@ def test_every_path_exists(page):
     folders = (ROOT, ROOT / "instructrl", (ROOT / page).parent)
     places = {p: [folder / p.replace("FAMILY", "ranking") for folder in folders] for p in named_paths(page)}
     missing = {path for path, found in places.items() if not any(place.exists() for place in found)}
-    if "The numbers are filled in from a run" in README:
-        missing = {path for path in missing if not path.startswith("benchmarks/results/")}
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_arrives(page):
+    wrong = [(path, at) for path, at in links(page) if not (ROOT / path).exists() or (at and at not in anchors(path))]
+    assert not wrong
+
+
+def test_anchors_are_githubs(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "a.md").write_text("# K-wise [ops](b.md)\n```\n# code\n```\n## `x_y`: what's new?\n## Ops\n## Ops\n")
+    assert anchors("a.md") == {"k-wise-ops", "x_y-whats-new", "ops", "ops-1"}
+
+
+def test_every_page_can_be_reached():
+    """From the README, or from the page of its folder."""
+    indices = ("README.md", "docs/hosts/README.md")
+    reached = {path for index in indices for path, _ in links(index)} | {"README.md"}
+    assert set(PAGES) - {"csrc/README.md", "kernels/README.md"} <= reached, "a row of README.md links a page of docs/"
+
+
+def test_the_readme_is_short():
+    lines = read("README.md").splitlines()
+    assert len(lines) <= README_LINES, "what is more goes to a page of docs/"
+    assert not [line for line in lines if len(line) > WIDTH and not line.startswith(("|", "<img"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_has_whole_rows(page):
+    """As many cells as the head, which GitHub counts by bars without a backslash, in code spans too."""
+    for table in re.findall(r"(?:^\|.*\n)+", without_code(read(page)), re.MULTILINE):
+        cells = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        assert len(set(cells)) == 1, f"{table.splitlines()[0]}: {[*map(str, cells)]}"
 
 
 def test_paths_are_found():
@@ -101,7 +172,8 @@ def test_the_tree_is_the_repository():
 
 
 def commands() -> list[list[str]]:
-    pages = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    """Of the bash blocks and code spans of all pages, but for those that are wrong on purpose."""
+    pages = "\n".join(read(page) for page in PAGES if page != BAD_INPUT)
     text = "\n".join(blocks(pages, "bash")).replace("\\\n", " ")
     spans = re.findall(r"`(instructrl [a-z][^`]*)`", pages)
     lines = [line for line in text.splitlines() if line.startswith("instructrl ")] + spans
@@ -152,17 +224,19 @@ def test_commands_are_found():
 
 
 def small_yaml() -> str:
-    return re.search(r"cat > toy/small.yaml <<'END'\n(.*?)^END$", README, re.MULTILINE | re.DOTALL)[1]
+    return re.search(
+        r"cat > toy/small.yaml <<'END'\n(.*?)^END$", read("docs/files_and_models.md"), re.MULTILINE | re.DOTALL
+    )[1]
 
 
 def test_your_own_files_from_start_to_end(tmp_path, monkeypatch, capsys):
-    """The section as it stands: the toy files, then every command on them."""
+    """The page as it stands: the toy files, then every command on them."""
     monkeypatch.chdir(tmp_path)
-    section = README.split("## Your own files and model")[1].split("\n## ")[0]
-    toy, talk, steps = blocks(section, "python")
-    exec(compile(toy, "README.md", "exec"), {})
+    page = read("docs/files_and_models.md")
+    toy, talk, steps = blocks(page, "python")
+    exec(compile(toy, "toy.py", "exec"), {})
     (tmp_path / "toy/small.yaml").write_text(small_yaml())
-    text = "\n".join(blocks(section, "bash")).replace("\\\n", " ")
+    text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("instructrl ") and "toy/" in line]
     assert len(lines) == 12
     for line in lines:
@@ -170,9 +244,9 @@ def test_your_own_files_from_start_to_end(tmp_path, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert "the warm-up of" not in err, "settings that show something"
     assert "averaged" not in err
-    exec(compile(talk, "README.md", "exec"), {})
+    exec(compile(talk, "talk.py", "exec"), {})
     assert capsys.readouterr().out.strip()
-    exec(compile(steps, "README.md", "exec"), {})
+    exec(compile(steps, "steps.py", "exec"), {})
     for made in (
         "python/metrics.jsonl",
         "python/model/model.safetensors",
@@ -184,34 +258,74 @@ def test_your_own_files_from_start_to_end(tmp_path, monkeypatch, capsys):
     ):
         assert (tmp_path / "toy" / made).exists()
     run = {path.name for path in (tmp_path / "toy/run").iterdir()}
-    table = README.split("## What a run leaves behind")[1].split("\n## ")[0]
-    assert {name.rstrip("/") for name in re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)} == run
+    assert {name.rstrip("/") for name in re.findall(r"^\| `([^`]+)` \|", read("docs/runs.md"), re.MULTILINE)} == run
 
 
 def test_the_example_of_chat_templates_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tokenizer_of("chatml", "byte level").save_pretrained("models/chat")
-    (example,) = blocks((ROOT / CHATS).read_text(encoding="utf-8"), "python")
-    exec(compile(example, CHATS, "exec"), {})
+    (example,) = blocks(read("docs/chat_templates.md"), "python")
+    exec(compile(example, "chat_templates.md", "exec"), {})
     shown = "system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n"
     assert capsys.readouterr().out == f"<|im_start|>{shown}Because of Rayleigh.<|im_end|>\n"
 
 
 def test_the_ops_example_runs():
+    short: dict[str, Any] = {}
+    (example,) = blocks(read("README.md"), "python")
+    exec(compile(example, "README.md", "exec"), short)
+    assert short["loss"].num_pairs.tolist() == [5, 1]
+    assert short["scores"].grad.isfinite().all()
     made: dict[str, Any] = {}
-    for example in blocks(README.split("## The ops alone")[1].split("\n## ")[0], "python"):
-        exec(compile(example, "README.md", "exec"), made)
+    for example in blocks(read("docs/ops.md"), "python"):
+        exec(compile(example, "ops.md", "exec"), made)
     assert made["loss"].num_pairs.tolist() == [5, 1]
     assert made["scores"].grad.isfinite().all()
     assert made["new"].grad.isfinite().all()
     assert float(made["step"].metrics["num_tokens"]) == float(made["mask"].sum())
 
 
+def test_the_example_of_conventions_runs():
+    (example,) = blocks(read("docs/conventions.md"), "python")
+    names = ("logprobs", "ref_logprobs", "values", "new_logprobs", "new_values")
+    made: dict[str, Any] = {name: torch.randn(3, 7, requires_grad=name.startswith("new")) for name in names}
+    made |= {"scores": torch.randn(3), "mask": torch.rand(3, 7) > 0.2}
+    exec(compile(example, "conventions.md", "exec"), made)
+    made["loss"].backward()
+    assert made["new_logprobs"].grad.isfinite().all()
+
+
+def test_the_example_of_adapters_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encoder = tiny.tiny_encoder()
+    tiny.tiny_policy(encoder).save("toy/model", encoder.tokenizer)
+    (example,) = blocks(read("docs/adapters.md"), "python")
+    made: dict[str, Any] = {"tokenizer": encoder.tokenizer}
+    exec(compile(example, "adapters.md", "exec"), made)
+    assert made["policy"].base is made["start"].base
+
+
+def test_every_example_is_run():
+    pages = {page for page in PAGES if blocks(read(page), "python") and not page.startswith("docs/hosts/")}
+    assert pages == set(RUN_BY), "Python on a page is run by a test that RUN_BY names"
+    assert set(RUN_BY.values()) <= set(globals())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_examples_import_is_there(page):
+    for example in blocks(read(page), "python"):
+        for node in ast.walk(ast.parse(example)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("instructrl"):
+                module = importlib.import_module(node.module)
+                for name in node.names:
+                    assert hasattr(module, name.name) or importlib.import_module(f"{node.module}.{name.name}")
+
+
 DEFINE, ATTACH = inspect.signature(private_ops.define), inspect.signature(compiled.attach)
 
 
 def test_the_backend_examples_run(monkeypatch):
-    whole, example = blocks((ROOT / "kernels/README.md").read_text(encoding="utf-8"), "python")
+    whole, example = blocks(read("kernels/README.md"), "python")
     defined = []
     monkeypatch.setattr(private_ops, "define", lambda *a: defined.append(DEFINE.bind(*a).arguments))
     monkeypatch.setattr(compiled, "attach", lambda *a, **k: defined.append(ATTACH.bind(*a, **k).arguments))
@@ -229,64 +343,5 @@ def test_the_backend_examples_run(monkeypatch):
 
 
 def test_the_table_of_ops_is_complete():
-    section = README.split("## The ops alone")[1].split("\n## ")[0]
-    assert sorted(re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)) == sorted(dispatch.OPS)
-    assert f"a library of {len(dispatch.OPS)} functions" in README
-
-
-# ---- the paper index
-
-
-def index_rows() -> list[tuple[str, str]]:
-    """(file, claim) for each code span in the last column of the index."""
-    rows = []
-    for line in README.split("## Paper index")[1].splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and cells[-1].startswith("`"):
-            (path,) = re.findall(r"`([^`]+)`", cells[2])
-            rows += [(path, claim) for claim in re.findall(r"`([^`]+)`", cells[3])]
-    return rows
-
-
-def member(owner: Any, name: str) -> Any:
-    """An attribute, or the default of a dataclass' field."""
-    if inspect.isclass(owner) and dataclasses.is_dataclass(owner):
-        for field in dataclasses.fields(owner):
-            if field.name == name:
-                return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    return getattr(owner, name)
-
-
-def defined_in(path: str) -> set[str]:
-    """Names that a file defines at its top, what it imports left out."""
-    names = set()
-    for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names.add(node.name)
-        for target in [*getattr(node, "targets", []), *([node.target] if isinstance(node, ast.AnnAssign) else [])]:
-            names.add(ast.unparse(target))
-    return names
-
-
-@pytest.mark.parametrize(("path", "claim"), index_rows(), ids=lambda text: text)
-def test_the_paper_index(path, claim):
-    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
-    name, _, value = claim.partition(" = ")
-    name, _, parameter = name.rstrip(")").partition("(")
-    found: Any = module
-    for part in name.split("."):
-        found = member(found, part)
-    assert name.split(".")[0] in defined_in(path)
-    if parameter:
-        parameter, _, value = parameter.partition("=")
-        found = inspect.signature(found).parameters[parameter].default
-    if value:
-        assert found == ast.literal_eval(value)
-    else:
-        assert found is not dataclasses.MISSING
-
-
-def test_the_index_is_read():
-    rows = index_rows()
-    assert ("instructrl/trainers/settings.py", "PPOConfig.kl_coef = 0.02") in rows
-    assert len(rows) > 100
+    assert sorted(re.findall(r"^\| `([\w.]+)` \|", read("docs/ops.md"), re.MULTILINE)) == sorted(dispatch.OPS)
+    assert f"a library of {len(dispatch.OPS)} functions" in read("README.md")

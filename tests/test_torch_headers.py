@@ -19,7 +19,7 @@ def test_the_oldest_torch_is_the_same_everywhere():
     assert f'{{"torch_target", "{version}"}}' in (CSRC / "bindings.cpp").read_text()
     needs = (ROOT / "pyproject.toml").read_text().partition("\nbuild-backend")[0]
     assert f'"torch>={version}"' in needs
-    assert f"torch from {version} on" in " ".join((ROOT / "README.md").read_text().split())
+    assert f"torch from {version} on" in " ".join((ROOT / "docs/ops.md").read_text().split())
 
 
 def test_ci_compiles_against_it():

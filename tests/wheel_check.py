@@ -72,7 +72,7 @@ def environment(interpreter: str, torch: str) -> Path:
 
 
 def use(python: Path) -> str:
-    """Doctor, ops, and SFT on the toy files that the README makes. Returns what doctor says of `native`."""
+    """Doctor, ops, and SFT on the toy files of docs/files_and_models.md. Returns what doctor says of `native`."""
     work = python.parent.parent / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -81,7 +81,9 @@ def use(python: Path) -> str:
     if "self-test, native on cpu" not in said:
         raise SystemExit(f"instructrl doctor: found no self-test of native\n{said}")
     print(run([str(python), "-c", OPS], **settings).strip())
-    toy = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+    toy = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/files_and_models.md").read_text(encoding="utf-8"), re.DOTALL
+    )[0]
     run([str(python), "-c", toy], **settings)
     command = "sft --model toy/model --data toy/demonstrations.jsonl --out sft --sft.epochs 1 --sft.batch-size 100"
     command += " --limits.max-prompt-tokens 96 --limits.max-response-tokens 32"

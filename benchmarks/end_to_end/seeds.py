@@ -1,10 +1,11 @@
-"""Runs of the miniature beside the paper, as the section of the README that holds them.
+"""Runs of the miniature beside the paper: docs/results.md, and the few of its numbers that README.md shows.
 
     python -m benchmarks.end_to_end.seeds runs/miniature-0 [runs/miniature-1 ...]
-    python -m benchmarks.end_to_end.seeds runs/miniature-0 [...] --write README.md
+    python -m benchmarks.end_to_end.seeds runs/miniature-0 [...] --write .
 
-The first prints it, the second puts it between the README's markers and the first run's plot beside.
-Every number and every comparison comes from the results; a sentence that they do not carry is not written.
+The first prints what docs/results.md shows. The second writes into a checkout, here the current folder: the text
+between the markers of both pages, and the plot of the first run.
+Every number and every comparison comes from the results; a sentence that they do not support is not written.
 """
 
 import datetime
@@ -20,7 +21,6 @@ from typing import Any
 from benchmarks.core.tables import command, markdown
 from instructrl.evaluation.report import write_figure
 
-BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->"
 FIGURE = Path("benchmarks/results/miniature_win_rates.svg")
 # What the paper's text states; what is read off a figure, to the nearest two hundredths or so, has a "≈".
 PAPER = {
@@ -43,6 +43,20 @@ PAPER = {
     "PPO: hallucination": "≈ 20%",
 }
 
+# What README.md shows of it.
+FEW = (
+    "PPO: win rate",
+    "PPO-ptx: win rate",
+    "PPO-ptx preferred to GPT",
+    "PPO-ptx preferred to GPT (prompted)",
+    "SFT: hallucination",
+    "PPO-ptx: hallucination",
+    "reward model's accuracy on training labelers",
+    "the same on held-out labelers",
+    "alignment tax of PPO, nats a token",
+    "alignment tax of PPO-ptx, nats a token",
+)
+
 Run = Mapping[str, Any]
 
 
@@ -63,12 +77,13 @@ def section(runs: Sequence[Run], folders: Sequence[Path], made: str) -> str:
     return "\n\n".join([_wrapped(lead), table(runs), *sentences, _wrapped(made + _command(runs, folders))])
 
 
-def table(runs: Sequence[Run]) -> str:
-    """One row a quantity, one column a run, and the paper's number last."""
+def table(runs: Sequence[Run], labels: Sequence[str] | None = None) -> str:
+    """One row a quantity, one column a run, and the paper's number last. labels: which rows; None for all."""
     names, tax = [model["name"] for model in runs[0]["models"]], runs[0]["alignment_tax"]["tax"]
     asked = [name for name in runs[0]["head_to_head"]["against"] if name in ("GPT", "GPT (prompted)")]
     columns = [dict(_quantities(run, names, asked, list(tax))) for run in runs]
-    rows = [[label, *(column[label] for column in columns), PAPER.get(label, "")] for label in columns[0]]
+    shown = [label for label in columns[0] if labels is None or label in labels]
+    rows = [[label, *(column[label] for column in columns), PAPER.get(label, "")] for label in shown]
     heads = ["", *(f"seed {run['run']['seed']}" for run in runs), "paper"]
     return markdown(heads, rows).rstrip("\n")
 
@@ -157,12 +172,12 @@ def _command(runs: Sequence[Run], folders: Sequence[Path]) -> str:
     names = " ".join(f"runs/{folder.name}" for folder in folders)
     one = f"`--seed {seeds}`" if len(runs) == 1 else f"`--seed N` for N in {seeds}"
     out = names if len(runs) == 1 else "runs/miniature-N"
-    fill = f"python -m benchmarks.end_to_end.seeds {names} --write README.md"
+    fill = f"python -m benchmarks.end_to_end.seeds {names} --write ."
     return f" `instructrl run miniature --out {out}` with {one}, then `{fill}`."
 
 
 def _wrapped(text: str) -> str:
-    """Lines of the README's width, broken between words and never inside of a code span."""
+    """Lines of the pages' width, broken between words and never inside of a code span."""
     kept = re.sub(r"`[^`]*`", lambda span: span[0].replace(" ", "\0"), text)
     return textwrap.fill(kept, 120, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
@@ -181,9 +196,21 @@ def main() -> None:
     if chosen.write is None:
         print(text)
         return
-    head, rest = chosen.write.read_text(encoding="utf-8").split(BEGIN)
-    chosen.write.write_text(f"{head}{BEGIN}{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
-    write_figure(folders[0], chosen.write.parent / FIGURE)
+    filled = {
+        chosen.write / "docs/results.md": ("results", text),
+        chosen.write / "README.md": ("numbers", table(runs, FEW)),
+    }
+    pages = {path: _between(path.read_text(encoding="utf-8"), *what) for path, what in filled.items()}
+    for path, page in pages.items():
+        path.write_text(page, encoding="utf-8")
+    write_figure(folders[0], chosen.write / FIGURE)
+
+
+def _between(page: str, marker: str, text: str) -> str:
+    """The page with the text between its markers of that name."""
+    begin, end = f"<!-- {marker}:begin -->\n", f"<!-- {marker}:end -->"
+    head, rest = page.split(begin)
+    return f"{head}{begin}{text}\n{end}{rest.split(end)[1]}"
 
 
 if __name__ == "__main__":

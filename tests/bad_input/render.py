@@ -1,4 +1,4 @@
-"""The table of bad inputs as a page: `python tests/bad_input/render.py` writes README.md beside this file."""
+"""The table of bad inputs as a page: `python tests/bad_input/render.py` writes docs/bad_input.md."""
 
 import sys
 from collections.abc import Iterable
@@ -40,11 +40,11 @@ _OP_ROWS = [*rows_ops.ROWS, *rows_ops_advantages.ROWS, *rows_ops_ranking.ROWS]
 
 _INTRODUCTION = """# Bad input, and what is said about it
 
-The tests of this folder carry out every row. A command ends with exit code 2 and one line on standard error, which
-begins with `instructrl: error:` and says what was found and what is accepted; `--debug` shows where. Nothing is
-written, removed or changed, not even an earlier run that `--fresh` is to replace. … in a message stands for words of
-another library or for other numbers; … in a command for options that are right. `python tests/bad_input/render.py`
-writes this page.
+The tests in `tests/bad_input/` carry out every row. A command ends with exit code 2 and one line on standard error. The
+line begins with `instructrl: error:`, then says what was found and what is accepted; `--debug` shows the traceback.
+Nothing is written, removed or changed, not even an earlier run that `--fresh` would replace. In a message, … stands for
+words of another library or for other numbers; in a command, for options that are right.
+`python tests/bad_input/render.py` writes this page.
 """
 
 
@@ -90,4 +90,4 @@ def _code(text: str) -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "README.md").write_text(page(), encoding="utf-8")
+    (HERE.parents[1] / "docs/bad_input.md").write_text(page(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The results of the README: every number from the runs, the paper's beside, and no sentence that they do not carry."""
+"""The results of docs/results.md: every number from the runs, the paper's beside, and no sentence without them."""
 
 import copy
 import json
@@ -11,6 +11,11 @@ from synthetic_run import make_results
 from benchmarks.end_to_end import seeds
 
 ROOT = Path(__file__).parents[2]
+PAGES = {"README.md": "numbers", "docs/results.md": "results"}
+
+
+def marked(page: str, marker: str) -> list[str]:
+    return re.findall(rf"<!-- {marker}:begin -->\n(.*?)<!-- {marker}:end -->", page, re.DOTALL)
 
 
 @pytest.fixture
@@ -58,18 +63,31 @@ def test_sentences_follow_the_numbers(run):
     assert "| of PPO's tax, given back by the mix | - |" in said(seen)
 
 
-def test_one_command_fills_the_readme(run, tmp_path, monkeypatch):
+def test_one_command_fills_both_pages(run, tmp_path, monkeypatch):
     folder = tmp_path / "runs/miniature-0"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(run))
-    page = tmp_path / "README.md"
-    page.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    (tmp_path / seeds.FIGURE.parent).mkdir(parents=True)
+    for path in (*PAGES, seeds.FIGURE):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    for page in PAGES:
+        (tmp_path / page).write_text((ROOT / page).read_text(encoding="utf-8"), encoding="utf-8")
     for _ in range(2):
-        monkeypatch.setattr("sys.argv", ["seeds.py", str(folder), "--write", str(page)])
+        monkeypatch.setattr("sys.argv", ["seeds.py", str(folder), "--write", str(tmp_path)])
         seeds.main()
-    (between,) = re.findall(r"<!-- results:begin -->\n(.*?)<!-- results:end -->", page.read_text(), re.DOTALL)
-    assert between.count("| paper |") == 1
-    assert "Made on" in between
-    assert page.read_text().split("<!-- results")[0] == (ROOT / "README.md").read_text().split("<!-- results")[0]
+    pages = {page: (tmp_path / page).read_text(encoding="utf-8") for page in PAGES}
+    for page, marker in PAGES.items():
+        (between,) = marked(pages[page], marker)
+        assert between.count("| paper |") == 1
+        assert ("Made on" in between) == (page == "docs/results.md")
+        assert "| PPO-ptx: win rate | 51.7 ± 2.2% | 73.4 ± 2% |" in between
+        assert pages[page].split(between) == (ROOT / page).read_text().split(*marked((ROOT / page).read_text(), marker))
     assert (tmp_path / seeds.FIGURE).read_text().startswith("<svg")
+
+
+def test_the_readme_shows_rows_of_the_results():
+    few, whole = (marked((ROOT / page).read_text(encoding="utf-8"), marker)[0] for page, marker in PAGES.items())
+    rows = [line for line in few.splitlines() if not line.startswith("| ---")]
+    assert [line.split(" | ")[0][2:] for line in rows[1:]] == [
+        label for line in whole.splitlines() if (label := line.split(" | ")[0][2:]) in seeds.FEW
+    ]
+    assert set(rows) <= set(whole.splitlines())
