@@ -25,6 +25,14 @@ BAD_INPUT = "docs/bad_input.md"
 _PLACES = ("README.md", "CONTRIBUTING.md", "csrc/README.md", "kernels/README.md", "docs/**/*.md")
 PAGES = sorted(path.relative_to(ROOT).as_posix() for place in _PLACES for path in ROOT.glob(place))
 WIDTH, README_LINES = 120, 200
+# Tables that a program wrote: the page, its file below benchmarks/results, and a column that the page leaves out.
+WRITTEN = (
+    ("docs/chat.md", "chat.md", None),
+    ("docs/failures.md", "torture.md", None),
+    ("docs/jobs.md", "jobs.md", None),
+    ("docs/speed.md", "floors_cpu.md", "asked for"),
+    ("docs/speed.md", "x86-64-2-threads/2026-11-22-summary.md", None),
+)
 FOLDERS = ("benchmarks", "csrc", "docs", "instructrl", "kernels", "tests")
 
 # Who runs the Python of a page: a test in this file. What needs a host installed is run by tests/integrations.
@@ -146,6 +154,22 @@ def test_every_table_has_whole_rows(page):
     for table in re.findall(r"(?:^\|.*\n)+", without_code(read(page)), re.MULTILINE):
         cells = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
         assert len(set(cells)) == 1, f"{table.splitlines()[0]}: {[*map(str, cells)]}"
+
+
+def rows_of_tables(page: str) -> list[list[str]]:
+    lines = [line for line in read(page).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if not line.startswith("| --")]
+
+
+@pytest.mark.parametrize(("page", "file", "left_out"), WRITTEN)
+def test_tables_are_those_that_were_written(page, file, left_out):
+    rows = rows_of_tables(f"benchmarks/results/{file}")
+    assert len(rows) > 5
+    if left_out is not None:
+        column = rows[0].index(left_out)
+        rows = [row[:column] + row[column + 1 :] for row in rows]
+    shown = rows_of_tables(page)
+    assert not [row for row in rows if row not in shown]
 
 
 def test_paths_are_found():

@@ -54,7 +54,7 @@ def test_sentences_follow_the_numbers(run):
     assert "the reverse of the paper" not in said(run)
     better, seen = copy.deepcopy(run), copy.deepcopy(run)
     better["reward_model"]["accuracy_heldout_labelers"]["rate"] = 0.9
-    assert "labelers, though by less than the intervals are wide: the reverse of the paper" in said(better)
+    assert "labelers, though the intervals overlap: the reverse of the paper" in said(better)
     better["reward_model"]["accuracy_heldout_labelers"] |= {"low": 0.88, "high": 0.92}
     assert "than of training labelers: the reverse of the paper" in said(better)
     seen["data"]["overlap"][0]["count"] = 320
