@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 from chats import tokenizer_of
-from pages import BAD_INPUT, PAGES, ROOT, blocks, read
+from pages import BAD_INPUT, PAGES, ROOT, blocks, read, without_code
 
 from instructrl import cli, kernels
 from instructrl.commands import options
@@ -39,6 +39,7 @@ def commands() -> list[list[str]]:
     text = "\n".join(blocks(pages, "bash")).replace("\\\n", " ")
     spans = re.findall(r"`(instructrl [a-z][^`]*)`", pages)
     lines = [line for line in text.splitlines() if line.startswith("instructrl ")] + spans
+    lines += re.findall(r"torchrun .* -m (instructrl\.cli .*)", text)
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
@@ -69,6 +70,7 @@ def test_every_command_is_accepted(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy/small.yaml").write_text(small_yaml())
+    (tmp_path / "ppo.yaml").write_text("model: a\nreward_model: b\ndata: c\n")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     if arguments == ["run", "--list"]:
         assert cli.main(arguments) == 0
@@ -83,6 +85,29 @@ def test_every_command_is_accepted(arguments, tmp_path, monkeypatch):
 def test_commands_are_found():
     found = commands()
     assert {arguments[0] for arguments in found} >= set(cli.COMMANDS)
+    assert sum("ppo.yaml" in arguments for arguments in found) == 2
+
+
+def programs(page: str) -> list[tuple[str, str]]:
+    """(`make`, target), (`-m`, module) and (`python`, file) of the bash blocks and code spans of a page."""
+    text = without_code(read(page))
+    code = "\n".join([*blocks(read(page), "bash"), *re.findall(r"`([^`]+)`", text)])
+    targets = [("make", name) for name in re.findall(r"^(?:\w+=\S+ )?make ([\w-]+)", code, re.MULTILINE)]
+    modules = [("-m", name) for name in re.findall(r"python -m ((?:benchmarks|instructrl)[\w.]*)", code)]
+    return targets + modules + [("python", name) for name in re.findall(r"python ((?:tests|benchmarks)/\S+\.py)", code)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_program_is_there(page):
+    targets = set(re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE))
+    for how, name in programs(page):
+        path = ROOT / (name.replace(".", "/") + ".py" if how == "-m" else name)
+        assert name in targets if how == "make" else path.exists(), f"{how} {name}"
+
+
+def test_programs_are_found():
+    found = [program for page in PAGES for program in programs(page)]
+    assert {("make", "demo"), ("-m", "benchmarks.ops.floors"), ("python", "tests/jobs/figures.py")} <= set(found)
 
 
 def small_yaml() -> str:
