@@ -18,6 +18,7 @@ LAYERS = {
     "types": 0,
     "model_names": 0,
     "settings": 0,
+    "durable": 0,
     "progress": 0,
     "interruption": 0,
     "profiling": 0,

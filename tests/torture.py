@@ -80,10 +80,11 @@ class Figures:
         return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]) + "\n"
 
 
-def life(folder: Path, config: Path, before_write: Callable[[], None]) -> int:
+def life(folder: Path, config: Path, before_write: Callable[[], None], said: str | Path = os.devnull) -> int:
     """The run in a process of its own, from wherever it stands. Returns its exit status as `os.waitpid` gives it.
 
-    before_write: called in that process before everything that brings a file to the disk.
+    before_write: called in that process before everything that brings a file to the disk. said: a file for what it
+    says on standard error.
     """
     child = os.fork()
     if child:
@@ -91,8 +92,11 @@ def life(folder: Path, config: Path, before_write: Callable[[], None]) -> int:
     code = 1
     try:
         _interpose(before_write)
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-            sys.stderr = nowhere
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            open(said, "w", encoding="utf-8") as sys.stderr,
+            contextlib.redirect_stdout(nowhere),
+        ):
             code = cli.main(["run", "miniature", "--config", str(config), "--out", str(folder)])
     finally:
         os._exit(code)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from instructrl import distributed
+from instructrl import distributed, durable
 from instructrl.commands.settings import EvalCommand
 from instructrl.data.readers import holds_comparisons
 from instructrl.evaluation.results import identities, versions
@@ -55,7 +55,7 @@ def main(config: EvalCommand) -> int:
         performances.append((name, samples, scores))
     results = _results(config, prompts, performances)
     if distributed.is_main():
-        (work.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        durable.write_text(work.folder / "results.json", json.dumps(results, indent=1) + "\n")
     Console().print(results_table(results))
     return 0
 

@@ -6,10 +6,12 @@ import torch
 
 from instructrl.commands.settings import MergeCommand
 from instructrl.data.tokenizers import load_tokenizer
+from instructrl.durable import whole_folder
 from instructrl.model_names import is_adapter_folder, refuse_no_model
 from instructrl.models.adapter_folders import is_of_reward_model
 from instructrl.models.adapters import rounding_of_merged, whole
 from instructrl.models.backbone import hide_loading_bars
+from instructrl.models.folders import room_for
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 
@@ -30,8 +32,7 @@ def main(config: MergeCommand) -> int:
     assert role.base is not None
     dtype = role.base.dtype if config.dtype is None else getattr(torch, config.dtype)
     rounding = rounding_of_merged(role, dtype)
-    aside = out.with_name(f"writing-{out.name}")
-    whole(role, dtype).save(aside, tokenizer)
-    aside.replace(out)
+    with room_for(out), whole_folder(out) as aside:
+        whole(role, dtype).save(aside, tokenizer)
     print(f"{out}: {str(dtype).removeprefix('torch.')}, {rounding}")
     return 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from instructrl import durable
 from instructrl.data import hygiene, tables
 from instructrl.data.chat import template_of
 from instructrl.data.encoding import Encoder
@@ -179,7 +180,7 @@ def _written(
     splits: Splits, tokenizer: PreTrainedTokenizerBase, config: PrepareConfig, cleaning: _Cleaning
 ) -> PrepareReport:
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(out)
     files = {}
     for name, by_split in splits.items():
         for split, records in by_split.items():
@@ -196,6 +197,5 @@ def _written(
     )
     written = json.dumps({**asdict(report), "config": asdict(config)}, indent=2, ensure_ascii=False)
     for name, text in (("report.json", written + "\n"), ("report.md", report.markdown())):
-        (out / name).unlink(missing_ok=True)  # a link there is not followed
-        (out / name).write_text(text, encoding="utf-8")
+        durable.write_text(out / name, text)
     return report

@@ -7,14 +7,13 @@ line when it is reached; `check` reaches all of them.
 """
 
 import json
-import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
-from instructrl import progress
+from instructrl import durable, progress
 from instructrl.data import columns
 from instructrl.data.chat_rendering import ChatTemplateError
 from instructrl.data.messages import ColumnError
@@ -152,14 +151,11 @@ def write_jsonl(path: str | Path, records: Iterable[Prompt | Demonstration | Com
     left out. Of no records it makes an empty file, which the readers reject.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)  # a link there is not followed
     count = 0
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
+    with durable.whole_file(path) as file:
         for record in records:
-            file.write(json.dumps(_row(record), ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(f"{json.dumps(_row(record), ensure_ascii=False, allow_nan=False)}\n".encode())
             count += 1
-    os.replace(partial, path)
     return count
 
 

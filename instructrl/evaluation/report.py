@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from instructrl import durable
 from instructrl.evaluation import sections
 from instructrl.evaluation.figures import Plot, win_rate_plot
 from instructrl.evaluation.formatting import visible
@@ -46,7 +47,6 @@ def write_report(run_folder: Path | str) -> Path:
             f"{folder}: found results or metrics that no run writes ({found}), accepted are the files of a finished run"
         ) from error
     path = folder / "report.html"
-    path.unlink(missing_ok=True)  # in a folder from elsewhere a link may stand there: it is not followed
     return _written(path, html)
 
 
@@ -139,7 +139,7 @@ def _view_box(plot: Plot) -> tuple[int, int]:
 
 def _written(path: Path, text: str) -> Path:
     # A lone surrogate can stand in JSON but not in UTF-8.
-    path.write_bytes(text.encode("utf-8", errors="backslashreplace"))
+    durable.write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
     return path
 
 

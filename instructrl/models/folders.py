@@ -156,6 +156,15 @@ def _check_loaded(path: str | Path, network: PreTrainedModel, found: dict[str, A
         )
 
 
+@contextmanager
+def room_for(folder: Path) -> Iterator[None]:
+    """Inside, what the system says while weights are written is an OSError about the folder that they are for."""
+    try:
+        yield
+    except SafetensorError as error:  # its own for what the system says
+        raise OSError(f"{folder}: found {error}, accepted is a folder with room for a model") from error
+
+
 def write_network(network: PreTrainedModel, folder: str | Path) -> GenerationConfig | None:
     """Write weights and configuration. Returns the settings of generation, which are left to the caller.
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instructrl import distributed, progress
+from instructrl import distributed, durable, progress
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam, block_losses
 from instructrl.runs.steps import Workspace
@@ -59,5 +59,5 @@ def examine(
     }
     text = json.dumps(results, indent=1, allow_nan=False)
     if distributed.is_main():
-        (work.folder / "results.json").write_text(text + "\n", encoding="utf-8")
+        durable.write_text(work.folder / "results.json", text + "\n")
     return json.loads(text)  # as whoever reads the file has them

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any, get_args
 import torch
 import yaml
 
-from instructrl import distributed
+from instructrl import distributed, durable
 from instructrl.models.passes import settled
 from instructrl.models.settings import PassConfig, Precision
 from instructrl.runs.journal import STATE
 
 # Marks a folder as a run's.
 CONFIG_FILE = "config.yaml"
-_ASIDE = "config.yaml.writing"
+_ASIDE = durable.aside_of(Path(CONFIG_FILE)).name
 _held: dict[Path, int] = {}
 # The journal goes first: what it says is done has to be there. The settings are replaced at the end.
 _FOLDERS = (STATE, "models")
@@ -43,21 +42,16 @@ def open_folder(folder: Path, config: Any, *, fresh: bool = False) -> Path:
 
 def _open(folder: Path, config: Any, *, fresh: bool) -> None:
     _check(folder, config, fresh=fresh)
-    folder.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(folder)
     _hold(folder)
     if not fresh and (folder / CONFIG_FILE).exists():
+        durable.sync(folder)  # whoever wrote it may have been killed right before
         return
     for name in _FOLDERS:
-        if (folder / name).is_symlink():
-            (folder / name).unlink()
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
+        durable.remove(folder / name)
     for path in [*folder.glob("failed-*.json"), *(folder / name for name in _FILES)]:
         path.unlink(missing_ok=True)
-    aside = folder / _ASIDE
-    aside.unlink(missing_ok=True)  # a link there is not followed
-    aside.write_text(yaml.safe_dump(_kept(config), sort_keys=False), encoding="utf-8")
-    aside.replace(folder / CONFIG_FILE)
+    durable.write_text(folder / CONFIG_FILE, yaml.safe_dump(_kept(config), sort_keys=False))
 
 
 def _hold(folder: Path) -> None:

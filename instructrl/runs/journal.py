@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from instructrl import distributed, progress
-from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, fingerprint, json_digest, rounding, sync
+from instructrl import distributed, durable, progress
+from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, fingerprint, json_digest, rounding
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import CheckpointConfig
 
@@ -110,13 +110,9 @@ class Journal:
         return steps
 
     def _write(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        aside = self._folder / f"{_FILE}.writing"
         content = {"steps": self._steps, "sha256": json_digest(self._steps)}
-        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        sync(aside)
-        aside.replace(self._folder / _FILE)
-        sync(self._folder)
+        durable.make_folder(self._folder)
+        durable.write_text(self._folder / _FILE, json.dumps(content, indent=1) + "\n")
 
 
 def _digest(value: Any, advance: Callable[[], None]) -> str:

@@ -1,18 +1,17 @@
 """The steps that every run is made of. Each takes what it needs and returns what the next one needs."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from instructrl import distributed, progress
+from instructrl import distributed, durable, progress
 from instructrl.data.encoding import Encoder
 from instructrl.evaluation.contenders import Contender
+from instructrl.models.folders import room_for
 from instructrl.models.heap import give_back_large
 from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.roles import learner, on_shared_base
@@ -26,7 +25,7 @@ from instructrl.rollout.scoring import score_texts
 from instructrl.runs.chat_settings import ChatRecipe
 from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import ModelShape, Recipe
-from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, sync
+from instructrl.trainers.checkpoints import Checkpoint, Checkpoints
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.loop import Trainer
 from instructrl.trainers.ppo import PPOTrainer, RolloutObserver
@@ -87,22 +86,12 @@ class Workspace:
         return self.model(name)
 
     def _write(self, model: Policy | RewardModel, name: str) -> None:
-        final = self.model(name)
-        aside = final.with_name(f"writing-{name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
+        # One that is there is of a step that is done over.
+        with room_for(self.model(name)), durable.whole_folder(self.model(name)) as aside:
             if isinstance(model, Policy):
                 model.save(aside, self.encoder.tokenizer, self.encoder.ends)
             else:
                 model.save(aside, self.encoder.tokenizer)
-        except SafetensorError as error:  # its own for what the system says
-            shutil.rmtree(aside, ignore_errors=True)
-            raise OSError(f"{final}: found {error}, accepted is a folder with room for a model") from error
-        for path in (*aside.iterdir(), aside):
-            sync(path)
-        shutil.rmtree(final, ignore_errors=True)  # of a step that is done over
-        aside.rename(final)
-        sync(final.parent)
 
     def sampling(self, step: str, temperature: float = 1.0) -> Sampling:
         return Sampling(

@@ -9,7 +9,6 @@ A checkpoint is written aside, flushed to the disk and renamed:
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from instructrl import distributed, progress, threads
+from instructrl import distributed, durable, progress, threads
 from instructrl.models.base import content_of
 from instructrl.trainers.settings import CheckpointConfig
 from instructrl.trainers.state_files import STRUCTURE, TENSORS, read_state, state_bytes, write_state
@@ -65,16 +64,15 @@ class Checkpoints:
         """
         aside, final = self.folder / f"writing-{step:08d}", self._free(step)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self.folder)
             for left in self.folder.glob("writing-*"):  # by a kill, at whatever step
-                _remove(left)
+                durable.remove(left)
             self._require_space(state_bytes(state))
             aside.mkdir()
             facts = {"step": step, "metrics_bytes": metrics_bytes, "inputs": inputs, "given": self._given}
             facts["rounding"] = rounding()
             size = _write(aside, state, facts)
-            aside.rename(final)
-            sync(self.folder)
+            durable.rename(aside, final)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
             left = ", ".join(path.name for path in self._folders()) or "none"
@@ -86,7 +84,7 @@ class Checkpoints:
         there = self._folders()
         behind = [folder for folder in there if folder.name > final.name]  # damaged: the run went on from before them
         for old in [*behind, *[folder for folder in there if folder not in behind][self._config.keep :]]:
-            _remove(old)
+            durable.remove(old)
         self._saved_at = time.monotonic()
         return size
 
@@ -184,13 +182,11 @@ def _write(folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         raise OSError(errno.EIO, str(error)) from error
     files = {}
     for name in (TENSORS, STRUCTURE):
-        sync(folder / name)
         files[name] = {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)}
     manifest = {"format": _FORMAT, **facts, "files": files}
     text = json.dumps({"manifest": manifest, "sha256": json_digest(manifest)}, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    sync(folder / MANIFEST)
-    sync(folder)
+    durable.sync_all(folder)
     return sum(file["bytes"] for file in files.values())
 
 
@@ -227,23 +223,6 @@ def _read(folder: Path) -> Checkpoint:
         rounding=manifest["rounding"],
         state=read_state(folder),
     )
-
-
-def _remove(path: Path) -> None:
-    """A checkpoint, or what stands in its place; a link is removed and not followed."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _digest(path: Path) -> str:

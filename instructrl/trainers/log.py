@@ -11,10 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from instructrl import distributed, progress
+from instructrl import distributed, durable, progress
 from instructrl.profiling import PHASES, Profile
 from instructrl.progress import Line
-from instructrl.trainers.checkpoints import sync
 
 
 class Phase:
@@ -55,10 +54,12 @@ class RunLog:
         self._writes = folder is not None and distributed.is_main()
         self._warned: set[str] = set()
         if folder is not None and self._writes:
-            folder.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(folder)
             for name in ("metrics.jsonl", "profile.jsonl"):
                 with (folder / name).open("a" if continued else "w", encoding="utf-8"):
                     pass
+            durable.sync(folder)
+            _mend(folder / "profile.jsonl")
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         """One row of `metrics.jsonl`. Raises RuntimeError for a number that is not finite."""
@@ -72,7 +73,7 @@ class RunLog:
         if self._folder is None or not self._writes:
             return 0
         path = self._folder / "metrics.jsonl"
-        sync(path)
+        durable.sync(path)
         return path.stat().st_size
 
     def require(self, metrics_bytes: int) -> None:
@@ -96,7 +97,7 @@ class RunLog:
             return None
         path = self._folder / name
         if self._writes:
-            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            durable.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path
 
     def say(self, text: str) -> None:
@@ -152,6 +153,22 @@ class RunLog:
                     file.write(json.dumps(row) + "\n")
             except OSError as error:
                 raise OSError(f"{path}: found {error.strerror}, accepted is a file that can be written to") from error
+
+
+def _mend(path: Path) -> None:
+    """Take rows away that are none. Nothing waits for these rows to be on the disk: a loss of power may leave half of
+    one, or zeros."""
+    content = path.read_bytes()
+    rows = b"".join(line for line in content.splitlines(keepends=True) if _is_row(line))
+    if rows != content:
+        durable.write_bytes(path, rows)
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _largest(profile: Profile) -> list[str]:

@@ -16,7 +16,7 @@ import torture
 from tiny import tiny_encoder, tiny_policy
 from tiny_runs import MINIATURE
 
-from instructrl import cli
+from instructrl import cli, durable
 from instructrl.runs import steps
 from instructrl.runs.folder import open_folder
 from instructrl.runs.journal import Journal
@@ -251,7 +251,7 @@ def test_a_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(steps, "sync", fail)
+    monkeypatch.setattr(durable, "sync", fail)
     with pytest.raises(OSError, match="No space left"):
         work.save(tiny_policy(encoder, 2), "x")
     assert {name: content for name, content in files(tmp_path / "models").items() if name.startswith("x/")} == before

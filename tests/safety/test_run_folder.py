@@ -271,7 +271,7 @@ def test_preparing_data_follows_no_link(call, good, outside, tmp_path, target):
     out = tmp_path / "out"
     out.mkdir()
     written = {name for name in PREPARED if name.startswith("prompts")} | {"report.json", "report.md"}
-    for name in {*written, *(f"{name}.partial" for name in written)}:
+    for name in {*written, *(f"{name}.writing" for name in written)}:
         (out / name).symlink_to(outside / target)
     before = everything(outside)
     write_named(tmp_path / "data", tmp_path)

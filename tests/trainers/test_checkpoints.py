@@ -97,7 +97,7 @@ def test_a_step_that_is_saved_again_does_not_touch_what_was_saved(saved, monkeyp
     def fail(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match=r"intact before it: step-00000002, step-00000001"):
         store(saved).save({"x": torch.ones(1)}, step=2, **FACTS)
     monkeypatch.undo()
@@ -314,9 +314,9 @@ def test_a_disk_that_fails_leaves_the_earlier_checkpoint(saved, monkeypatch, whe
     elif where == "write":
         monkeypatch.setattr(module, "write_state", fail)
     elif where == "rename":
-        monkeypatch.setattr(Path, "rename", fail)
+        monkeypatch.setattr(Path, "replace", fail)
     else:
-        monkeypatch.setattr(module, "sync", fail)
+        monkeypatch.setattr(module.durable, "sync", fail)
     with pytest.raises(OSError, match=r"step-00000003: found .*; intact before it: step-00000002, step-00000001"):
         store(saved).save({"x": torch.ones(4)}, step=3, **FACTS)
     monkeypatch.undo()
