@@ -57,9 +57,9 @@ PRESETS: dict[str, Preset] = {
         lam=0.95,
         groups=GroupSettings(epsilon=1e-4),
         beyond=(
-            "PPO up to TRL 1.12, advantages of groups from its GRPO",
-            "the value loss counts the position behind the last token too",
-            "whitening by process",
+            "PPO as up to TRL 1.12, group advantages as in its GRPO",
+            "the value loss also counts the position after the last token",
+            "each process whitens by itself",
         ),
     ),
     "openrlhf": Preset(
@@ -69,7 +69,7 @@ PRESETS: dict[str, Preset] = {
         lam=1.0,
         whitening=WhitenSettings(ddof=0, epsilon_at="clamp"),
         groups=GroupSettings(epsilon=1e-9),
-        beyond=("positions that are masked keep a whitened number",),
+        beyond=("masked positions keep a whitened value",),
     ),
     "verl": Preset(
         losses=PPOSettings(
@@ -82,8 +82,8 @@ PRESETS: dict[str, Preset] = {
         lam=1.0,
         groups=GroupSettings(epsilon=1e-6),
         beyond=(
-            "no KL by default; 0.001 where it is switched on, k1 in the rewards or k3 in the loss",
-            "positions that are masked keep a whitened number",
+            "no KL by default; if switched on 0.001, as k1 in the rewards or as k3 in the loss",
+            "masked positions keep a whitened value",
             "a group of one keeps its score",
         ),
     ),
@@ -99,8 +99,8 @@ PRESETS: dict[str, Preset] = {
         lam=0.95,
         groups=GroupSettings(baseline="leave_one_out", epsilon=1e-6),
         beyond=(
-            "the configuration of its PPO; its loss alone clips the ratio at 0.2, and values not at all",
-            "the deviation of a group leaves out the response itself",
+            "the configuration of its PPO; used by itself, its loss clips the ratio at 0.2, and values not at all",
+            "the deviation of a group is that of the other responses",
         ),
     ),
     "torchtune": Preset(
@@ -110,8 +110,8 @@ PRESETS: dict[str, Preset] = {
         lam=0.95,
         whitening=WhitenSettings(center=False),
         beyond=(
-            "the configurations of its recipes; its loss alone clips the ratio at 0.1",
-            "the value loss counts the position behind the last token too",
+            "the configurations of its recipes; used by itself, its loss clips the ratio at 0.1",
+            "the value loss also counts the position after the last token",
         ),
     ),
     "liger": Preset(
@@ -130,7 +130,7 @@ PRESETS: dict[str, Preset] = {
         whitening=WhitenSettings(epsilon=1e-5, epsilon_at="deviation"),
         whitens=False,
         groups=GroupSettings(epsilon=1e-5),
-        beyond=("rows that fill the width are bootstrapped with the value of their last token (`Ends.bootstrap`)",),
+        beyond=("rows as long as the batch are bootstrapped with the value of their last token (`Ends.bootstrap`)",),
     ),
     "slime": Preset(
         # Its value loss has no factor of a half.
@@ -140,7 +140,7 @@ PRESETS: dict[str, Preset] = {
         lam=1.0,
         whitens=False,
         groups=GroupSettings(epsilon=1e-6),
-        beyond=("masked positions are steps with values and KL of their own",),
+        beyond=("masked positions count as steps, with their values and KL",),
     ),
     "deepspeed_chat": Preset(
         losses=_losses(cliprange_value=0.2),
@@ -149,7 +149,7 @@ PRESETS: dict[str, Preset] = {
         lam=0.95,
         whitening=None,
         whitens=False,
-        beyond=("the position behind the last token has a KL of its own, and no value loss",),
+        beyond=("the position after the last token has a KL, and no value loss",),
     ),
 }
 """By name of the trainer; "instructgpt" is this library's own default."""

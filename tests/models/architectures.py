@@ -120,28 +120,33 @@ def rows_of_the_page() -> dict[str, str]:
 
 _PAGE = """# Architectures
 
-What happens to a language model of each family that transformers {version} has, {made} of {known}. Nothing in the code
-knows a family by its name: when a network is loaded, a shrunken random copy of it (the same class and kinds of layers,
-limits of windows, chunks and rotary embeddings of about 8) goes through every path that will be used, beside its own
-plain pass over single sequences, in float64. What is found is kept in `~/.cache/instructrl`, for each configuration and
-version of transformers. A path that differs is not taken; where none is left, or where the mathematics here would be
-another than the model's, the model is refused in one line before anything is written. This page is that check, run over
-each family's default configuration; settings of a model may change its outcome, and the check is of the settings
-that it has. {accepted} are accepted, {shared} with shared prompts.
+Which of transformers' model families can be trained here, and how. transformers {version} has {known} families of language models; {made}
+were tried, {accepted} are accepted, {shared} of these with shared prompts.
 
-- *shared prompts*: the reward model reads each prompt once for all of its completions. Else one sequence a completion.
-- *batches*: how rows of different lengths stand beside each other. `padded on the right` is for positions that a
-  network counts by columns.
-- *sampling*: from a cache, from a cache for each length of prompt, or with every token read anew at each step (right,
-  and slow: the cache of these networks loses something).
-- *scalar head*: whether it can be a reward model and a value function. Where transformers has no class for it,
-  `instructrl.models.scalar_heads` makes one of transformers' own generic head.
+Nothing in the code knows a family by its name. When a network is loaded, a small random copy of it is made: the same
+class and kinds of layers, but with windows, chunks and rotary embeddings limited to about 8 positions. Every way in
+which the network will be run is tried with this copy in float64, and compared with a plain pass over single sequences.
+A way that gives other results is not used. If none is left, or if the mathematics here would not be that of the model,
+the model is refused in one line before anything is written. The result is kept in `~/.cache/instructrl` for each
+configuration and version of transformers.
 
-- *logits*: what is made of the projection of a state: a scale, or a soft cap (a `tanh`), found by looking. The ops
-  compute them, in training as in sampling.
+This page is that check on each family's default configuration. Another configuration can give another outcome; what is
+checked when you load a model is its own.
 
-Refused is what is recurrent, what is not causal, what is a decoder beside an encoder, and what makes its logits in
-another way.
+- *shared prompts*: the reward model reads each prompt once for all of its completions. Otherwise it reads one sequence
+  for each completion.
+- *batches*: how rows of different lengths are put into one batch. `padded on the right` is for networks that take the
+  position of a token from its column.
+- *sampling*: `cached`, from a cache; `cached by length`, from one cache for each length of prompt; `read anew`, without
+  a cache, because the cache of these networks loses something: every step reads all tokens again, which is right but
+  slow.
+- *scalar head*: whether the family can be a reward model and a value function. Where transformers has no class for it,
+  `instructrl.models.scalar_heads` makes one from transformers' generic head.
+- *logits*: a scale or a soft cap (a `tanh`) that the model applies to the projection of its hidden states. It is found
+  by trying, and the ops compute it in training as in sampling.
+
+Refused are models with a recurrent state, models whose states depend on later tokens, decoders that need an encoder,
+and models that make their logits in another way.
 
 | family | language model | outcome | batches | sampling | scalar head | logits |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -149,14 +154,14 @@ another way.
 
 ## Not tried
 
-Families whose default configuration makes no language model of text that runs in transformers {version}.
+Families whose default configuration does not make a language model of text that runs in transformers {version}.
 
 | family | why |
 | --- | --- |
 {left_out}
 
-`python tests/models/architectures.py` writes this page; `tests/models/test_architectures.py` holds every line of it to
-what is found.
+`python tests/models/architectures.py` writes this page; `tests/models/test_architectures.py` compares every line of it
+with what is found.
 """
 
 if __name__ == "__main__":

@@ -56,4 +56,4 @@ def notes() -> str:
 if __name__ == "__main__":
     before, _, rest = PAGE.read_text().partition(_START)
     after = rest.partition(_END)[2]
-    PAGE.write_text(f"{before}{_START}\n{table()}\n\nWhat no setting says:\n\n{notes()}\n{_END}{after}")
+    PAGE.write_text(f"{before}{_START}\n{table()}\n\nWhat no setting expresses:\n\n{notes()}\n{_END}{after}")
