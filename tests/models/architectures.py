@@ -120,8 +120,8 @@ def rows_of_the_page() -> dict[str, str]:
 
 _PAGE = """# Architectures
 
-Which of transformers' model families can be trained here, and how. transformers {version} has {known} families of language models; {made}
-were tried, {accepted} are accepted, {shared} of these with shared prompts.
+Which of transformers' model families can be trained here, and how. transformers {version} has {known} families of
+language models; {made} were tried, {accepted} are accepted, {shared} of these with shared prompts.
 
 Nothing in the code knows a family by its name. When a network is loaded, a small random copy of it is made: the same
 class and kinds of layers, but with windows, chunks and rotary embeddings limited to about 8 positions. Every way in

@@ -2,6 +2,8 @@
 
 import re
 
+import re
+
 import pytest
 import transformers
 from architectures import FAMILIES, NOT_MADE, PAGE, page, row, rows_of_the_page
