@@ -2,8 +2,6 @@
 
 import re
 
-import re
-
 import pytest
 import transformers
 from architectures import FAMILIES, NOT_MADE, PAGE, page, row, rows_of_the_page
