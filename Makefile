@@ -24,23 +24,23 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist wo
 .PHONY: help demo chat test quick smoke torture lint headers bench hosts hosts-test hosts-newest ahead-of-time gpu wheel wheel-check hub-check clean
 
 help:
-	@echo "make demo           the miniature experiment, from nothing to a report: about ten minutes on two cores"
-	@echo "make chat           a chat model that exists, from the package registry, aligned on the data sets of DATA"
+	@echo "make demo           the paper in miniature, from nothing to a report: about ten minutes on two cores"
+	@echo "make chat           a small chat model from the package registry, aligned on the data sets in DATA"
 	@echo "make test           all tests, on all cores"
-	@echo "make quick          the tests that are not slow: for whoever changes one thing"
+	@echo "make quick          the tests that are not slow, for working on one thing"
 	@echo "make smoke          the miniature cut down to two minutes"
 	@echo "make lint           ruff and pyright"
 	@echo "make headers        csrc/ compiled against the headers of the oldest torch that is promised"
 	@echo "make torture        a run that is killed sixty times, beside one that is not"
-	@echo "make bench          the ops beside PyTorch and installed peers, into benchmarks/results/<machine>"
+	@echo "make bench          the ops beside PyTorch and other installed libraries, into benchmarks/results/<machine>"
 	@echo "make hosts          other people's trainers with and without the adapters, each in an environment that is made"
-	@echo "make hosts-test     the adapters' tests, each in an environment with TRL or torchtune; TRL's PPO of old beside its records"
-	@echo "make hosts-newest   what moved in the newest release of each host"
+	@echo "make hosts-test     the adapters' tests, in environments with TRL or torchtune; old versions of TRL's PPO beside their records"
+	@echo "make hosts-newest   what has changed in the newest release of each host"
 	@echo "make ahead-of-time  what the CUDA and Triton kernels compile to; needs nvcc, no GPU"
-	@echo "make wheel          a wheel that needs no compiler, and an sdist, into dist/"
-	@echo "make wheel-check    installs them in fresh environments without a compiler, beside each torch of RUNS"
+	@echo "make wheel          a wheel that needs no compiler, and a source distribution, into dist/"
+	@echo "make wheel-check    installs both in fresh environments without a compiler, beside each torch of RUNS"
 	@echo "make hub-check      the ops as a Hugging Face kernels package: written, built for the CPU, used"
-	@echo "make gpu            on a machine with an NVIDIA GPU, in ten minutes: build, targets beside peers, tests, sanitizers"
+	@echo "make gpu            on a machine with an NVIDIA GPU, in ten minutes: build, speed beside other libraries, tests, sanitizers"
 
 # What the build needs comes first, so that the package can be built against the torch that it will run with.
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)

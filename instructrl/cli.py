@@ -19,16 +19,16 @@ COMMANDS = {
     "ppo": ("step 3: PPO or PPO-ptx against a reward model", "instructrl.commands.ppo"),
     "eval": ("compare models on prompts, judged by a reward model", "instructrl.commands.eval"),
     "generate": (
-        "what a model answers: prompts as options, from a file, or typed",
+        "let a model answer prompts: given as options, in a file, or typed",
         "instructrl.commands.generate",
     ),
-    "merge": ("make whole weights of an adapter and its base", "instructrl.commands.merge"),
+    "merge": ("merge an adapter and its base into whole weights", "instructrl.commands.merge"),
     "report": ("write report.html for a run or a single step", "instructrl.commands.report"),
     "data": (
-        "prepare data as the paper does: duplicates, caps, splits by user, personal data",
+        "clean and split data as the paper does, or check a file",
         "instructrl.commands.data",
     ),
-    "doctor": ("which kernels can be used here, and why not", "instructrl.commands.doctor"),
+    "doctor": ("show which kernels can be used on this machine, and why not the others", "instructrl.commands.doctor"),
 }
 
 
@@ -146,12 +146,13 @@ def _help() -> str:
         [
             "usage: instructrl COMMAND [OPTIONS]",
             "",
-            "Instruction following from human feedback: SFT, reward models over K-wise comparisons, PPO and PPO-ptx.",
+            "Train language models with human feedback: SFT, reward models from ranked answers, PPO and PPO-ptx.",
             "",
             *lines,
             "",
-            "`instructrl COMMAND --help` explains a command; `instructrl run miniature` shows all of them at work.",
-            "Any option can come from a YAML file: --config FILE. --debug shows the traceback of an error.",
+            "`instructrl COMMAND --help` lists the options of a command. `instructrl run miniature` does all steps on",
+            "generated data.",
+            "Options can also be in a YAML file: --config FILE. --debug shows the traceback of an error.",
         ]
     )
 

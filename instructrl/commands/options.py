@@ -57,7 +57,7 @@ def _print_help(default: Any, program: str, description: str) -> NoReturn:
         default=tyro.MISSING_NONPROP if isinstance(default, type) else default,
         args=["--help"],
         prog=program,
-        description=f"{description}\n\nA YAML file with any of the options: --config FILE.",
+        description=f"{description}\n\nOptions can also be in a YAML file: --config FILE.",
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     )
     raise AssertionError("tyro exits after the help")

@@ -33,17 +33,18 @@ _RUN_USAGE = """usage: instructrl run NAME [--out FOLDER] [--dry-run] [--fresh] 
        instructrl run --list
 
 All steps of a named run. `instructrl run NAME --help` lists its options, each of which can also be set in a YAML file.
---dry-run prints the plan, the sizes and the steps, and does nothing. --out: where models, metrics, results.json and
-report.html go (default: runs/NAME-SEED). The same command continues a run that was stopped; --fresh
-starts over."""
+--dry-run prints the plan (sizes and steps) and does nothing. --out is the folder for models, metrics, results.json and
+report.html (default: runs/NAME-SEED). The same command continues a run that was stopped; --fresh starts over."""
 
 _DATA_USAGE = """usage: instructrl data prepare [OPTIONS]
        instructrl data check {demonstrations,comparisons,prompts,corpus} FILE [--model MODEL]
 
-prepare: duplicates by long common prefix, cap per user, split by user, personal data out of the training split, length
-limits; writes the splits and a report of counts and lengths. check: reads every row, names those that are wrong, and
-counts the preferences between equal texts; with a model, every row is rendered, and the first is shown as the model
-reads it."""
+prepare cleans data as the paper does: it keeps one of the prompts with a long common prefix, limits the prompts of each
+user, splits by user, removes personal data from the training split, and leaves out what is too long. It writes the
+splits and a report of counts and lengths.
+
+check reads every row of a file, names those that are wrong, and counts preferences between equal texts. With a model,
+it renders every row with the model's chat template, and shows the first as the model reads it."""
 
 
 def _step(config: type, name: str, description: str) -> Callable[[Sequence[str]], Any]:
@@ -74,7 +75,7 @@ def _run(words: Sequence[str]) -> RunCommand | None:
         named.config,
         rest,
         program=f"instructrl run {name}",
-        description=f"{named.description.capitalize()}. Beside these: --out FOLDER, --dry-run, --fresh.",
+        description=f"{named.description.capitalize()}. Also: --out FOLDER, --dry-run, --fresh.",
     )
     if not chosen.dry_run:
         named.check(config)
@@ -95,15 +96,22 @@ def _data(words: Sequence[str]) -> PrepareConfig | CheckCommand | None:
         return None
     if words[0] == "prepare":
         return options.parse(
-            PrepareConfig, words[1:], program="instructrl data prepare", description="The paper's data hygiene."
+            PrepareConfig,
+            words[1:],
+            program="instructrl data prepare",
+            description="Clean and split data as the paper does.",
         )
     if words[0] == "check":
-        parser = options.Parser(prog="instructrl data check", description="Read every row of a file.")
+        parser = options.Parser(
+            prog="instructrl data check", description="Read every row of a file, and name those that are wrong."
+        )
         parser.add_argument("kind", choices=get_args(get_type_hints(CheckCommand)["kind"]))
         parser.add_argument("file")
-        parser.add_argument("--model", help="a transformers folder or name: render every row, show the first")
+        parser.add_argument(
+            "--model", help="a transformers folder or name: render every row with its template, show the first"
+        )
         parser.add_argument("--chat-template", default="auto", help="auto, none, or a Jinja file")
-        parser.add_argument("--chat-date", default=DATE, help="the day that it is for a template that asks")
+        parser.add_argument("--chat-date", default=DATE, help="today's date, for a template that asks for it")
         parser.add_argument("--turns", choices=get_args(Turns), default="all", help="which turns SFT learns")
         return CheckCommand(**vars(parser.parse_args(words[1:])))
     raise ValueError(f"data: found {words[0]!r}, accepted are prepare and check")
@@ -123,10 +131,12 @@ def _report(words: Sequence[str]) -> ReportCommand:
 def _doctor(words: Sequence[str]) -> DoctorCommand:
     parser = options.Parser(
         prog="instructrl doctor",
-        description="Versions; every op and backend: usable here or not, and why not; how each was built; a self-test "
-        "of each.",
+        description="Show versions; which backends each op can use on this machine, and why not the others; how each "
+        "was built; and a self-test of each.",
     )
-    parser.add_argument("--host", choices=HOSTS, default="", help="what its adapter can replace here, and nothing else")
+    parser.add_argument(
+        "--host", choices=HOSTS, default="", help="only show what the adapter of this trainer would replace here"
+    )
     return DoctorCommand(host=parser.parse_args(words).host)
 
 
@@ -134,10 +144,14 @@ READERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "run": _run,
     "sft": _step(SFTCommand, "sft", "Step 1: supervised fine-tuning."),
     "rm": _step(RewardModelCommand, "rm", "Step 2: the reward model."),
-    "ppo": _step(PPOCommand, "ppo", "Step 3: proximal policy optimisation."),
-    "eval": _step(EvalCommand, "eval", "Compare models on prompts."),
-    "generate": _step(GenerateCommand, "generate", "Sample responses of a model."),
-    "merge": _step(MergeCommand, "merge", "Whole weights of an adapter and its base."),
+    "ppo": _step(PPOCommand, "ppo", "Step 3: PPO against a reward model; PPO-ptx if ppo.ptx_coef is positive."),
+    "eval": _step(EvalCommand, "eval", "Win rates of models against a baseline, judged by a reward model."),
+    "generate": _step(
+        GenerateCommand,
+        "generate",
+        "Sample responses of a model. Without --prompts and --data, each line of the standard input is a prompt.",
+    ),
+    "merge": _step(MergeCommand, "merge", "Merge an adapter and its base into whole weights."),
     "report": _report,
     "data": _data,
     "doctor": _doctor,

@@ -22,28 +22,28 @@ class SFTCommand:
     data: str
     # folder for models and metrics
     out: str
-    # demonstrations for the validation loss; without them a tenth of the prompts in data is held out, by "none" nothing
+    # demonstrations for the validation loss; by default a tenth of the prompts in data is held out, with "none" nothing
     validation: str | None = None
-    # plain text, where sft.pretraining_fraction asks for it
+    # plain text, needed if sft.pretraining_fraction is positive
     corpus: str | None = None
-    # start over where `out` holds an earlier run; without it the same command goes on where it was left
+    # start over if `out` holds an earlier run; by default the same command goes on where it was
     fresh: bool = False
-    # of everything random
+    # seed of all random numbers
     seed: int = 0
     # length of a block of plain text
     block_tokens: int = 2048
-    # rows whose prompt is longer than the limit: left out and counted, or refused
+    # rows whose prompt is longer than the limit: leave them out and count them, or refuse them
     long_prompts: LongPrompts = "drop"
-    # renders prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is saved
-    # with the model
+    # template for prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is
+    # saved with the model
     chat_template: str = "auto"
-    # the day that it is for a template that asks
+    # today's date, for a template that asks for it
     chat_date: str = DATE
-    # of prompts and responses, in tokens
+    # length limits of prompts and responses, in tokens
     limits: Limits = Limits()
-    # what trains: an adapter on a base that all models share, or all weights
+    # what is trained: an adapter on a base that all models share, or all weights
     adapter: AdapterConfig = AdapterConfig()
-    # of the training
+    # the training
     sft: SFTConfig = SFTConfig()
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -53,32 +53,32 @@ class SFTCommand:
 class RewardModelCommand:
     """Train a reward model on all pairs of K-wise comparisons, then set its bias on demonstrations."""
 
-    # what it starts from, usually the last SFT epoch: a transformers folder or name
+    # the model to start from, usually the last SFT epoch: a transformers folder or name
     model: str
     # comparisons: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
     data: str
     # folder for the model and metrics
     out: str
-    # demonstrations, which are to score 0 on average; without them the bias stays 0
+    # demonstrations, whose mean score the bias makes 0; without them the bias stays 0
     demonstrations: str | None = None
-    # comparisons to measure the accuracy on; without them a tenth of the prompts in data is held out, by "none" nothing
+    # comparisons to measure the accuracy on; by default a tenth of the prompts in data is held out, with "none" nothing
     validation: str | None = None
-    # start over where `out` holds an earlier run; without it the same command goes on where it was left
+    # start over if `out` holds an earlier run; by default the same command goes on where it was
     fresh: bool = False
-    # of everything random
+    # seed of all random numbers
     seed: int = 0
-    # rows whose prompt is longer than the limit: left out and counted, or refused
+    # rows whose prompt is longer than the limit: leave them out and count them, or refuse them
     long_prompts: LongPrompts = "drop"
-    # renders prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is saved
-    # with the model
+    # template for prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is
+    # saved with the model
     chat_template: str = "auto"
-    # the day that it is for a template that asks
+    # today's date, for a template that asks for it
     chat_date: str = DATE
-    # of prompts and responses, in tokens
+    # length limits of prompts and responses, in tokens
     limits: Limits = Limits()
-    # what trains: an adapter on a base that all models share, or all weights
+    # what is trained: an adapter on a base that all models share, or all weights
     adapter: AdapterConfig = AdapterConfig()
-    # of the training
+    # the training
     reward_model: RewardModelConfig = RewardModelConfig()
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -88,7 +88,7 @@ class RewardModelCommand:
 class PPOCommand:
     """PPO against a reward model; PPO-ptx where ppo.ptx_coef is positive."""
 
-    # the policy it starts from, also the reference of the KL: a transformers folder or name
+    # the policy to start from, which is also the reference of the KL: a transformers folder or name
     model: str
     # a folder that `instructrl rm` wrote, with the same tokenizer
     reward_model: str
@@ -98,26 +98,26 @@ class PPOCommand:
     out: str
     # plain text for the pretraining mix
     corpus: str | None = None
-    # start over where `out` holds an earlier run; without it the same command goes on where it was left
+    # start over if `out` holds an earlier run; by default the same command goes on where it was
     fresh: bool = False
-    # of everything random
+    # seed of all random numbers
     seed: int = 0
-    # samples the responses; vllm has random numbers of its own: other tokens, and not the same ones in every run
+    # what samples the responses; vllm has its own random numbers: other tokens than builtin, and other ones in each run
     engine: EngineName = "builtin"
     # length of a block of plain text
     block_tokens: int = 2048
-    # rows whose prompt is longer than the limit: left out and counted, or refused
+    # rows whose prompt is longer than the limit: leave them out and count them, or refuse them
     long_prompts: LongPrompts = "drop"
-    # renders prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is saved
-    # with the model
+    # template for prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is
+    # saved with the model
     chat_template: str = "auto"
-    # the day that it is for a template that asks
+    # today's date, for a template that asks for it
     chat_date: str = DATE
-    # of prompts and responses, in tokens
+    # length limits of prompts and responses, in tokens
     limits: Limits = Limits()
-    # what trains: an adapter on a base that all models share, or all weights
+    # what is trained: an adapter on a base that all models share, or all weights
     adapter: AdapterConfig = AdapterConfig()
-    # of the training
+    # the training
     ppo: PPOConfig = PPOConfig()
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -131,27 +131,27 @@ class EvalCommand:
     baseline: str
     # models to compare with it: folders or names with the same tokenizer
     models: tuple[str, ...]
-    # the judge: a folder that `instructrl rm` wrote, better not the one that a model was trained against
+    # the judge: a folder that `instructrl rm` wrote, preferably not one that a model was trained against
     reward_model: str
     # prompts: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
     data: str
     # folder for results.json, which holds the responses too; `instructrl report` makes a page of it
     out: str
-    # start over where `out` holds an earlier run
+    # start over if `out` holds an earlier run
     fresh: bool = False
-    # of everything sampled
+    # seed of the sampling
     seed: int = 0
-    # of the sampled responses; 0 takes the likeliest token
+    # temperature of the sampling; 0 takes the likeliest token
     temperature: float = 1.0
     # which tokens are sampled from, and where a response stops
     sampling: Truncation = Truncation()
-    # rows whose prompt is longer than the limit: left out and counted, or refused
+    # rows whose prompt is longer than the limit: leave them out and count them, or refuse them
     long_prompts: LongPrompts = "drop"
-    # renders prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file
+    # template for prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file
     chat_template: str = "auto"
-    # the day that it is for a template that asks
+    # today's date, for a template that asks for it
     chat_date: str = DATE
-    # of prompts and responses, in tokens
+    # length limits of prompts and responses, in tokens
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -169,22 +169,22 @@ class GenerateCommand:
     model: str
     # texts to answer
     prompts: tuple[str, ...] = ()
-    # a file of prompts in place of them: .jsonl, .jsonl.gz or .parquet, or hub:NAME
+    # or a file of prompts: .jsonl, .jsonl.gz or .parquet, or hub:NAME
     data: str | None = None
-    # auto: with the tokenizer's chat template, a text is one message of a user; none: a text is the prompt as it is; or
-    # a Jinja file in place of the tokenizer's
+    # auto: a text becomes a user message in the tokenizer's chat template, if it has one; none: a text is the prompt as
+    # it is; or a Jinja file in place of the tokenizer's
     chat_template: str = "auto"
-    # the day that it is for a template that asks
+    # today's date, for a template that asks for it
     chat_date: str = DATE
     # responses to each prompt
     samples: int = 1
-    # of the sampling
+    # seed of the sampling
     seed: int = 0
-    # divides the logits; 0 takes the likeliest token
+    # temperature of the sampling; 0 takes the likeliest token
     temperature: float = 1.0
     # which tokens are sampled from, and where a response stops
     sampling: Truncation = Truncation()
-    # where a response is cut; None is 256, or half of the model's positions where they are fewer than twice as many
+    # where a response is cut; None is 256, or half of the model's positions if they are fewer than 512
     max_response_tokens: int | None = None
 
     def __post_init__(self) -> None:
@@ -198,11 +198,11 @@ class GenerateCommand:
 class MergeCommand:
     """Make whole weights of an adapter and its base."""
 
-    # the folder of an adapter, of a policy or of a reward model
+    # the folder of an adapter of a policy or a reward model
     model: str
-    # a new folder, for a transformers folder
+    # a new folder for the merged model
     out: str
-    # of the weights; None is that of the base that the adapter was trained on
+    # dtype of the merged weights; None is that of the base that the adapter was trained on
     dtype: Literal["float32", "bfloat16"] | None = None
 
 

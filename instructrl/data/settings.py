@@ -18,7 +18,7 @@ DATE = "2025-01-01"
 class Limits:
     """Length limits in tokens (paper, C: prompts above 1k are filtered out, responses are limited to 1k)."""
 
-    # rows with a longer prompt are left out, or refused (long_prompts)
+    # rows with a longer prompt are left out or refused (long_prompts)
     max_prompt_tokens: int = 1024
     # a longer response is cut and then has no end-of-text token
     max_response_tokens: int = 1024
@@ -36,19 +36,19 @@ class Limits:
 class PrepareConfig:
     """What to prepare and how. The defaults are the paper's where it gives a number."""
 
-    # folder for the result; made if missing, an earlier preparation of the same sets is replaced
+    # folder for the result; made if missing; an earlier preparation of the same sets is replaced
     out: str
-    # counts tokens: a model's name or folder, or a folder with encoder.json and vocab.bpe
+    # tokenizer that counts tokens: a model's name or folder, or a folder with encoder.json and vocab.bpe
     tokenizer: str
-    # sources for SFT, in any layout that the readers take
+    # files for SFT (docs/formats.md), or hub:NAME
     demonstrations: tuple[str, ...] = ()
-    # sources for the reward model
+    # files for the reward model
     comparisons: tuple[str, ...] = ()
-    # sources for PPO
+    # files for PPO
     prompts: tuple[str, ...] = ()
-    # "user" or "source": what is capped and split by; put organisations there to split by them
+    # the column by which prompts are capped and split: "user" or "source" (such as the organisation)
     group_by: str = "user"
-    # two prompts with this many first characters in common are one (the paper gives no number)
+    # of prompts with this many first characters in common, one is kept (the paper gives no number)
     min_prefix_chars: int = 200
     # prompts that one user may have in each set
     cap_per_user: int = 200
@@ -56,19 +56,20 @@ class PrepareConfig:
     valid_fraction: float = 0.1
     # share of the users in the test split
     test_fraction: float = 0.1
-    # of the split
+    # seed of the split
     seed: int = 0
-    # False leaves personal data in the training split
+    # remove personal data from the training split
     personal_data: bool = True
-    # countries whose national phone numbers are found, ISO 3166
+    # countries (ISO 3166) whose national phone numbers count as personal data
     phone_regions: tuple[str, ...] = ("US",)
-    # counts prompts that are messages: auto (the tokenizer's chat template, if it has one), none, or a Jinja file
+    # template with which prompts that are messages are counted: auto (the tokenizer's, if it has one), none, or a Jinja
+    # file
     chat_template: str = "auto"
-    # the day that it is for a template that asks
+    # today's date, for a template that asks for it
     chat_date: str = DATE
-    # longer prompts go
+    # longer prompts are left out
     max_prompt_tokens: int = 1024
-    # longer responses go, counted with their end-of-text token
+    # longer responses are left out; the end-of-text token counts
     max_response_tokens: int = 1024
 
     def __post_init__(self) -> None:

@@ -13,16 +13,16 @@ Precision = Literal["float32", "bfloat16"]
 class PassConfig:
     """Speed and memory of the forward and backward passes."""
 
-    # of the weights in every pass; the optimiser steps float32 masters of those in bfloat16, and masters are what is
-    # averaged and saved. Unset it is bfloat16 on a GPU, float32 on a CPU; a run keeps what it began with
+    # dtype of the weights in every pass. For bfloat16 weights, the optimiser steps float32 masters, which are also what
+    # is averaged and saved. None is bfloat16 on a GPU, float32 on a CPU; a run keeps what it began with
     weights: Precision | None = None
-    # of the matrix products, bfloat16 by autocast; bfloat16 weights are multiplied so whatever this is. Moments, scores
-    # and losses stay float32
+    # dtype of the matrix products, bfloat16 by autocast; with bfloat16 weights they are always in bfloat16. Moments,
+    # scores and losses stay float32
     precision: Precision = "float32"
-    # keep the inputs of each block alone and compute the rest again in the backward pass
+    # save memory: keep only the inputs of each block, and compute the rest again in the backward pass
     checkpoint_activations: bool = False
-    # of the weights, moments and gradients over the processes of a job: a copy in each, or a part (FSDP2); the base of
-    # adapters lies whole in each
+    # weights, moments and gradients in a job of several processes: a copy in each, or a part (FSDP2). The base of
+    # adapters is whole in each
     spread: Spread = "ddp"
 
     @property
@@ -35,13 +35,13 @@ class PassConfig:
 class AdapterConfig:
     """LoRA (https://arxiv.org/abs/2106.09685): what trains is low-rank matrices beside a base that all roles share."""
 
-    # of the matrices that are learned; None trains all weights
+    # rank of the adapter; None trains all weights
     rank: int | None = None
-    # what they add is scaled by alpha / rank; None is twice the rank
+    # what the adapter adds is scaled by alpha / rank; None is twice the rank
     alpha: int | None = None
-    # which linear layers get them: names as the network has them, such as q_proj, or "all-linear"
+    # which linear layers get an adapter: their names in the network, such as q_proj, or "all-linear"
     targets: tuple[str, ...] = ("all-linear",)
-    # of the base in memory; what is learned stays float32
+    # dtype of the base in memory; what is trained stays float32
     base_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:

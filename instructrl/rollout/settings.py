@@ -13,11 +13,11 @@ class Truncation:
     See `rollout.truncation.allowed_tokens`. Raises ValueError for other numbers than the comments say.
     """
 
-    # the likeliest tokens that are sampled from, 0 for all
+    # sample from this many likeliest tokens; 0 is all
     top_k: int = 0
-    # of these as few as have this share of their probability
+    # of these, sample from the fewest that have this share of their probability
     top_p: float = 1.0
-    # of these those at least so many times as likely as the likeliest
+    # of these, sample from those at least this many times as likely as the likeliest
     min_p: float = 0.0
     # texts at which a response ends; they are not part of it
     stop: tuple[str, ...] = ()

@@ -9,24 +9,24 @@ from instructrl.runs.recipe import check_lengths
 from instructrl.settings import require_positive
 from instructrl.trainers.settings import AdamConfig, CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
 
-CHAT_DESCRIPTION = "a chat model that exists, aligned by human comparisons through its own chat template"
+CHAT_DESCRIPTION = "your chat model, aligned by public human comparisons through its own chat template"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRecipe:
     """What each step does with the data it is given."""
 
-    # of prompts with what the template puts around them, and of responses, in tokens
+    # length limits in tokens, of prompts with what the template puts around them, and of responses
     limits: Limits = Limits(max_prompt_tokens=128, max_response_tokens=96)
     # length of a block of plain text
     block_tokens: int = 128
-    # what trains: adapters on a base that all models share
+    # what is trained: adapters on a base that all models share
     adapter: AdapterConfig = AdapterConfig(rank=16, base_dtype="bfloat16")
-    # step 1
+    # step 1: supervised fine-tuning
     sft: SFTConfig = SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=8, epochs=1, residual_dropout=0.0, microbatch=8)
-    # step 2, of the reward model and of the judge
+    # step 2: the reward model and the judge
     reward_model: RewardModelConfig = RewardModelConfig(adam=AdamConfig(lr=5e-4), batch_size=8, microbatch=4)
-    # step 3
+    # step 3: PPO
     ppo: PPOConfig = PPOConfig(
         num_episodes=320,
         rollout_batch=32,
@@ -55,26 +55,26 @@ class ChatRecipe:
 class ChatRunConfig:
     """One run on a chat model."""
 
-    # of the splits, the heads, the adapters and everything sampled
+    # seed of the splits, the heads, the adapters and the sampling
     seed: int = 0
     # folder with the data sets finegrained_qa_feedback_k4, hh_rlhf_harmless_test, self_instruct, pandalm_testset and
     # english_novels_pre1900
     data: str = "../shared/data"
     # the model: a transformers folder or name, with a chat template
     model: str | None = None
-    # renders prompts: auto (the tokenizer's template), none (plain text), or a Jinja file, saved with the models
+    # template of prompts: auto (the tokenizer's), none (plain text), or a Jinja file, which is saved with the models
     chat_template: str = "auto"
-    # the day that it is for a template that asks
+    # today's date, for a template that asks for it
     chat_date: str = DATE
-    # which of the held-out rows the evaluation takes: test is what is reported, validation what settings are chosen by
+    # rows for the evaluation: test for what is reported, validation for choosing settings
     evaluate: Literal["test", "validation"] = "test"
     # demonstrations for SFT
     demonstrations: int = 150
     # comparisons for the reward model
     comparisons: int = 400
-    # others, for the judge
+    # other comparisons, for the judge
     judge_comparisons: int = 300
-    # comparisons of neither, on which both are measured
+    # other comparisons, on which both are measured
     held_out_comparisons: int = 200
     # instructions of PandaLM, on which both are measured
     pandalm: int = 60
@@ -82,7 +82,7 @@ class ChatRunConfig:
     ppo_prompts: int = 320
     # prompts on which the models are compared
     test_prompts: int = 100
-    # longest of the prompts of PPO and of the evaluation, in tokens with what the template puts around them
+    # longest prompt of PPO and of the evaluation, in tokens, with what the template puts around it
     max_ppo_prompt_tokens: int = 64
     # blocks of plain text on which the loss is measured
     blocks: int = 16

@@ -44,23 +44,23 @@ def check_lengths(limits: Limits, block_tokens: int, steps: Mapping[str, PPOConf
 class Recipe:
     """What each step does with the data it is given."""
 
-    # of prompts and responses, in tokens
+    # length limits of prompts and responses, in tokens
     limits: Limits = Limits()
     # length of a block of plain text: the paper's "pretraining example"
     block_tokens: int = 2048
-    # only for models made here; None where the model comes pretrained
+    # pretraining, only for models made here; None if the model is already pretrained
     pretraining: PretrainingConfig | None = None
-    # what trains: adapters on a base that all models share, or all weights
+    # what is trained: adapters on a base that all models share, or all weights
     adapter: AdapterConfig = AdapterConfig()
-    # step 1: the baseline
+    # step 1: supervised fine-tuning
     sft: SFTConfig = SFTConfig()
     # step 1: the separate branch that PPO starts from (paper, C.3)
     ppo_start: SFTConfig = SFTConfig(adam=AdamConfig(lr=5e-6), epochs=2, pretraining_fraction=0.1)
-    # step 2
+    # step 2: the reward model
     reward_model: RewardModelConfig = RewardModelConfig()
-    # step 3 without the pretraining mix
+    # step 3 without the pretraining mix: PPO
     ppo: PPOConfig = PPOConfig()
-    # step 3 with it
+    # step 3 with the pretraining mix: PPO-ptx
     ppo_ptx: PPOConfig = PPOConfig(ptx_coef=27.8)
 
     def __post_init__(self) -> None:

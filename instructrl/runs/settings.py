@@ -91,11 +91,11 @@ MINIATURE_RECIPE = Recipe(
 class MiniatureConfig:
     """One run of the miniature."""
 
-    # of the world, the data, the models and everything sampled
+    # seed of the world, the data, the models and the sampling
     seed: int = 0
-    # of the model that is made
+    # shape of the model that is made
     model: ModelShape = ModelShape(heads=2, context=136)
-    # of the data that the world provides
+    # amounts of data that the world provides
     sizes: MiniatureSizes = MiniatureSizes()
     # what each step does
     recipe: Recipe = MINIATURE_RECIPE
@@ -155,17 +155,17 @@ def _public_ppo(ptx_coef: float) -> PPOConfig:
 class PublicConfig:
     """One run on public data."""
 
-    # of the splits, the models and everything sampled
+    # seed of the splits, the models and the sampling
     seed: int = 0
     # folder with the data sets finegrained_qa_feedback_k4, gsm8k, english_novels_pre1900, squality and gpt2_bpe
     data: str = "../shared/data"
     # a pretrained model with its tokenizer, a transformers folder or name; None makes and pretrains one
     model: str | None = None
-    # of the model that is made
+    # shape of the model that is made
     shape: ModelShape = ModelShape(layers=2, width=128, heads=4, context=320)
-    # words of the passages beside a question
+    # words of a question's passages that are used
     max_passage_words: int = 40
-    # blocks of plain text, for pretraining and for the mix
+    # blocks of plain text, for pretraining and for the pretraining mix
     blocks: int = 500
     # demonstrations, after the split
     demonstrations: int = 200
@@ -196,7 +196,7 @@ PUBLIC = PublicConfig()
 class FilesConfig:
     """All steps on files."""
 
-    # of everything random
+    # seed of all random numbers
     seed: int = 0
     # folder that `instructrl data prepare` wrote
     data: str | None = None
@@ -204,14 +204,14 @@ class FilesConfig:
     corpus: str | None = None
     # the pretrained model: a transformers folder or name
     model: str | None = None
-    # what the reward model starts from, with the same tokenizer; None is the last SFT epoch
+    # the model that the reward model starts from, with the same tokenizer; None is the last SFT epoch
     reward_base: str | None = None
-    # rows whose prompt is longer than the limit: left out and counted, or refused
+    # rows whose prompt is longer than the limit: leave them out and count them, or refuse them
     long_prompts: LongPrompts = "drop"
-    # renders prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is saved
-    # with the models
+    # template for prompts that are messages: auto (the tokenizer's, if it has one), none, or a Jinja file, which is
+    # saved with the models
     chat_template: str = "auto"
-    # the day that it is for a template that asks
+    # today's date, for a template that asks for it
     chat_date: str = DATE
     # test prompts that the models are compared on
     test_prompts: int = 1_000

@@ -20,9 +20,9 @@ class AdamConfig:
     beta2: float = 0.95
     # added to the square root of the second moment
     eps: float = 1e-8
-    # decoupled, as in AdamW
+    # weight decay, decoupled as in AdamW
     weight_decay: float = 0.0
-    # clips the gradient's norm; None does not
+    # largest norm of the gradient; None does not clip
     max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
@@ -38,9 +38,9 @@ class AdamConfig:
 class CheckpointConfig:
     """How often a run is saved, and how much of it stays. Changes no result."""
 
-    # seconds between two checkpoints of a step, taken between optimiser steps or PPO iterations; 0 takes each
+    # least seconds between two checkpoints, which are taken between optimiser steps or PPO iterations; 0 is after each
     every_seconds: float = 300.0
-    # how many are kept
+    # how many checkpoints are kept
     keep: int = 2
 
     def __post_init__(self) -> None:
@@ -53,9 +53,9 @@ class CheckpointConfig:
 class PretrainingConfig:
     """For models small enough to be made here; the paper starts from GPT-3."""
 
-    # its rate follows a cosine to a tenth
+    # Adam; the learning rate follows a cosine to a tenth
     adam: AdamConfig = AdamConfig(lr=1e-3)
-    # steps over which the rate rises from zero
+    # steps over which the learning rate rises from zero
     warmup_steps: int = 0
     # blocks in an optimiser step
     batch_size: int = 32
@@ -85,20 +85,20 @@ class PretrainingConfig:
 class SFTConfig:
     """The paper's numbers for 1.3B (C.1)."""
 
-    # its rate follows a cosine to a tenth, without warm-up
+    # Adam; the learning rate follows a cosine to a tenth, without warm-up
     adam: AdamConfig = AdamConfig(lr=9.65e-6)
-    # examples in an optimiser step, those of the pretraining mix included
+    # examples in an optimiser step, including those of the pretraining mix
     batch_size: int = 32
     # passes over the demonstrations; every epoch is kept
     epochs: int = 16
-    # on the outputs of attention and MLP blocks; None is the paper's 0.2 where the network has such dropout, else none
+    # dropout on the outputs of attention and MLP blocks; None is the paper's 0.2 if the network has such dropout
     residual_dropout: float | None = None
-    # f of the loss `(1 - f) * NLL(demonstrations) + f * NLL(plain text)`, each a mean over its own tokens, and of a
-    # batch the share that is blocks of plain text (0.1 in the branch that PPO starts from)
+    # f in the loss `(1 - f) * NLL(demonstrations) + f * NLL(plain text)`, each a mean over its own tokens, and the
+    # share of a batch that is blocks of plain text (0.1 in the branch that PPO starts from)
     pretraining_fraction: float = 0.0
-    # of conversations that a chat template renders: learn every turn of the assistant, or the last one alone
+    # in conversations with a chat template: learn every turn of the assistant, or only the last one
     turns: Turns = "all"
-    # examples in one forward pass; changes memory, and of the result what dropout leaves out
+    # examples in one forward pass; changes memory, and which units dropout leaves out
     microbatch: int = 32
     # precision and memory of the forward passes
     passes: PassConfig = PassConfig()
@@ -123,11 +123,11 @@ class SFTConfig:
 class RewardModelConfig:
     """The paper's numbers (C.2)."""
 
-    # its rate follows a cosine to a tenth
+    # Adam; the learning rate follows a cosine to a tenth
     adam: AdamConfig = AdamConfig(lr=9e-6)
-    # comparisons (prompts with their K completions and all pairs) in an optimiser step
+    # comparisons (a prompt with its K completions and all their pairs) in an optimiser step
     batch_size: int = 64
-    # more than one overfits at once, says the paper
+    # passes over the comparisons; according to the paper, more than one overfits
     epochs: int = 1
     # prompts in one forward pass; changes memory, not the result
     microbatch: int = 8
@@ -154,39 +154,39 @@ class PPOConfig:
     microbatch: int = 64
     # precision and memory of the forward passes
     passes: PassConfig = PassConfig()
-    # of the policy; constant after the warm-up
+    # Adam of the policy; the learning rate is constant after the warm-up
     policy_adam: AdamConfig = AdamConfig(lr=8.05e-6)
-    # of the value function, a network of its own
+    # Adam of the value function, which is a separate network
     value_adam: AdamConfig = AdamConfig(lr=9e-6)
-    # iterations over which both rates rise from a tenth of their peak
+    # iterations over which both learning rates rise from a tenth of their peak
     warmup_iterations: int = 10
     # coefficient of the per-token KL penalty
     kl_coef: float = 0.02
-    # nats per episode; set, the coefficient adapts to it, else it is fixed as in the paper
+    # the KL, in nats per episode, to which the coefficient adapts; None keeps it fixed, as in the paper
     kl_target: float | None = None
     # episodes over which an adaptive coefficient moves
     kl_horizon: int = 10_000
-    # of later rewards, the gamma of reinforcement learning; the gamma of the paper's equation 2 is ptx_coef
+    # discount of later rewards, the gamma of reinforcement learning (the gamma of the paper's equation 2 is ptx_coef)
     discount: float = 1.0
-    # of generalized advantage estimation
+    # lambda of generalized advantage estimation
     lam: float = 0.95
-    # of the probability ratio
+    # clip range of the probability ratio
     cliprange: float = 0.2
-    # of the value function's change
+    # clip range of the change of values
     cliprange_value: float = 0.2
-    # of the value loss beside the policy loss
+    # weight of the value loss relative to the policy loss
     vf_coef: float = 0.1
-    # of the rollout
+    # temperature of the rollout
     temperature: float = 1.0
-    # where a response is cut in the rollout; None is the limit of the run
+    # where a response is cut in the rollout; None is limits.max_response_tokens
     max_response_tokens: int | None = None
-    # score of a response that was cut, on the reward model's scale; None keeps the reward model's
+    # score of a response without an end, on the reward model's scale; None keeps the reward model's score
     missing_eos_score: float | None = None
-    # decay of the averaged policy, per optimiser step
+    # decay of the averaged policy in each optimiser step
     ema_decay: float = 0.992
-    # gamma of equation 2, the coefficient of the pretraining loss: 0 is PPO, above is PPO-ptx
+    # weight of the pretraining loss, gamma of equation 2: 0 is PPO, more is PPO-ptx
     ptx_coef: float = 0.0
-    # blocks of plain text beside each episode
+    # blocks of plain text for each episode
     ptx_examples_per_episode: float = 8.0
 
     def __post_init__(self) -> None:
