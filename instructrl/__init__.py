@@ -2,7 +2,7 @@
 
     from instructrl import Encoder, Limits, Policy, PPOConfig, PPOTrainer, load_tokenizer
 
-What is used in Python most is found here by its name, and imported when it is asked for.
+The names that are used most are here; each is imported when it is first used.
 """
 
 import importlib

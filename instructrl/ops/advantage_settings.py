@@ -22,9 +22,9 @@ def _deviation(ddof: int, epsilon: float) -> None:
 class GAESettings:
     """Generalised advantage estimation.
 
-    value_lam: lambda of the returns where it is another than that of the advantages (VAPO, Yue et al. 2025); None: the
-        same. gaps: masked positions between counted ones are skipped, as if they were not there, or count as steps of
-        reward 0 and value 0, which discount what is behind them.
+    value_lam: lambda of the returns if it differs from that of the advantages (VAPO, Yue et al. 2025); None: the same.
+        gaps: masked positions between counted ones are skipped, as if they were not there, or count as steps of reward
+        0 and value 0, which discount what comes after them.
     """
 
     value_lam: float | None = None
@@ -44,9 +44,9 @@ class RewardSettings:
     """Rewards of `ppo_advantages`.
 
     kl: the estimate of the KL to the reference that is taken from the reward, times kl_coef.
-    score_at: the last counted token ("last"), or the position behind it where the row has one ("behind"): the value
-        there is read and a return is given, the reward is the score alone, and the advantage is 0. score_clip: scores
-        are clamped from minus to plus this.
+    score_at: the last counted token ("last"), or the position after it if the row has one ("behind"): there, the value
+        is used and a return is given, the reward is only the score, and the advantage is 0. score_clip: scores are
+        clamped from minus to plus this.
     """
 
     # Functions for the sake of torch.compile, as in `PPOSettings`.
@@ -67,9 +67,10 @@ class RewardSettings:
 class WhitenSettings:
     """Whitening.
 
-    center: False puts the mean back after scaling. ddof: what is taken from the count to divide squares by, 1 for the
-        sample's variance, 0 for the population's. epsilon: above 0; epsilon_at: where it enters, "variance"
-        `rsqrt(var + epsilon)`, "clamp" `rsqrt(max(var, epsilon))`, "deviation" `1 / (sqrt(var) + epsilon)`.
+    center: False adds the mean again after scaling. ddof: what is subtracted from the count by which squares are
+        divided: 1 for the variance of a sample, 0 for that of a population. epsilon: above 0; epsilon_at: where it
+        enters, "variance" `rsqrt(var + epsilon)`, "clamp" `rsqrt(max(var, epsilon))`, "deviation"
+        `1 / (sqrt(var) + epsilon)`.
     """
 
     center: bool = True
@@ -87,7 +88,7 @@ class WhitenSettings:
 class GroupSettings:
     """Advantages of scores within their group.
 
-    baseline: what is taken from a score: the mean of its group ("mean"), the mean of the others of its group
+    baseline: what is subtracted from a score: the mean of its group ("mean"), the mean of the others of its group
         ("leave_one_out"), nothing ("none"). scale: divide by the group's `std + epsilon` ("deviation") or not ("none").
         ddof: as in `WhitenSettings`.
 

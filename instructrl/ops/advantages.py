@@ -1,4 +1,4 @@
-"""Generalised advantage estimation, the KL-penalised rewards in front of it and the whitening behind it.
+"""Generalised advantage estimation, the KL-penalised rewards before it and the whitening after it.
 
 Nothing here carries a gradient: advantages and returns are targets.
 """
@@ -79,15 +79,16 @@ def generalized_advantages(
     """Generalised advantage estimation (Schulman et al. 2016, equation 16) over the counted positions.
 
     `delta[t] = rewards[t] + gamma * values[next] - values[t]`, `A[t] = delta[t] + gamma * lam * A[next]`, where `next`
-    is the next counted position, the value after the last is 0, and `returns = advantages + values`. Returns have a
-    lambda of their own where `settings.value_lam` is given.
+    is the next counted position, the value after the last is 0, and `returns = advantages + values`. Returns have
+    another lambda if `settings.value_lam` is given.
 
     rewards, values: [B, T] floating, one per token; or packed [N] with cu_seqlens.
-    mask: bool, or 0 and 1 of any dtype; True where a token counts, elsewhere nothing is read and the outputs are 0.
-    gamma, lam: discount and trace decay, from 0 to 1; numbers, or 0-dim tensors on the device of the others. lam may
-        be [B], one a sequence.
+    mask: bool, or 0 and 1 of any dtype; True where a token counts; masked elements are ignored, even NaN, and the
+        outputs there are 0.
+    gamma, lam: discount and trace decay, from 0 to 1; numbers, or 0-dim tensors on the device of the other arguments.
+        lam may be [B], one for each sequence.
     cu_seqlens: [B + 1] int; sequence b is `cu_seqlens[b]:cu_seqlens[b + 1]`.
-    ends: episodes that end inside a sequence, and values behind tokens; see `Ends`.
+    ends: episodes that end inside a sequence, and values after tokens; see `Ends`.
     Returns: advantages and returns in the layout of the inputs, float32 (float64 for float64), without gradient.
     Raises: ValueError or TypeError for other shapes, dtypes, devices or values.
     """
@@ -121,9 +122,10 @@ def ppo_advantages(
 
     logprobs, ref_logprobs, values: [B, T] floating, log-probabilities in nats; or packed [N] with cu_seqlens.
     scores: [B] floating; the reward model's. A sequence without a counted token does not use its score.
-    mask: bool, or 0 and 1 of any dtype; True where a token counts, elsewhere nothing is read and the outputs are 0.
-    kl_coef: finite, the beta of the paper. gamma, lam, cu_seqlens, ends: as in `generalized_advantages`; no ends where
-        the score is behind the last token.
+    mask: bool, or 0 and 1 of any dtype; True where a token counts; masked elements are ignored, even NaN, and the
+        outputs there are 0.
+    kl_coef: finite, the beta of the paper. gamma, lam, cu_seqlens, ends: as in `generalized_advantages`; no ends if the
+        score is paid after the last token.
     settings: the estimator of the KL, where the score is paid, and how advantages are estimated.
     Returns: `Advantages`, not whitened, without gradient.
     Raises: ValueError or TypeError for other shapes, dtypes, devices or values.
@@ -161,11 +163,12 @@ def masked_whiten(
     `(x - mean) * rsqrt(var + 1e-8)` by default, see `WhitenSettings`; the variance is 0 when fewer than two elements
     count (fewer than one, of a population).
 
-    x: any shape, floating. mask: the same shape, bool, or 0 and 1; elsewhere nothing is read and the output is 0.
+    x: any shape, floating. mask: the same shape, bool, or 0 and 1; masked elements are ignored, even NaN, and the
+        output there is 0.
     stats: [3] or [4] float64: sum, sum of squares and count to whiten by, such as `Advantages.stats` summed over
         micro-batches and ranks. None: those of x.
     groups: [B] int64 or int32, with num_groups: row b of x, which has at least one dimension, is whitened by the mean
-        and variance of all rows of its group, from 0 to below num_groups. On a GPU, where ids are not read, one out of
+        and variance of all rows of its group, from 0 to below num_groups. On a GPU ids are not checked, and one out of
         range gives NaN in its row.
     Returns: the shape of x, float32 (float64 for float64), without gradient.
     Raises: ValueError or TypeError for other shapes, dtypes, devices or values.

@@ -13,7 +13,8 @@ from instructrl.ops import checks
 
 
 class TokenWeights(NamedTuple):
-    """What makes a loss another mean: `weights` as the mask, float32, or None where all are 1, and `num_tokens`."""
+    """What makes another mean of a loss: `weights` in the shape of the mask, float32, or None if all are 1, and
+    `num_tokens`."""
 
     weights: Tensor | None
     num_tokens: int | Tensor
@@ -89,14 +90,14 @@ def token_weights(
 ) -> TokenWeights:
     """The weights and the denominator with which a loss is the mean that `aggregation` names.
 
-    `ppo.ppo_loss(..., mask, **token_weights(mask, "sequence_mean_of_token_means")._asdict())`. Other weights of tokens,
-    such as importance weights `exp(logprobs - rollout_logprobs).clamp(max=2)`, are multiplied with these.
+    `ppo.ppo_loss(..., mask, **token_weights(mask, "sequence_mean_of_token_means")._asdict())`. Multiply other token
+    weights with these, such as importance weights `exp(logprobs - rollout_logprobs).clamp(max=2)`.
 
     mask: [..., T], a sequence a row, or packed [N]; bool, or 0 and 1 of any dtype.
     aggregation: one of `AGGREGATIONS`.
-    num_sequences: a whole number or a 0-dim tensor, such as that of the whole optimiser batch; None: the sequences of
-        which a token counts.
-    length: of "constant", a whole number such as the longest response that is sampled; None: T.
+    num_sequences: a whole number or a 0-dim tensor, such as that of the whole optimiser batch; None: the number of
+        sequences with an unmasked token.
+    length: for "constant": a whole number such as the limit of a response; None: T.
     cu_seqlens: [B + 1] int32 or int64, offsets of packed sequences; "constant" then needs a length.
     Raises: ValueError for other shapes, devices or values, TypeError for other types.
     """

@@ -1,4 +1,5 @@
-"""Log-probabilities of several given ids a row: of the top ids of a teacher, of the answers of a choice."""
+"""Log-probabilities of several given ids in each row, such as the top ids of a teacher or the answers of a multiple
+choice."""
 
 import torch
 from torch import Tensor
@@ -73,10 +74,10 @@ def candidate_logprobs(
     allowed: Tensor | None = None,
     logit_settings: LogitSettings = PLAIN,
 ) -> Tensor:
-    """Log-probability of each of K ids a row: `z[ids] / T - logsumexp(z / T)`, in nats, with the logits for z.
+    """Log-probability of each of K ids in a row: `z[ids] / T - logsumexp(z / T)`, in nats, with the logits for z.
 
     logits: [..., V] floating. ids: [..., K] int64 or int32, from 0 to V - 1 in rows that count; they may repeat.
-    mask: [...] bool, or 0 and 1 of any dtype; where it is False nothing of the row is read and its results are 0.
+    mask: [...] bool, or 0 and 1 of any dtype; masked rows are ignored, even NaN, and their results are 0.
     temperature, allowed, logit_settings: as in `logprobs.token_logprobs`.
     Returns: [..., K] float32 (float64 for float64 logits), with a gradient for the logits.
     Raises: ValueError for other shapes, dtypes, devices or values.
@@ -97,7 +98,7 @@ def linear_candidate_logprobs(
     max_workspace_bytes: int | None = None,
     logit_settings: LogitSettings = PLAIN,
 ) -> Tensor:
-    """`candidate_logprobs(hidden @ weight.T + bias, ids)` without holding the logits.
+    """`candidate_logprobs(hidden @ weight.T + bias, ids)` without the logits in memory.
 
     hidden, weight, bias, max_workspace_bytes: as in `logprobs.linear_token_logprobs`; the rest as above.
     Returns: [..., K] float32 (float64 for float64 inputs), with gradients for hidden, weight and bias.

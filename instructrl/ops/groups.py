@@ -48,14 +48,14 @@ GROUP_ADVANTAGES = dispatch.declare("groups.group_advantages", _reference_group_
 def group_advantages(
     scores: Tensor, groups: Tensor, *, num_groups: int, settings: GroupSettings = GroupSettings()
 ) -> Tensor:
-    """The advantage of each response over its group: `(scores - baseline) / (std + epsilon)`, as `settings` say.
+    """The advantage of each response over its group: `(scores - baseline) / (std + epsilon)`, as `settings` says.
 
     The mean and the standard deviation are those of the group's scores; the mean of the others of a group of n is
     `scores - n / (n - 1) * (scores - mean)`. With a baseline, a group of one has advantage 0: there is nothing to
     compare with. The variance is 0 when a group has no more than `ddof` scores.
 
     scores: [B] floating, one a response. groups: [B] int64 or int32, from 0 to below num_groups, in any order; groups
-        may have any size. On a GPU, where ids are not read, one out of range gives NaN there alone.
+        may have any size. On a GPU ids are not checked, and one out of range gives NaN in its place.
     Returns: [B], float32 (float64 for float64), without gradient.
     Raises: ValueError or TypeError for other shapes, dtypes, devices or values.
     """

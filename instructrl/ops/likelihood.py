@@ -61,11 +61,11 @@ def linear_nll_loss(
 ) -> Tensor:
     """`-sum(weights * linear_token_logprobs(hidden, weight, tokens)) / num_tokens` over counted tokens, in chunks.
 
-    Gradients are made in the forward, so the logits are made once: three matrix products in place of four.
+    Gradients are computed in the forward pass, so the logits are computed once: three matrix products in place of four.
 
     hidden: [..., D] floating. weight: [V, D] floating, the language-model head. bias: [V] or None.
-    tokens: [...] int64 or int32. mask: [...] bool, or 0 and 1 of any dtype; True where a token counts, elsewhere
-    nothing is read. None: tokens of -100 do not count, all others do.
+    tokens: [...] int64 or int32. mask: [...] bool, or 0 and 1 of any dtype; True where a token counts; masked elements
+    are ignored, even NaN. None: tokens of -100 are masked.
     weights: [...] floating, finite and at least 0, constant; None: all 1.
     num_tokens, logit_settings, max_workspace_bytes: as in `ppo.linear_ppo_loss`.
     Returns: 0-dim float32 (float64 for float64 inputs), nats per token, with gradients for hidden, weight and bias.

@@ -300,17 +300,17 @@ def token_logprobs(
 
     logits: [..., V] floating. tokens: [...] int64 or int32, from 0 to V - 1 where they count.
     temperature: T, a finite number above 0.
-    mask: [...] bool, or 0 and 1 of any dtype; True where a position counts, elsewhere neither logits nor token are
-        read and the result is 0. None: tokens of -100 do not count, all others do.
-    allowed: [V] bool, or None for all: other ids have probability 0 and gradient 0, as with logits of -inf, and as a
-        token the log-probability -inf. The linear twins have a bias of -inf for that.
-    inplace_backward: the backward writes the gradient over the logits, which saves their memory once more. Any other
-        backward that needs the logits, a second one of this result included, then raises RuntimeError. No two logits
-        may share memory, as those of an expanded tensor do.
+    mask: [...] bool, or 0 and 1 of any dtype; True where a position counts; masked logits and tokens are ignored, even
+        NaN, and the result there is 0. None: tokens of -100 are masked.
+    allowed: [V] bool, or None for all: other ids have probability 0 and gradient 0, as with logits of -inf, and the
+        log-probability -inf as a token. In the linear ops, a bias of -inf does the same.
+    inplace_backward: the backward pass writes the gradient over the logits, which saves as much memory as they take.
+        Any other backward pass that needs the logits, also a second one of this result, then raises RuntimeError.
+        Logits may not share memory, as those of an expanded tensor do.
     logit_settings: scale and soft cap, which make z of the logits.
-    Returns: [...] float32 (float64 for float64 logits); `.to(logits.dtype)` gives the input's, rounded once.
+    Returns: [...] float32 (float64 for float64 logits); `.to(logits.dtype)` rounds once to the dtype of the input.
     Raises: ValueError for other shapes, dtypes, devices or values. On accelerators the values of tokens are checked
-        only under `validate()`; an id out of range is never dereferenced and gives NaN.
+        only under `validate()`; otherwise an id out of range gives NaN, and no memory out of range is read.
     """
     inputs = _checked(logits, tokens, temperature, mask, allowed, inplace_backward, logit_settings)
     return dispatch.run(TOKEN_LOGPROBS, *inputs, temperature, logit_settings, inplace_backward)
@@ -345,13 +345,13 @@ def linear_token_logprobs(
     max_workspace_bytes: int | None = None,
     logit_settings: LogitSettings = PLAIN,
 ) -> Tensor:
-    """`token_logprobs(hidden @ weight.T + bias, tokens)` without holding the logits.
+    """`token_logprobs(hidden @ weight.T + bias, tokens)` without the logits in memory.
 
     hidden: [..., D] floating. weight: [V, D] floating, the language-model head. bias: [V] or None;
         -inf excludes a token, as in `token_logprobs` with `allowed`.
-    tokens, temperature, mask, logit_settings: as in `token_logprobs`; hidden states under a False mask are not read.
-    max_workspace_bytes: for the logits of a chunk of tokens; None: 96 MiB on the CPU, 1 GiB elsewhere. With gradients
-    a compiled backend holds it until the backward.
+    tokens, temperature, mask, logit_settings: as in `token_logprobs`; masked hidden states are ignored, even NaN.
+    max_workspace_bytes: for the logits of a chunk of tokens; None: 96 MiB on the CPU, 1 GiB elsewhere. With gradients,
+    a compiled backend holds it until the backward pass.
     Returns: [...] float32 (float64 for float64 inputs), with gradients for hidden, weight and bias.
     Raises: ValueError for other shapes, dtypes, devices or values.
     """

@@ -79,14 +79,16 @@ def clipped_policy_loss(
     Sum over counted tokens of `weights * max(-A * r, -A * clip(r, 1 - clip_low, 1 + clip_high))` with
     `r = exp(logprobs - old_logprobs)`, divided by `num_tokens`.
 
-    logprobs: any shape, floating; nats; the only argument with a gradient, at kinks that of `max` and `clamp`.
-    old_logprobs, advantages: the same shape, floating; constants. old_logprobs None: those of the policy as it is, so
-        that r is 1 with its gradient. One advantage a sequence, [B] or [B, 1] for [B, T], counts for all of its tokens.
-    mask: the same shape, bool, or 0 and 1 of any dtype; True where a token counts, elsewhere nothing is read.
+    logprobs: any shape, floating; nats; the only argument with a gradient; at kinks it is that of `max` and `clamp`.
+    old_logprobs, advantages: the same shape, floating; constants. old_logprobs None: the policy has not changed, so
+        that r is 1, with its gradient. One advantage for each sequence, [B] or [B, 1] for [B, T], counts for all of its
+        tokens.
+    mask: the same shape, bool, or 0 and 1 of any dtype; True where a token counts; masked elements are ignored, even
+        NaN.
     weights: the same shape, floating, finite and at least 0; constant. None: all 1. A weight of 0 leaves a token out of
-        the loss. `aggregation.token_weights` makes those of other means than the one over tokens.
+        the loss. `aggregation.token_weights` makes the weights for means other than that over tokens.
     num_tokens: the denominator: a whole number or a 0-dim tensor, such as the count of the whole optimiser batch.
-        None: the mask's own count. Where it is 0 the sum is divided by 1.
+        None: the mask's own count. If it is 0, the sum is divided by 1.
     settings: the conventions.
     Returns: `PolicyLoss`.
     Raises: ValueError for other shapes, dtypes, devices or values.
@@ -111,8 +113,8 @@ def policy_token_losses(
     weights: Tensor | None = None,
     settings: PolicySettings = _POLICY,
 ) -> Tensor:
-    """The terms of `clipped_policy_loss` for those who add them up themselves: [...] as logprobs, 0 where the mask is
-    False; float32 (float64 for float64 inputs), with a gradient for logprobs. Arguments and errors are the same.
+    """The terms of `clipped_policy_loss`, to add up yourself: [...] as logprobs, 0 where the mask is False; float32
+    (float64 for float64 inputs), with a gradient for logprobs. Arguments and errors are the same.
     """
     checks.settings("settings", settings, PolicySettings)
     advantages = checks.per_token("advantages", advantages, "logprobs", logprobs)
@@ -138,7 +140,7 @@ def clipped_value_loss(
     Sum over counted tokens of `weights * 0.5 * max((v - R)^2, (clip(v, old - c, old + c) - R)^2)` with
     `c = settings.cliprange`, divided by `num_tokens`.
 
-    values: any shape, floating; the only argument with a gradient, at kinks that of `max` and `clamp`.
+    values: any shape, floating; the only argument with a gradient; at kinks it is that of `max` and `clamp`.
     old_values, returns: the same shape, floating; constants.
     mask, weights, num_tokens: as in `clipped_policy_loss`.
     Returns: `ValueLoss`.
@@ -159,8 +161,8 @@ def value_token_losses(
     weights: Tensor | None = None,
     settings: ValueSettings = _VALUE,
 ) -> Tensor:
-    """The terms of `clipped_value_loss` for those who add them up themselves: [...] as values, 0 where the mask is
-    False; float32 (float64 for float64 inputs), with a gradient for values. Arguments and errors are the same.
+    """The terms of `clipped_value_loss`, to add up yourself: [...] as values, 0 where the mask is False; float32
+    (float64 for float64 inputs), with a gradient for values. Arguments and errors are the same.
     """
     checks.settings("settings", settings, ValueSettings)
     others = {"old_values": old_values, "returns": returns}
@@ -179,8 +181,8 @@ def kl_token_losses(
 ) -> Tensor:
     """The estimate of the KL to a reference of each token, with a gradient for logprobs, before `settings.coef`.
 
-    logprobs: any shape, floating. ref_logprobs: the same shape; constant. old_logprobs: the same shape; constant, read
-    where `settings.importance` needs the ratio; None: the ratio is 1, with its gradient. mask, weights: as in
+    logprobs: any shape, floating. ref_logprobs: the same shape; constant. old_logprobs: the same shape; constant, used
+    if `settings.importance` needs the ratio; None: the ratio is 1, with its gradient. mask, weights: as in
     `clipped_policy_loss`.
     Returns: [...] as logprobs, 0 where the mask is False; float32 (float64 for float64 inputs).
     Raises: ValueError for other shapes, dtypes, devices or values.
@@ -214,8 +216,8 @@ def ppo_loss(
 ) -> PPOLoss:
     """`clipped_policy_loss + vf_coef * clipped_value_loss`, plus `kl.coef` times the KL to a reference, in one pass.
 
-    The KL term is for those who want the penalty in the loss rather than in the rewards; it needs `ref_logprobs`.
-    Gradients go to logprobs and values. Without a critic values, old_values and returns are None, all three.
+    The KL term puts the penalty into the loss in place of the rewards; it needs `ref_logprobs`. Gradients go to
+    logprobs and values. Without a critic, values, old_values and returns are all None.
 
     All tensors: one shape, floating, and the bool mask; the rest as in the two losses.
     Returns: `PPOLoss`.
@@ -265,10 +267,10 @@ def linear_ppo_loss(
     max_workspace_bytes: int | None = None,
     settings: PPOSettings = _PPO,
 ) -> PPOLoss:
-    """`ppo_loss` of `linear_token_logprobs(hidden, weight, tokens)`, in token chunks.
+    """`ppo_loss` of `linear_token_logprobs(hidden, weight, tokens)`, in chunks of tokens.
 
-    Gradients are made in the forward, so the logits are made once: three matrix products in place of four. Ratios of
-    sequences are known after a pass over all tokens only, so with them the logits are made twice.
+    Gradients are computed in the forward pass, so the logits are computed once: three matrix products in place of four.
+    Sequence ratios are only known after a pass over all tokens, so with them the logits are computed twice.
 
     hidden: [..., D] floating. weight: [V, D] floating. bias: [V] or None. tokens: [...] int64 or int32.
     old_logprobs, advantages, values, old_values, returns, ref_logprobs, weights: [...] floating, or None as in

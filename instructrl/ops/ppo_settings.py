@@ -34,12 +34,12 @@ score: 1, with the gradient that the ratio has where the policy is the one that 
 class PolicySettings:
     """What a policy loss does with the ratio.
 
-    surrogate: one of `SURROGATES`. clip_low: from 0 to 1; 1 leaves ratios below 1 alone. clip_high: from 0 to infinity,
-        which leaves those above 1 alone. Both are read by "clip" and "cispo".
-    dual_clip: above 1; where the advantage is negative the loss of "clip" is at most `-A dual_clip` (Ye et al. 2020,
+    surrogate: one of `SURROGATES`. clip_low: from 0 to 1; with 1, ratios below 1 are not clipped. clip_high: from 0 to
+        infinity; with infinity, ratios above 1 are not clipped. "clip" and "cispo" use both.
+    dual_clip: above 1; if the advantage is negative, the loss of "clip" is at most `-A dual_clip` (Ye et al. 2020,
         arXiv 1912.09729). None: unbounded.
-    log_ratio_clamp: above 0; the log ratio is clamped to so much on both sides before it is exponentiated, and has no
-        gradient beyond. None: not clamped.
+    log_ratio_clamp: above 0; the log ratio is clamped to this on both sides before it is exponentiated, and has no
+        gradient beyond it. None: not clamped.
     ratio: one of `RATIOS`. positive_temperature, negative_temperature: above 0, of "sapo".
     """
 
@@ -70,7 +70,7 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueSettings:
-    """cliprange: at least 0, how far a value may go from the old one before its loss ceases to follow."""
+    """cliprange: at least 0, how far a value may move from the old one before its loss stops following it."""
 
     cliprange: float = 0.2
 
@@ -83,7 +83,7 @@ class KLEstimator:
     """An estimate of the KL to a reference from one token.
 
     estimator: one of `KL_ESTIMATORS`. input_clamp, output_clamp: above 0; the log ratio before the estimate, and the
-    estimate, are clamped to so much on both sides. None: not clamped.
+    estimate, are clamped to this on both sides. None: not clamped.
     """
 
     estimator: str = "k1"
@@ -103,7 +103,7 @@ class KLSettings(KLEstimator):
     """The KL to a reference as a term of the loss: `coef` times an estimate with a gradient.
 
     estimator, input_clamp, output_clamp: as in `KLEstimator`; clamped numbers have no gradient.
-    coef: finite; 0 measures the KL and leaves the loss alone.
+    coef: finite; 0 measures the KL without adding it to the loss.
     straight_through: the estimate has the gradient of k2 of the unclamped log ratio in place of its own, so that the
         gradient is, on average, that of the KL.
     importance: one of `IMPORTANCES`; multiplied before the estimate is clamped.

@@ -148,23 +148,24 @@ def pairwise_ranking_loss(
 ) -> RankingLoss:
     """Sum over the preferred pairs of each prompt of `softplus(scores[loser] - scores[winner])`.
 
-    Equation 1 of the InstructGPT paper before its normaliser: a prompt's loss is `loss_sum / num_pairs`, the batch's
-    the mean of that over prompts. Ties, missing responses and cycles need no special case: where nothing is
-    preferred, scores are not read.
+    Equation 1 of the InstructGPT paper before its normaliser: a prompt's loss is `loss_sum / num_pairs`, and that of a
+    batch the mean over its prompts. Ties, missing responses and cycles need no special case: what has no preference is
+    ignored.
 
-    With the rest it is `weight * ((1 - s) * softplus(-x) + s * softplus(x))`, where `x = scores[winner] -
-    scores[loser] - margin` (the margin of Llama 2) and s is the label smoothing. Normalisers are weights, which makes
-    `loss_sum.sum()` the whole loss: of equation 1 with `weights = 1 / (num_prompts * num_pairs)` [P]; of the mean over
-    all pairs, as TRL, OpenRLHF and NeMo-RL have it, with `weights = 1 / preferred.sum()` (a count of the whole
-    optimiser batch where that is in parts). Their chosen and rejected scores are `torch.stack([chosen, rejected], 1)`.
+    With margins, label smoothing and weights, the loss of a pair is
+    `weight * ((1 - s) * softplus(-x) + s * softplus(x))`, where `x = scores[winner] - scores[loser] - margin` (the
+    margin of Llama 2) and s is the label smoothing. A normaliser can be given as weights, so that `loss_sum.sum()` is
+    the whole loss: `weights = 1 / (num_prompts * num_pairs)` [P] makes equation 1, and `weights = 1 / preferred.sum()`
+    the mean over all pairs, as in TRL, OpenRLHF and NeMo-RL (if the optimiser batch comes in parts, take the count of
+    the whole). Their chosen and rejected scores are `torch.stack([chosen, rejected], 1)`.
 
     scores: [P, K] floating; the reward model's score of each response.
     preferred: [P, K, K] bool, or 0 and 1 of any dtype; `preferred[p, i, j]` says that response i was preferred to
         response j. The diagonal is ignored.
-    margins, weights: 0-dim, [P] or [P, K, K] floating; constants of all pairs, of each prompt's, of each pair,
-        `margins[p, i, j]` where i was preferred to j. Not read where nothing is preferred. Weights are at least 0.
+    margins, weights: 0-dim, [P] or [P, K, K] floating; constants for all pairs, for each prompt or for each pair:
+        `margins[p, i, j]` where i was preferred to j; other elements are ignored. Weights are at least 0.
     Returns: `RankingLoss`. Only `loss_sum` carries a gradient. A pair is correct when the winner's score is strictly
-        greater; counts are of pairs, whatever they weigh.
+        greater; counts ignore the weights.
     Raises: ValueError for other shapes, dtypes or devices, and for negative weights.
     """
     _check_scores(scores)
@@ -224,15 +225,15 @@ def tied_ranking_loss(
 
 
 def plackett_luce_loss(scores: Tensor, ranks: Tensor) -> PlackettLuceLoss:
-    """Minus the log-probability of each prompt's ranking, as choices from what is left: Luce (1959), Plackett (1975).
+    """Minus the log-probability of each prompt's ranking, as successive choices: Luce (1959), Plackett (1975).
 
     `sum over responses i of log(sum of exp(scores[j] - scores[i]) over j with ranks[j] >= ranks[i])`. Two responses
-    make it equation 1 of the InstructGPT paper. Equal ranks are Breslow's (1974) approximation: each of them is
-    chosen from all of them and what ranks below. A loss a prompt: weights are factors of `loss_sum`, `num_choices`
-    its normaliser.
+    make it equation 1 of the InstructGPT paper. Equal ranks are Breslow's (1974) approximation: each of them is chosen
+    from all of them and what ranks below. There is one loss for each prompt: multiply weights with `loss_sum`, and
+    divide by `num_choices` to normalise.
 
     scores: [P, K] floating.
-    ranks: [P, K] integer or floating; lower is better, -1 (anything below 0, or NaN) is absent, and not read.
+    ranks: [P, K] integer or floating; lower is better, -1 (anything below 0, or NaN) is absent and ignored.
     Returns: `PlackettLuceLoss`. Only `loss_sum` carries a gradient.
     Raises: ValueError for other shapes, dtypes or devices.
     """

@@ -38,13 +38,13 @@ def sample_tokens(
     """The first token whose cumulative probability under `softmax(z / temperature)` exceeds the uniform number, with
     the logits for z.
 
-    The randomness is the caller's, keyed by episode and position, so rows may leave the batch without changing a
-    sample. A token of probability 0 is never returned.
+    The caller supplies the random numbers, for example keyed by episode and position, so that rows may leave the batch
+    without changing a sample. A token of probability 0 is never returned.
 
-    logits: [B, V] floating; -inf excludes a token, at least one of a row is finite.
+    logits: [B, V] floating; -inf excludes a token; at least one in each row is finite.
     uniforms: [B] float32 or float64 in [0, 1).
     temperature: a finite number above 0.
-    allowed: [V] or [B, V] bool, or None for all: other tokens are never returned. One of a row at least is allowed.
+    allowed: [V] or [B, V] bool, or None for all: other tokens are never returned. At least one in each row is allowed.
     logit_settings: scale and soft cap, which make z of the logits.
     Returns: [B] int64.
     Raises: ValueError for other shapes, dtypes, devices or values.

@@ -1,4 +1,4 @@
-"""What is logged of a policy's distributions, beside the log-probabilities and entropies that are trained with."""
+"""What is often logged of a policy's distributions, in addition to log-probabilities and entropies."""
 
 import math
 from typing import NamedTuple
@@ -125,7 +125,7 @@ def linear_token_statistics(
     max_workspace_bytes: int | None = None,
     logit_settings: LogitSettings = PLAIN,
 ) -> TokenStatistics:
-    """`token_statistics(hidden @ weight.T + bias, tokens)` without holding the logits.
+    """`token_statistics(hidden @ weight.T + bias, tokens)` without the logits in memory.
 
     Arguments and errors are those of `logprobs.linear_token_logprobs`.
     """
