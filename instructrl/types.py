@@ -14,8 +14,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one side said. role: system, user, assistant or tool. others: a JSON object of what templates know beside
-    it (`tool_calls`, `name`, `tool_call_id`), "" for nothing."""
+    """What one side said. role: system, user, assistant or tool. others: a JSON object of other fields that templates
+    know (`tool_calls`, `name`, `tool_call_id`), "" for none."""
 
     role: str
     content: str
@@ -27,12 +27,12 @@ class Message:
 
 
 class Conversation(str):
-    """A prompt that was given as messages: a text, the plain rendering of them, that knows them.
+    """A prompt that was given as messages: a string, their plain rendering, that also knows the messages.
 
-    A lone user message is its content; otherwise each message is its role on a line (`System:`, `User:`, `Assistant:`,
-    `Tool:`), what it says below it and a blank line, and `Assistant:` on a line ends the prompt. Where a chat template
-    is in force, `Encoder` reads the messages and not this text. tools: JSON of those that the model may call, "" for
-    none.
+    The rendering of a single user message is its content. Otherwise each message is its role on a line (`System:`,
+    `User:`, `Assistant:`, `Tool:`), its content below and a blank line, and the prompt ends with `Assistant:` on a
+    line. With a chat template, `Encoder` reads the messages and not this text. tools: JSON of the tools that the model
+    may call, "" for none.
     """
 
     __slots__ = ("messages", "tools")
@@ -71,8 +71,8 @@ def _plain_text(messages: Sequence[Message], tools: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What somebody asked, a text or a `Conversation`. `user` groups prompts for the cap and the split; "" is an
-    unknown user."""
+    """What a user asked, a text or a `Conversation`. `user` groups prompts for the cap and the split; "" is an unknown
+    user."""
 
     text: str
     user: str = ""
@@ -95,9 +95,9 @@ class Demonstration:
 class Comparison:
     """K completions of one prompt and the pairs in which a labeler preferred one.
 
-    `preferred` holds `(winner, loser)` indices into `completions`. Ties are pairs that are not there; a ranking is
-    the special case without cycles (`pairs_from_ranks`). `finished` tells which completions ended by themselves and
-    were not cut at a length limit; empty: all did.
+    `preferred` holds pairs `(winner, loser)` of indices into `completions`. Tied pairs are left out. `pairs_from_ranks`
+    makes the pairs of a ranking, which is the special case without cycles. `finished` says which completions ended by
+    themselves and were not cut at a length limit; empty: all did.
     """
 
     prompt: str
@@ -124,7 +124,7 @@ class Comparison:
 
     @staticmethod
     def pairs_from_ranks(ranks: Sequence[float]) -> frozenset[tuple[int, int]]:
-        """The pairs of a ranking with ties: `(i, j)` wherever `ranks[i] < ranks[j]` (lower is better)."""
+        """The pairs of a ranking with ties: `(i, j)` if `ranks[i] < ranks[j]` (lower is better)."""
         return frozenset((i, j) for i, a in enumerate(ranks) for j, b in enumerate(ranks) if a < b)
 
 
@@ -164,13 +164,13 @@ class _TensorRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequences(_TensorRecord):
-    """Prompts and responses side by side, each padded towards the outside.
+    """Prompts and responses side by side: prompts are padded on the left, responses on the right.
 
     prompt: [B, P] int64, padded on the left; every row has at least one real token.
     prompt_mask: [B, P] bool, True at real tokens.
     response: [B, T] int64, padded on the right.
     response_mask: [B, T] bool, True at real tokens, the end-of-text token included.
-    learned: [B, T] bool, the real tokens that a likelihood counts; None for all of them.
+    learned: [B, T] bool, the real tokens that are counted in a likelihood; None for all.
 
     Language modelling is the case of a one-token prompt. Response position `t` is predicted from the hidden state
     at column `P - 1 + t`, so the positions that matter to a loss are the same columns in every row.
@@ -200,7 +200,7 @@ class Sequences(_TensorRecord):
 
     @property
     def counted(self) -> Tensor:
-        """[B, T] bool, True at the tokens that a likelihood counts."""
+        """[B, T] bool, True at the tokens that are counted in a likelihood."""
         return self.response_mask if self.learned is None else self.learned
 
     @property
@@ -229,11 +229,11 @@ class Sequences(_TensorRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedPrompts(_TensorRecord):
-    """Prompts, each once, with their responses behind them in the same row: `prompt response_1 .. response_K padding`.
+    """Prompts, each once, followed by their responses in the same row: `prompt response_1 .. response_K padding`.
 
     tokens: [B, L] int64. segments: [B, L] int64; 0 in the prompt, 1 .. K in the responses, -1 in the padding.
-    positions: [B, L] int64; of a token in its prompt with its response. last: [B, K] int64; the column of a response's
-    last token, the prompt's last where the response has none or the prompt fewer than K.
+    positions: [B, L] int64; the position of a token in its prompt with its response. last: [B, K] int64; the column of
+    a response's last token; if the response is empty, or the prompt has fewer than K, of the prompt's last token.
     """
 
     tokens: Tensor
@@ -252,7 +252,8 @@ class SharedPrompts(_TensorRecord):
         return self.tokens.shape[0]
 
     def separate(self) -> Sequences:
-        """One row a response, [B * K]: those of a prompt side by side, without tokens where it has fewer than K."""
+        """One row for each response, [B * K], those of a prompt one after the other; empty responses if it has fewer
+        than K."""
         num_responses = self.last.shape[1]
         in_prompt = self.segments == 0
         last_columns = in_prompt.long().argsort(dim=1, stable=True)[:, -_longest(in_prompt) :]
@@ -282,7 +283,7 @@ class Rollout(_TensorRecord):
     """Responses that a policy sampled.
 
     sequences: the prompts and the sampled responses.
-    finished: [B] bool; the response ended with a token that ends one (False: it was cut at the length limit).
+    finished: [B] bool; the response ended with an end token (False: it was cut at the length limit).
     """
 
     sequences: Sequences
@@ -303,7 +304,7 @@ class Rollout(_TensorRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experience(_TensorRecord):
-    """What PPO learns from: a rollout with everything that is fixed while the minibatches are taken.
+    """What PPO learns from: a rollout, with everything that stays fixed during its minibatches.
 
     sequences: B rows. scores: [B] float32, the reward model's. logprobs, ref_logprobs, values, advantages (whitened),
     returns: [B, T] float32, 0 where the response mask is False.
@@ -330,5 +331,5 @@ class Experience(_TensorRecord):
 
 
 def num_tokens(batches: Iterable[Sequences]) -> int:
-    """Response tokens that a likelihood counts, over several batches: the denominator of a token-mean loss."""
+    """Number of counted response tokens in several batches: the denominator of a mean over tokens."""
     return sum(int(batch.counted.sum()) for batch in batches)

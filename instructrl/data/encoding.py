@@ -26,11 +26,11 @@ from instructrl.types import (
 
 
 class Encoder:
-    """Encodes texts with one tokenizer under one pair of limits, and conversations with its chat template.
+    """Encodes texts with a tokenizer, within limits, and conversations with its chat template.
 
-    chat: the template that is in force; with None, conversations are their plain texts. end_of_text: the one token that
-    ends every response, and pads: the template's end of turn, and without a template the tokenizer's end of text. ends:
-    all tokens that end one, that one first.
+    chat: the template to use; with None, conversations are their plain texts. end_of_text: the token that is put at the
+    end of every response, and that pads: the template's end of turn, or without a template the tokenizer's end of text.
+    ends: all tokens that end a response, that one first.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: Limits, chat: ChatTemplate | None = None) -> None:
@@ -45,9 +45,9 @@ class Encoder:
     def prompt(self, text: str) -> list[int]:
         """Token ids of a prompt.
 
-        A text starts as the tokenizer starts one; it is the end-of-text token alone where that gives none, since a
-        response needs a state to be predicted from. A `Conversation` is rendered by the template, if there is one.
-        Raises ValueError above the limit, and for messages that the template, or plain text, has no place for.
+        A text starts as the tokenizer starts one. If it has no tokens, it becomes the end-of-text token, because a
+        response has to be predicted from a state. A `Conversation` is rendered by the template, if there is one. Raises
+        ValueError above the limit, and for messages that cannot be rendered.
         """
         ids = self._prompt_ids(text)
         if len(ids) > self.limits.max_prompt_tokens:
@@ -61,8 +61,7 @@ class Encoder:
         return len(self._prompt_ids(text)) <= self.limits.max_prompt_tokens
 
     def check(self, prompt: str, answers: Sequence[str] = ()) -> None:
-        """Raise ChatTemplateError where the template in force does not take messages, or plain text has no place for
-        them."""
+        """Raise ChatTemplateError if the template, or plain text without one, cannot render the messages."""
         if not isinstance(prompt, Conversation):
             return
         if self.chat is not None:
@@ -83,8 +82,8 @@ class Encoder:
     def response(self, text: str, *, prompt: str = "", finished: bool = True) -> list[int]:
         """Token ids of a response with its end-of-text token, cut at the limit.
 
-        prompt: what it answers; behind a `Conversation`, the template renders it, see `ChatTemplate.response`.
-        finished: False leaves the token out, for a response that was itself cut.
+        prompt: what it answers; after a `Conversation` the template renders the response, see `ChatTemplate.response`.
+        finished: False leaves the end-of-text token out, for a response that was already cut.
         """
         if self.chat is not None and isinstance(prompt, Conversation):
             ids = self.chat.response(prompt, self._prompt_ids(prompt), text, finished=finished)
@@ -97,11 +96,11 @@ class Encoder:
         return self.response(text, prompt=prompt)[-1:] == [self.end_of_text]
 
     def prompts(self, texts: Iterable[str]) -> tuple[Tensor, Tensor]:
-        """Left-padded prompts. Returns [B, P] int64 and [B, P] bool."""
+        """Prompts, padded on the left. Returns [B, P] int64 and [B, P] bool."""
         return pad_left([self.prompt(text) for text in texts], self.end_of_text)
 
     def pairs(self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool] | None = None):
-        """`Sequences` of prompts with their responses, one row each."""
+        """`Sequences` of prompts and their responses, one row for each pair."""
         flags = [True] * len(prompts) if finished is None else finished
         prompt, prompt_mask = self.prompts(prompts)
         response, response_mask = pad_right(
@@ -114,7 +113,7 @@ class Encoder:
         return Sequences(prompt=prompt, prompt_mask=prompt_mask, response=response, response_mask=response_mask)
 
     def demonstrations(self, rows: Sequence[Demonstration], turns: Turns = "last") -> Sequences:
-        """One row a demonstration.
+        """One row for each demonstration.
 
         turns: with "all", a conversation with earlier turns of the assistant begins to be a response at the first of
         them, and what is `learned` of it are these turns with their ends. The tokens are the same. Plain texts, and
@@ -142,8 +141,8 @@ class Encoder:
         )
 
     def without_equal_pairs(self, row: Comparison) -> Comparison:
-        """Without the preferences between responses that are the same tokens once they are cut: their scores are the
-        same number, and what is learned from them is its rounding."""
+        """Leaves out the preferences between responses with the same tokens once they are cut: they have the same
+        score, so only its rounding could be learned."""
         flags = row.finished or [True] * len(row.completions)
         responses = [
             self.response(text, prompt=row.prompt, finished=flag)
@@ -153,7 +152,7 @@ class Encoder:
         return row if different == row.preferred else replace(row, preferred=different)
 
     def shared_prompts(self, rows: Sequence[Comparison]) -> SharedPrompts:
-        """Each comparison as one row that reads its prompt once. K is the largest number of completions."""
+        """One row for each comparison, which has its prompt once. K is the largest number of completions."""
         num_responses = max(len(row.completions) for row in rows)
         tokens: list[list[int]] = []
         segments: list[list[int]] = []
@@ -244,7 +243,8 @@ def begin_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def pack_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
     """One stream of documents, each as the tokenizer starts one and an end-of-text token between them, cut into blocks.
 
-    The end of text stands before each document where nothing else starts one, as GPT-2 has it, and else behind.
+    If the tokenizer starts a text with nothing, as GPT-2's, the end of text is before each document, otherwise after
+    it.
 
     Returns [N, length] int64; the remainder that does not fill a block is dropped.
     Raises ValueError where the text does not fill one block.

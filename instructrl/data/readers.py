@@ -1,9 +1,9 @@
 """Readers and writers of records: demonstrations, comparisons, prompts and plain text for pretraining.
 
 Each reader takes a path that ends in `.jsonl`, `.jsonl.gz`, `.parquet` (or `.txt`, for the corpus), or
-`hub:NAME[:SPLIT]`, and returns a lazy sequence: opening it finds the rows, a row is parsed when it is asked for, so
-that files larger than memory can be used (see rows.py). A row that cannot be used raises DataError with file and
-line when it is reached; `check` reaches all of them.
+`hub:NAME[:SPLIT]`, and returns a lazy sequence: opening it finds the rows, and a row is parsed when it is needed, so
+that a file may be larger than memory (see rows.py). A row that cannot be used raises DataError with file and line when
+it is read; `check` reads all of them.
 """
 
 import json
@@ -75,23 +75,23 @@ class Records(Sequence[RecordT], Generic[RecordT]):
 
 
 def read_demonstrations(source: str | Path) -> Records[Demonstration]:
-    """What was asked and its answer, in any layout of columns.py; optional `user`, `source`, `category`."""
+    """A question and its answer, in any layout of columns.py; optional `user`, `source`, `category`."""
     return Records(open_rows(source, columns.DEMONSTRATION_COLUMNS), columns.parse_demonstration)
 
 
 def read_comparisons(source: str | Path) -> Records[Comparison]:
     """K completions of a prompt and which of them are preferred, in one of these layouts.
 
-    What was asked, as columns.py has it, with `completions[K]` and `ranks[K]` (lower is better, equal is a tie); with
+    The question, as in columns.py, with `completions[K]` and `ranks[K]` (lower is better, equal is a tie); with
     `completions[K]` and `preferences`, a list of pairs [winner, loser] that may contain cycles; with
-    `completions[K]{rank, completion}`; or with `chosen` and `rejected`. These two alone as whole transcripts, which are
-    parted after the last turn that they share. Optional `user`, `source`, `category`, `labeler`.
+    `completions[K]{rank, completion}`; or with `chosen` and `rejected`. Without a question, these two are whole
+    transcripts, which are split after the last turn that they share. Optional `user`, `source`, `category`, `labeler`.
     """
     return Records(open_rows(source, columns.COMPARISON_COLUMNS), columns.parse_comparison)
 
 
 def read_prompts(source: str | Path) -> Records[Prompt]:
-    """What was asked, in any layout of columns.py; optional `user`, `source`, `category`."""
+    """A question, in any layout of columns.py; optional `user`, `source`, `category`."""
     return Records(open_rows(source, columns.PROMPT_COLUMNS), columns.parse_prompt)
 
 
@@ -110,8 +110,8 @@ def holds_comparisons(source: str | Path) -> bool:
 
 
 def check_no_comparisons(source: str | Path) -> None:
-    """Raise DataError where a file of prompts holds comparisons: PPO would sample on what its reward model learned,
-    whose scores are too good there. A file that cannot be read is left to its reader."""
+    """Raise DataError if a file of prompts holds comparisons: PPO would sample on what its reward model has learned,
+    where its scores are too good. A file that cannot be read is left to its reader."""
     if holds_comparisons(source):
         raise DataError(
             f"{source}: found comparisons, accepted are prompts that the reward model was not trained on; to use them "
@@ -147,8 +147,8 @@ def check(records: Sequence[Any], *, max_errors: int = 20) -> int:
 def write_jsonl(path: str | Path, records: Iterable[Prompt | Demonstration | Comparison | Document]) -> int:
     """Write records, one JSON object a line, in the columns that the readers take. Returns their number.
 
-    The file appears whole or not at all: it is written beside its place and moved there. Empty optional columns are
-    left out. Of no records it makes an empty file, which the readers reject.
+    The file appears whole or not at all: it is written under another name and renamed. Empty optional columns are left
+    out. Without records, the file is empty, and the readers reject it.
     """
     path = Path(path)
     count = 0

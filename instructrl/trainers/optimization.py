@@ -18,9 +18,9 @@ class NotFiniteError(RuntimeError):
 
 
 class Update:
-    """One network's optimiser and schedule. Gradients are accumulated by the caller; `step` spends them.
+    """One network's optimiser and schedule. The caller accumulates gradients; `step` applies and clears them.
 
-    Of weights in bfloat16 it knows the float32 masters alone: gradients, their norm, moments and steps are theirs.
+    For weights in bfloat16, gradients, their norm, moments and steps are those of the float32 masters.
     """
 
     def __init__(self, module: nn.Module, config: AdamConfig) -> None:
@@ -52,14 +52,14 @@ class Update:
 
     @property
     def lr(self) -> float:
-        """The learning rate in force."""
+        """The current learning rate."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def step(self, *losses: float) -> float:
         """Apply the accumulated gradient and clear it. Returns its norm before clipping.
 
-        losses: what it is the gradient of, looked at only to be finite: their coefficients are in the gradient. Raises
-        NotFiniteError where one of them or the gradient is not finite, before any weight is changed.
+        losses: those whose gradient it is; only checked to be finite, since their coefficients are in the gradient.
+        Raises NotFiniteError if one of them or the gradient is not finite, before any weight is changed.
         """
         norm = self.finite_norm(*losses)
         if self._max_grad_norm is not None:
