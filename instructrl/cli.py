@@ -4,12 +4,15 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from types import TracebackType
 from typing import Any
 
 from instructrl import __version__, interruption, threads
+from instructrl.tracking.masking import masked
 
 # Command -> (what it does, where it is carried out). That is imported once the options are known to be good.
 COMMANDS = {
@@ -72,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (ValueError, RuntimeError, OSError) as error:
         if debug:
+            sys.excepthook = _show_masked
             raise
         return _fail(f"{_described(error)} (--debug shows where)")
 
@@ -100,8 +104,10 @@ def _settings(name: str, words: Sequence[str]) -> Any:
     from instructrl.commands.given_models import check_given_models  # not for `instructrl --help`
     from instructrl.commands.reading import READERS
     from instructrl.commands.unused import check_used
+    from instructrl.tracking.settings import check_tracker
 
     settings = READERS[name](words)
+    check_tracker(getattr(getattr(settings, "config", settings), "track", "none"))
     check_used(settings)
     check_given_models(settings)
     return settings
@@ -171,6 +177,11 @@ def _described(error: Exception) -> str:
     return str(error)
 
 
+def _show_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback as Python shows it, without credentials."""
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
+
+
 def _fail(message: str) -> int:
     for line in message.splitlines():  # `data check` names several rows
         _say(f"instructrl: error: {line}")
@@ -192,6 +203,7 @@ def _is_loss(error: Exception) -> bool:
 
 def _say(line: str) -> None:
     """To whoever started this, and of several processes that find the same, by the first of them."""
+    line = masked(line)
     if _num_processes() != "1":
         from instructrl import distributed
 

@@ -26,6 +26,7 @@ LAYERS = {
     "kernels": 0,
     "ops": 1,
     "distributed": 1,
+    "tracking": 2,
     "objectives": 2,
     "models": 2,
     "data": 2,

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from instructrl import distributed, durable
 from instructrl.commands.settings import EvalCommand
+from instructrl.commands.tracked import tracked
 from instructrl.data.readers import holds_comparisons
 from instructrl.evaluation.results import identities, versions
 from instructrl.evaluation.statistics import outcomes_from_scores, win_rate
@@ -20,6 +21,7 @@ from instructrl.runs.judging import judge_note, short_names
 from instructrl.runs.reading import Reader
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.standalone import load_judge, load_other_policy, load_start, open_workspace
+from instructrl.tracking.masking import masked_values
 from instructrl.types import Prompt
 
 
@@ -46,16 +48,18 @@ def main(config: EvalCommand) -> int:
             "them too well"
         )
     paths, performances = (config.baseline, *config.models), []
-    for path, name in zip(paths, short_names(paths), strict=True):
-        policy = baseline if not performances else Policy.load(path, encoder.tokenizer)
-        with work.log.phase(name, 1, "responses") as progress:
-            samples = sample_texts(policy.eval(), work.encoder, texts, sampling)
-            scores = score_texts(judge, work.encoder, texts, samples.texts, samples.finished).tolist()
-            progress.advance(units=len(texts))
-        performances.append((name, samples, scores))
-    results = _results(config, prompts, performances)
-    if distributed.is_main():
-        durable.write_text(work.folder / "results.json", json.dumps(results, indent=1) + "\n")
+    with tracked(config.track, work.log, work.folder, config) as tracker:
+        for path, name in zip(paths, short_names(paths), strict=True):
+            policy = baseline if not performances else Policy.load(path, encoder.tokenizer)
+            with work.log.phase(name, 1, "responses") as progress:
+                samples = sample_texts(policy.eval(), work.encoder, texts, sampling)
+                scores = score_texts(judge, work.encoder, texts, samples.texts, samples.finished).tolist()
+                progress.advance(units=len(texts))
+            performances.append((name, samples, scores))
+        results = _results(config, prompts, performances)
+        if distributed.is_main():
+            durable.write_text(work.folder / "results.json", json.dumps(results, indent=1) + "\n")
+        tracker.after_results(results)
     Console().print(results_table(results))
     return 0
 
@@ -101,4 +105,5 @@ def _results(
         "baseline": names[0],
         "prompts": "prompts",  # whoever asks knows whether they were held out
     }
-    return {"run": run, "models": models, "samples": responses, "config": asdict(config), "versions": versions()}
+    told = {"run": run, "models": models, "config": asdict(config)}
+    return {**masked_values(told), "samples": responses, "versions": versions()}

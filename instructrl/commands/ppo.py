@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from instructrl.commands.settings import PPOCommand
+from instructrl.commands.tracked import tracked
 from instructrl.data.readers import check_no_comparisons
 from instructrl.rollout.engines import open_engine
 from instructrl.runs.folder import settled_config
@@ -35,7 +36,8 @@ def main(config: PPOCommand) -> int:
     }
     work = open_workspace(reader, recipe, config, config.checkpoints, sources)
     prompts = [prompt.text for prompt in records]
-    optimize_policy(work, policy, reward_model, prompts, phase=phase, blocks=blocks, engine=engine)
+    with tracked(config.track, work.log, work.folder, config):
+        optimize_policy(work, policy, reward_model, prompts, phase=phase, blocks=blocks, engine=engine)
     work.journal.tell_if_done()
     print(work.folder / "models" / phase)
     return 0

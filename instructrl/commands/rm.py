@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from instructrl.commands.settings import RewardModelCommand
+from instructrl.commands.tracked import tracked
 from instructrl.evaluation.statistics import reward_accuracy
 from instructrl.models.scoring import check_scalar_head
 from instructrl.rollout.scoring import comparison_scores
@@ -25,7 +26,8 @@ def main(config: RewardModelCommand) -> int:
     demonstrations = None if config.demonstrations is None else reader.demonstrations(config.demonstrations)
     sources = {"model": config.model, "comparisons": config.data, "demonstrations": config.demonstrations}
     work = open_workspace(reader, recipe, config, config.checkpoints, sources)
-    reward_model = fit_reward_model(work, policy, comparisons, demonstrations)
+    with tracked(config.track, work.log, work.folder, config):
+        reward_model = fit_reward_model(work, policy, comparisons, demonstrations)
     work.journal.tell_if_done()
     why = "" if demonstrations is not None else " (there are no --demonstrations that are to score 0)"
     print(f"bias {float(reward_model.bias):+.4f}{why}  {work.folder / 'models' / 'reward_model'}")

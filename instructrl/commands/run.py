@@ -5,6 +5,7 @@ from rich.table import Table
 
 from instructrl import distributed, progress, threads
 from instructrl.commands.settings import RunCommand
+from instructrl.commands.tracked import tracked
 from instructrl.evaluation.report import write_report
 from instructrl.evaluation.table import results_table
 from instructrl.models.backbone import hide_loading_bars
@@ -28,7 +29,9 @@ def main(command: RunCommand) -> int:
     log = RunLog(folder, continued=True)
     for text in command.named.concerns(config):  # hours before the steps that they are about
         log.warn(text)
-    results = command.named.carry_out(given, folder, log)
+    with tracked(config.track, log, folder, config) as tracker:
+        results = command.named.carry_out(given, folder, log)
+        tracker.after_results(results)
     if distributed.is_main():
         with progress.wait("writing the report"):
             report = write_report(folder)

@@ -9,6 +9,7 @@ from instructrl.models.settings import AdapterConfig
 from instructrl.rollout.settings import EngineName, Truncation
 from instructrl.runs.named import NamedRun
 from instructrl.settings import require_not_negative, require_positive
+from instructrl.tracking.settings import TrackerName
 from instructrl.trainers.settings import CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
 
 
@@ -45,6 +46,8 @@ class SFTCommand:
     adapter: AdapterConfig = AdapterConfig()
     # the training
     sft: SFTConfig = SFTConfig()
+    # also shows curves, samples, settings and times there (docs/tracking.md)
+    track: TrackerName = "none"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 
@@ -80,6 +83,8 @@ class RewardModelCommand:
     adapter: AdapterConfig = AdapterConfig()
     # the training
     reward_model: RewardModelConfig = RewardModelConfig()
+    # also shows curves, samples, settings and times there (docs/tracking.md)
+    track: TrackerName = "none"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 
@@ -119,6 +124,8 @@ class PPOCommand:
     adapter: AdapterConfig = AdapterConfig()
     # the training
     ppo: PPOConfig = PPOConfig()
+    # also shows curves, samples, settings and times there (docs/tracking.md)
+    track: TrackerName = "none"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 
@@ -151,6 +158,8 @@ class EvalCommand:
     chat_template: str = "auto"
     # today's date, for a template that asks for it
     chat_date: str = DATE
+    # also shows curves, samples, settings and times there (docs/tracking.md)
+    track: TrackerName = "none"
     # length limits of prompts and responses, in tokens
     limits: Limits = Limits()
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from instructrl.commands.settings import SFTCommand
+from instructrl.commands.tracked import tracked
 from instructrl.models.backbone import set_residual_dropout
 from instructrl.runs.folder import settled_config
 from instructrl.runs.reading import NO_VALIDATION, Reader
@@ -29,7 +30,8 @@ def main(config: SFTCommand) -> int:
         "plain text": config.corpus,
     }
     work = open_workspace(reader, recipe, config, config.checkpoints, sources)
-    _, epochs = finetune(work, policy, train, valid, phase="sft", blocks=blocks)
+    with tracked(config.track, work.log, work.folder, config):
+        _, epochs = finetune(work, policy, train, valid, phase="sft", blocks=blocks)
     work.journal.tell_if_done()
     for epoch in epochs:
         loss = "" if epoch.validation_loss is None else f"validation loss {epoch.validation_loss:.4f}  "

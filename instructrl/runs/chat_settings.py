@@ -7,6 +7,7 @@ from instructrl.data.settings import DATE, Limits
 from instructrl.models.settings import AdapterConfig
 from instructrl.runs.recipe import check_lengths
 from instructrl.settings import require_positive
+from instructrl.tracking.settings import TrackerName
 from instructrl.trainers.settings import AdamConfig, CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
 
 CHAT_DESCRIPTION = "your chat model, aligned by public human comparisons through its own chat template"
@@ -88,6 +89,8 @@ class ChatRunConfig:
     blocks: int = 16
     # what each step does
     recipe: ChatRecipe = ChatRecipe()
+    # also shows curves, samples, settings and times there (docs/tracking.md)
+    track: TrackerName = "none"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 

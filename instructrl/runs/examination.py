@@ -8,6 +8,7 @@ from instructrl import distributed, durable, progress
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam, block_losses
 from instructrl.runs.steps import Workspace
+from instructrl.tracking.masking import masked_values
 from instructrl.types import Prompt
 
 PPO_NAMES = {"ppo": "PPO", "ppo_ptx": "PPO-ptx"}
@@ -54,7 +55,7 @@ def examine(
         "alignment_tax": assemble.alignment_tax(performances, start, pretrained=pretrained),
         "over_optimisation": assemble.over_optimisation(work.log.read_metrics(), PPO_NAMES, batch_sizes),
         "samples": assemble.samples(performances, prompts, samples),
-        "config": work.config,
+        "config": masked_values(work.config),
         "versions": assemble.versions(),
     }
     text = json.dumps(results, indent=1, allow_nan=False)

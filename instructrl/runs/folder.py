@@ -14,16 +14,17 @@ from instructrl import distributed, durable
 from instructrl.models.passes import settled
 from instructrl.models.settings import PassConfig, Precision
 from instructrl.runs.journal import STATE
+from instructrl.tracking.masking import masked_values
 
 # Marks a folder as a run's.
 CONFIG_FILE = "config.yaml"
 _ASIDE = durable.aside_of(Path(CONFIG_FILE)).name
 _held: dict[Path, int] = {}
 # The journal goes first: what it says is done has to be there. The settings are replaced at the end.
-_FOLDERS = (STATE, "models")
-_FILES = ("results.json", "report.html", "metrics.jsonl", "profile.jsonl")
+_FOLDERS = (STATE, "models", "tensorboard", "wandb")
+_FILES = ("results.json", "report.html", "metrics.jsonl", "profile.jsonl", "tracking.json")
 # Settings that change no result: a run may go on with others, and may have been moved.
-_NO_RESULT = ("checkpoints", "out")
+_NO_RESULT = ("checkpoints", "out", "track")
 # And by their last name: where weights lie, which like the number of processes changes rounding alone.
 _ROUNDING = "spread"
 
@@ -118,8 +119,10 @@ def _check(folder: Path, config: Any, *, fresh: bool) -> None:
 
 
 def _require_no_links(folder: Path) -> None:
-    """A run that goes on writes into what is there: through a link it would write elsewhere."""
-    link = next((path for path in folder.rglob("*") if path.is_symlink()), None)
+    """A run that goes on writes into what is there: through a link it would write elsewhere. wandb leaves one behind in
+    the folder of each of its runs, which nobody writes to again."""
+    links = (path for path in folder.rglob("*") if path.is_symlink() and not path.match("wandb/*/logs/debug-core.log"))
+    link = next(links, None)
     if link is not None:
         raise ValueError(f"{link}: found a link, accepted are files and folders; the folder of the run may be one")
 
@@ -158,8 +161,8 @@ def _flat(value: Mapping, prefix: str = "") -> dict[str, Any]:
 
 
 def _kept(config: Any) -> dict[str, Any]:
-    """What stands in the file. `fresh` was a wish for one time."""
-    return {name: value for name, value in _plain(asdict(config)).items() if name != "fresh"}
+    """What stands in the file, without credentials. `fresh` was a wish for one time."""
+    return {name: value for name, value in masked_values(asdict(config)).items() if name != "fresh"}
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -168,11 +171,3 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, (Mapping, list, tuple)):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(item)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

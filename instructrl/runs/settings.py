@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from instructrl.data.settings import DATE, Limits, LongPrompts
 from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.settings import require_positive
+from instructrl.tracking.settings import TrackerName
 from instructrl.trainers.settings import (
     AdamConfig,
     CheckpointConfig,
@@ -99,6 +100,8 @@ class MiniatureConfig:
     sizes: MiniatureSizes = MiniatureSizes()
     # what each step does
     recipe: Recipe = MINIATURE_RECIPE
+    # also shows curves, samples, settings and times there (docs/tracking.md)
+    track: TrackerName = "none"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 
@@ -185,6 +188,8 @@ class PublicConfig:
         ppo=_public_ppo(0.0),
         ppo_ptx=_public_ppo(1.0),
     )
+    # also shows curves, samples, settings and times there (docs/tracking.md)
+    track: TrackerName = "none"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 
@@ -217,6 +222,8 @@ class FilesConfig:
     test_prompts: int = 1_000
     # what each step does
     recipe: Recipe = Recipe()
+    # also shows curves, samples, settings and times there (docs/tracking.md)
+    track: TrackerName = "none"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 

@@ -138,6 +138,10 @@ class Checkpoints:
             )
         return None
 
+    def latest(self) -> Path:
+        """Where the one that was written last is."""
+        return self._folders()[0]
+
     def clear(self) -> None:
         """Remove all of them: the main process does."""
         if not distributed.is_main():

@@ -4,9 +4,10 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,14 @@ from rich.console import Console
 from instructrl import distributed, durable, progress
 from instructrl.profiling import PHASES, Profile
 from instructrl.progress import Line
+from instructrl.tracking.callbacks import Callback, CheckpointDone, PhaseDone, Sample, StepDone
+from instructrl.tracking.masking import masked
+
+_NO_SECONDS: Mapping[str, float] = MappingProxyType({})
+
+
+def _no_samples(count: int) -> Sequence[Sample]:
+    return ()
 
 
 class Phase:
@@ -53,6 +62,7 @@ class RunLog:
         self._folder = folder
         self._writes = folder is not None and distributed.is_main()
         self._warned: set[str] = set()
+        self._callbacks: tuple[Callback, ...] = ()
         if folder is not None and self._writes:
             durable.make_folder(folder)
             for name in ("metrics.jsonl", "profile.jsonl"):
@@ -60,13 +70,63 @@ class RunLog:
                     pass
             durable.sync(folder)
             _mend(folder / "profile.jsonl")
+        self._num_rows = self._rows_there()
 
-    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
-        """One row of `metrics.jsonl`. Raises RuntimeError for a number that is not finite."""
+    @contextmanager
+    def calling(self, callbacks: Sequence[Callback]) -> Iterator[None]:
+        """Inside, these too are told what is done. Raises TypeError for an object that is no callback."""
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks: found {type(callback).__name__}, accepted is what derives from Callback")
+        before, self._callbacks = self._callbacks, (*self._callbacks, *callbacks)
+        try:
+            yield
+        finally:
+            self._callbacks = before
+
+    def _told(self) -> Sequence[Callback]:
+        return self._callbacks if distributed.is_main() else ()
+
+    def metrics(
+        self,
+        phase: str,
+        step: int,
+        values: Mapping[str, float],
+        *,
+        seconds: Mapping[str, float] = _NO_SECONDS,
+        samples: Callable[[int], Sequence[Sample]] = _no_samples,
+    ) -> None:
+        """One row of `metrics.jsonl`, of which callbacks are told. seconds, samples: see `StepDone`.
+
+        Raises RuntimeError for a number that is not finite.
+        """
         for name, value in values.items():
             if value != value or value in (float("inf"), float("-inf")):
                 raise RuntimeError(f"{phase}, step {step}: {name} is {value}; lower the learning rate of this phase")
         self._append("metrics.jsonl", {"phase": phase, "step": step, **values})
+        row, self._num_rows = self._num_rows, self._num_rows + 1
+        for callback in self._told():
+            done = StepDone(
+                phase=phase,
+                step=step,
+                row=row,
+                metrics=MappingProxyType(dict(values)),
+                seconds=MappingProxyType(dict(seconds)),
+                samples=samples,
+            )
+            callback.after_step(done)
+
+    def saved(self, phase: str, step: int, folder: Path) -> None:
+        """Tell callbacks of a checkpoint."""
+        for callback in self._told():
+            callback.after_checkpoint(CheckpointDone(phase=phase, step=step, folder=folder))
+
+    def _rows_there(self) -> int:
+        """The rows of `metrics.jsonl`."""
+        if self._folder is None or not self._writes:
+            return 0
+        with (self._folder / "metrics.jsonl").open("rb") as file:
+            return sum(1 for _ in file)
 
     def synced_bytes(self) -> int:
         """The length of `metrics.jsonl`, all of which is on the disk."""
@@ -90,6 +150,7 @@ class RunLog:
         self.require(metrics_bytes)
         if self._folder is not None and self._writes:
             os.truncate(self._folder / "metrics.jsonl", metrics_bytes)
+            self._num_rows = self._rows_there()
 
     def keep(self, name: str, content: object) -> Path | None:
         """Write something for a person to look at. Returns where."""
@@ -102,7 +163,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """A line for whoever watches."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(masked(text), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A warning, once however often it is given."""
@@ -144,6 +205,8 @@ class RunLog:
         row |= _as_row(phase.profile, seconds)
         row["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._append("profile.jsonl", row)
+        for callback in self._told():
+            callback.after_phase(PhaseDone(phase=name, profile=MappingProxyType(dict(row))))
 
     def _append(self, name: str, row: Mapping[str, object]) -> None:
         if self._folder is not None and self._writes:

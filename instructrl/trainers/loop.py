@@ -15,6 +15,7 @@ from instructrl.models.passes import applied
 from instructrl.models.settings import PassConfig
 from instructrl.models.spread import gathered, placed_like
 from instructrl.rollout.randomness import keyed_generator
+from instructrl.tracking.callbacks import Callback, Sample
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, fingerprint
 from instructrl.trainers.log import Phase, RunLog
 from instructrl.trainers.optimization import NotFiniteError, Update
@@ -82,31 +83,38 @@ class Trainer(ABC):
         """What in a step's metrics a person should know, and what to do about it."""
         return []
 
+    def samples(self, count: int) -> list[Sample]:
+        """Up to `count` responses that the last step made, for people to read."""
+        return []
+
     def run(
         self,
         log: RunLog | str | Path | None = None,
         until: int | None = None,
         checkpoints: Checkpoints | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         """Train up to step `until` (None: to the end), writing the metrics of every step.
 
         log: a folder for metrics and checkpoints, where what an earlier call left is gone on with, to the same bits; or
         a `RunLog`; None shows the progress and writes nothing. checkpoints: where the state is saved when it is time,
-        and when a signal asks to leave. Raises RuntimeError where a number is not finite or memory does not suffice,
+        and when a signal asks to leave. callbacks: told of every step, checkpoint and phase; what one of them raises
+        ends the training. Raises RuntimeError where a number is not finite or memory does not suffice,
         `Interrupted` after a signal.
         """
         if not isinstance(log, RunLog):
-            self._run_in(None if log is None else Path(log), until)
+            self._run_in(None if log is None else Path(log), until, callbacks)
             return
         end = self.num_steps if until is None else min(until, self.num_steps)
         for text in self.concerns():
             log.warn(f"{self.phase}: {text}")
-        with log.phase(self.phase, end - self.step, self.unit) as shown, interruption.finishing():
+        phase = log.phase(self.phase, end - self.step, self.unit)
+        with log.calling(callbacks), phase as shown, interruption.finishing():
             while self.step < end:
                 with profiling.collect() as profile:
                     step = self.step
                     metrics, units = self._step_or_reason(log, profile)
-                    log.metrics(self.phase, step, metrics)
+                    log.metrics(self.phase, step, metrics, seconds=profile.seconds, samples=self.samples)
                     leaving = distributed.wished()  # asked once: a signal after it waits for the next step
                     # By the clock of the main process: those of the others differ.
                     due = distributed.largest(distributed.is_main() and checkpoints is not None and checkpoints.due())
@@ -118,19 +126,20 @@ class Trainer(ABC):
                 if leaving:
                     raise interruption.Interrupted(leaving)
 
-    def _run_in(self, folder: Path | None, until: int | None) -> None:
+    def _run_in(self, folder: Path | None, until: int | None, callbacks: Sequence[Callback]) -> None:
         log = RunLog(folder, continued=True)
         if folder is None:
-            self.run(log, until)
+            self.run(log, until, callbacks=callbacks)
             return
         checkpoints = Checkpoints(folder / "checkpoints", CheckpointConfig(), log.warn)
         if (found := checkpoints.newest()) is not None:
             self.resume(found)
         distributed.from_main(lambda: log.rewind(0 if found is None else found.metrics_bytes))
         first = self.step
-        self.run(log, until, checkpoints)
-        if self.step > first:
-            self.save(checkpoints, log)
+        with log.calling(callbacks):
+            self.run(log, until, checkpoints)
+            if self.step > first:
+                self.save(checkpoints, log)
 
     def save(self, checkpoints: Checkpoints, log: RunLog, shown: Phase | None = None) -> None:
         """Write a checkpoint of the state as it is."""
@@ -142,6 +151,8 @@ class Trainer(ABC):
         if shown is not None:
             shown.counts["checkpoints"] = shown.counts.get("checkpoints", 0) + 1
             shown.counts["checkpoint_bytes"] = size
+        if distributed.is_main():
+            log.saved(self.phase, self.step, checkpoints.latest())
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint. Raises ValueError for one of other data or of another model."""

@@ -27,6 +27,7 @@ from instructrl.rollout.experience import Estimation, RolloutStatistics, make_ex
 from instructrl.rollout.generate import Sampling, response_texts, sample_rollout
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
 from instructrl.rollout.scoring import Reward, rewards, rollout_scores
+from instructrl.tracking.callbacks import Sample
 from instructrl.trainers.likelihood import accumulate_likelihood_gradient, select_microbatch
 from instructrl.trainers.loop import DataOrder, Trainer
 from instructrl.trainers.optimization import Update
@@ -79,6 +80,7 @@ class PPOTrainer(Trainer):
         self.prompts, self.blocks, self.config, self.seed = prompts, blocks, config, seed
         self.observer, self.engine = observer, engine
         self._rollout: Rollout | None = None
+        self._scored: tuple[Sequence[str], Rollout, Tensor] | None = None  # the last rollout as the reward saw it
         # One after the other: of what is cut, as few networks as possible are whole at the same time.
         passes, example = settled(config.passes, policy.device), Sequences.smallest()
         if value_function is None:
@@ -141,7 +143,9 @@ class PPOTrainer(Trainer):
             rollout = self.engine(self.policy, self.encoder, prompts, sampling, first_episode=first)
         self._rollout = rollout
         observed = self.observer(prompts, rollout) if self.observer is not None else {}
-        return *self._experience(rollout, self._scores(prompts, rollout)), observed
+        scores = self._scores(prompts, rollout)
+        self._scored = prompts, rollout, scores
+        return *self._experience(rollout, scores), observed
 
     def _experience(self, rollout: Rollout, scores: Tensor) -> tuple[Experience, RolloutStatistics]:
         return make_experience(
@@ -254,6 +258,15 @@ class PPOTrainer(Trainer):
             found["responses"] = response_texts(self._rollout, self.encoder)
             found["finished"] = self._rollout.finished.tolist()
         return found
+
+    def samples(self, count: int) -> list[Sample]:
+        if self._scored is None:
+            return []
+        prompts, rollout, scores = self._scored
+        mask = rollout.sequences.response_mask & ~rollout.last_tokens
+        texts = self.encoder.decode(rollout.sequences.response[:count], mask[:count])
+        rows = zip(prompts, texts, scores[:count].tolist(), strict=False)
+        return [Sample(prompt=str(prompt), response=text, score=score) for prompt, text, score in rows]
 
     def concerns(self) -> list[str]:
         return self.config.concerns()

@@ -63,6 +63,10 @@ EARLIER: dict[str, tuple[str, ...]] = {
     ),
 }
 """Versions of TRL that had what `trl_records` records."""
+TRACKERS: dict[str, tuple[str, ...]] = {
+    "trackers": ("tensorboard==2.21.0", "wandb==0.31.0", "trackio==0.43.0"),
+}
+"""No hosts: what runs are shown in, as `tests/tracking` tries it."""
 ALONE: dict[str, tuple[str, ...]] = {
     "openrlhf": ("openrlhf==0.11.2",),
 }
@@ -82,7 +86,7 @@ def _named(requirement: str, pinned: bool) -> str:
 
 def environment(*hosts: str, pinned: bool = True) -> str:
     """The interpreter of an environment with hosts, made where there is none. Raises RuntimeError where pip fails."""
-    tables = ({**REQUIREMENTS, **EARLIER}, ALONE)
+    tables = ({**REQUIREMENTS, **EARLIER, **TRACKERS}, ALONE)
     wanted, alone = ([_named(x, pinned) for host in hosts for x in of.get(host, ())] for of in tables)
     folder = FOLDER / "-".join([*hosts, *([] if pinned else ["newest"])])
     python, stamp = folder / "bin" / "python", folder / "installed"
