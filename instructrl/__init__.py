@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from instructrl.rollout.generate import sample_texts as sample_texts
     from instructrl.rollout.scoring import score_texts as score_texts
     from instructrl.rollout.settings import Truncation as Truncation
+    from instructrl.tracking.callbacks import Callback as Callback
+    from instructrl.tracking.callbacks import CheckpointDone as CheckpointDone
+    from instructrl.tracking.callbacks import PhaseDone as PhaseDone
+    from instructrl.tracking.callbacks import StepDone as StepDone
+    from instructrl.tracking.tracker import open_tracker as open_tracker
     from instructrl.trainers.ppo import PPOTrainer as PPOTrainer
     from instructrl.trainers.reward_model import RewardModelTrainer as RewardModelTrainer
     from instructrl.trainers.settings import AdamConfig as AdamConfig
@@ -48,6 +53,8 @@ _MODULES = {
     "rollout.generate": ("Sampling", "sample_texts"),
     "rollout.scoring": ("score_texts",),
     "rollout.settings": ("Truncation",),
+    "tracking.callbacks": ("Callback", "CheckpointDone", "PhaseDone", "StepDone"),
+    "tracking.tracker": ("open_tracker",),
     "trainers.ppo": ("PPOTrainer",),
     "trainers.reward_model": ("RewardModelTrainer",),
     "trainers.settings": ("AdamConfig", "PPOConfig", "RewardModelConfig", "SFTConfig"),

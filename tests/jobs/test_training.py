@@ -95,3 +95,11 @@ def test_samples_are_those_of_one_process(job, alone):
 def test_the_main_process_alone_writes(job):
     assert (job / "process-0" / "metrics.jsonl").read_text().count("\n") == 1
     assert not list(job.glob("process-[1-9]*"))
+
+
+def test_the_main_process_alone_calls_callbacks(job, alone):
+    found = {path.relative_to(job): path.read_text() for path in job.glob("*/told-*")}
+    assert {path.name for path in found} == {"told-0"}
+    assert len(found) == len(worker.TRAINERS)
+    assert found == {path: (alone / "2" / path).read_text() for path in found}
+    assert found[Path("ppo/told-0")].splitlines()[-1].endswith(" 3")

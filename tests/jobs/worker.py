@@ -36,6 +36,7 @@ from instructrl.models.roles import learner
 from instructrl.models.settings import AdapterConfig, PassConfig
 from instructrl.models.spread import gathered, unsharded
 from instructrl.rollout.generate import Sampling, sample_rollout
+from instructrl.tracking.callbacks import Callback, StepDone
 from instructrl.trainers.checkpoints import Checkpoints
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.loop import Trainer
@@ -185,7 +186,7 @@ def job(how: Spread, folder: Path, others: Path | None = None, microbatch: int =
         trainer.run(log, until=trainer.num_steps // 2, checkpoints=OwnClock(folder / name / "never"))
         assert not (folder / name / "never").exists()
         trainer.save(checkpoints, log)
-        trainer.run(log)
+        trainer.run(log, callbacks=[Told(folder / name)])
         keep(trainer, folder / name / "end.safetensors")
         again = resumed(make(passes, microbatch), saved(folder / name))
         assert again.digest() == trainer.digest(), f"{name}: stopped and resumed is not the same"
@@ -202,6 +203,17 @@ def job(how: Spread, folder: Path, others: Path | None = None, microbatch: int =
     failures()
     own = RunLog(folder / f"process-{distributed.rank()}")
     own.metrics("phase", 0, {"loss": 1.0})
+
+
+class Told(Callback):
+    """Writes down in which process it is called, and asks for samples there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def after_step(self, done: StepDone) -> None:
+        with (self._folder / f"told-{distributed.rank()}").open("a") as file:
+            file.write(f"{done.phase} {done.step} {len(done.samples(3))}\n")
 
 
 class OwnClock(Checkpoints):

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from instructrl.types import Prompt
 LIMITS = ("--limits.max-prompt-tokens", "12", "--limits.max-response-tokens", "8")
 SFT = ("sft", "--model", "model", "--data", "demonstrations.jsonl", "--validation", "demonstrations.jsonl")
 SFT = (*SFT, "--sft.epochs", "2", "--sft.batch-size", "4", "--sft.residual-dropout", "0", *LIMITS)
+RM = ("rm", "--model", "model", "--data", "comparisons.jsonl", "--reward-model.batch-size", "4", *LIMITS)
 PPO = ("ppo", "--model", "model", "--reward-model", "reward", "--data", "prompts.jsonl", "--ppo.num-episodes", "88")
 PPO = (*PPO, "--ppo.rollout-batch", "8", "--ppo.minibatch", "8", "--ppo.num-epochs", "1", *LIMITS)
 EVAL = ("eval", "--baseline", "model", "--models", "other", "--reward-model", "reward", "--data", "prompts.jsonl")
@@ -40,18 +40,19 @@ def make_world(folder: Path) -> None:
     tiny.tiny_reward_model(policy).save(folder / "reward", encoder.tokenizer)
     rows = tiny.demonstrations(16)
     write_jsonl(folder / "demonstrations.jsonl", rows)
+    write_jsonl(folder / "comparisons.jsonl", tiny.comparisons(16))
     write_jsonl(folder / "prompts.jsonl", [Prompt(text=row.prompt) for row in rows])
 
 
 def life(
-    arguments: Sequence[str],
+    work: Sequence[str] | Callable[[], object],
     *,
     real: bool = False,
     kill_at_row: int | None = None,
     save_after: Sequence[int] = (),
     prepare: Callable[[pytest.MonkeyPatch], object] = lambda patch: None,
 ) -> tuple[int, str]:
-    """A command in the working folder. Returns its exit code, negative for a signal, and what it said to stderr.
+    """A command or a function in the working folder. Returns its exit code, negative for a signal, and what it said.
 
     real: with what is installed, not with stand-ins. kill_at_row: SIGKILL when so many rows were told. save_after: the
     calls after which it is time for a checkpoint. prepare: whatever else is to be different in there.
@@ -59,7 +60,7 @@ def life(
     said = Path("said")
     child = os.fork()
     if not child:
-        code = 1
+        code = 3
         with said.open("w") as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
             try:
                 patch = pytest.MonkeyPatch()
@@ -68,10 +69,10 @@ def life(
                 _arrange(patch, kill_at_row, save_after)
                 prepare(patch)
                 random.seed(0), np.random.seed(0), torch.manual_seed(0)  # as a fork finds them, they are somebody's
-                code = cli.main(arguments)
+                code = int(work() or 0) if callable(work) else cli.main(work)
                 Path("random").write_text(random_state())
-            except BaseException:  # whatever it is, the test shows it
-                traceback.print_exc()
+            except BaseException:  # told as Python does it at its end
+                sys.excepthook(*sys.exc_info())
             finally:
                 sys.stderr.flush()
                 os._exit(code)

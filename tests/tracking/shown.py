@@ -1,6 +1,7 @@
 """What a tracker shows of a run, read back as its own readers do."""
 
 import importlib
+import inspect
 import json
 import sqlite3
 import struct
@@ -9,6 +10,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import stand_ins
 
 
 @dataclass
@@ -65,7 +69,7 @@ def wandb(folder: Path) -> Shown:
         for content in _checked_records(path):
             x = record.FromString(content)
             if x.HasField("run"):
-                found.config = str(x.run.config.__dict__ or x.run.config)
+                found.config = str(x.run.config)
             if x.HasField("summary"):
                 # What is not logged in rows.
                 values = {u.key: json.loads(u.value_json) for u in x.summary.update if u.key}
@@ -84,8 +88,7 @@ def _media(folder: Path, value: Any) -> Any:
     """The table that a row names."""
     name = value.get("path") if isinstance(value, dict) else value
     if isinstance(name, str) and name.endswith(".table.json"):
-        path = Path(name) if Path(name).is_absolute() else folder / "files" / name
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads((folder / "files" / name).read_text(encoding="utf-8"))
     return value
 
 
@@ -144,3 +147,48 @@ def curves_of(metrics: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
         for name, value in row.items():
             found[phase, name].append((step, value))
     return found
+
+
+def assert_shows(name: str, folder: Path) -> Shown:
+    """Every curve is that of `metrics.jsonl`, point by point: none lacks, none stands twice, and it is one run."""
+    found, expected = of_run(name, folder, Path("trackio")), curves_of(folder / "metrics.jsonl")
+    if name == "tensorboard":  # which has float32
+        expected = {key: [(step, float(np.float32(x))) for step, x in points] for key, points in expected.items()}
+    assert dict(found.curves) == dict(expected)
+    assert found.runs == 1
+    return found
+
+
+# Of each library what is called, and of the stand-in what answers.
+_SIGNATURES = {
+    "tensorboard": [
+        ("tensorboard.plugins.text.metadata", "create_summary_metadata", None),
+        ("tensorboard.summary.writer.record_writer", "RecordWriter.__init__", stand_ins.RecordWriter.__init__),
+        ("tensorboard.summary.writer.record_writer", "RecordWriter.write", stand_ins.RecordWriter.write),
+    ],
+    "wandb": [
+        ("wandb", "init", stand_ins.wandb_init),
+        ("wandb", "Run.log", stand_ins.WandbRun.log),
+        ("wandb", "Run.define_metric", stand_ins.WandbRun.define_metric),
+        ("wandb", "Run.finish", stand_ins.WandbRun.finish),
+        ("wandb", "Table.__init__", stand_ins.WandbTable.__init__),
+    ],
+    "trackio": [
+        ("trackio", "init", stand_ins.trackio_init),
+        ("trackio", "Run.log", stand_ins.TrackioRun.log),
+        ("trackio", "Run.log_system", stand_ins.TrackioRun.log_system),
+        ("trackio", "Table.__init__", stand_ins.TrackioTable.__init__),
+        ("trackio.sqlite_storage", "SQLiteStorage.get_logs", stand_ins.SQLiteStorage.get_logs),
+    ],
+}
+
+
+def assert_signatures(name: str) -> None:
+    """What the stand-in takes, the real one takes by the same name."""
+    for module, path, own in _SIGNATURES[name]:
+        real: Any = importlib.import_module(module)
+        for part in path.split("."):
+            real = getattr(real, part)
+        found = inspect.signature(real).parameters
+        wanted = inspect.signature(own).parameters if own else ["display_name", "description"]
+        assert set(wanted) - {"self"} <= set(found), path

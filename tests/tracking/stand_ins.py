@@ -17,6 +17,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from instructrl.tracking import settings
 
 VERSIONS = {"tensorboard": "2.21.0", "wandb": "0.31.0", "trackio": "0.43.0"}
@@ -32,7 +34,8 @@ def install(patch) -> None:
         parent, _, child = name.rpartition(".")
         if parent in _MODULES:
             setattr(sys.modules[parent], child, sys.modules[name])
-    patch.setattr(settings.importlib.metadata, "version", lambda name: VERSIONS[name])
+    real = settings.importlib.metadata.version
+    patch.setattr(settings.importlib.metadata, "version", lambda name: VERSIONS.get(name) or real(name))
 
 
 # ---- TensorBoard: protocol buffers as JSON, a line each
@@ -49,6 +52,9 @@ class _Message:
             raise AttributeError(name)
         self.__dict__[name] = _Repeated() if name in ("dim", "string_val", "value") else _Message()
         return self.__dict__[name]
+
+    def __str__(self) -> str:
+        return json.dumps(_plain(self))
 
     def HasField(self, name: str) -> bool:  # noqa: N802
         return name in self.__dict__
@@ -73,7 +79,10 @@ class SessionLog(_Message):
 
 class Summary(_Message):
     class Value(_Message):
-        pass
+        def __init__(self, **fields: Any) -> None:
+            if "simple_value" in fields:
+                fields["simple_value"] = float(np.float32(fields["simple_value"]))
+            super().__init__(**fields)
 
 
 def _plain(value: Any) -> Any:
@@ -228,7 +237,7 @@ class WandbRun:
             if isinstance(value, WandbTable):
                 path = self._media / f"{name.replace('/', '_')}_{step}.table.json"
                 path.write_text(json.dumps({"columns": value.columns, "data": value.data}))
-                value = {"path": str(path)}
+                value = {"path": f"media/{path.name}"}
             items.append({"nested_key": [name], "value_json": json.dumps(value)})
         self._send({"history": {"step": {"num": step}, "item": items}})
 
@@ -236,7 +245,7 @@ class WandbRun:
         updates = [{"key": name, "value_json": json.dumps(value)} for name, value in data.items()]
         self._send({"summary": {"update": updates}})
 
-    def finish(self, exit_code: int | None = None, quiet: bool | None = None) -> None:
+    def finish(self, exit_code: int | None = None) -> None:
         self._send({"exit": {"exit_code": exit_code}}, keep=0)
 
     def _send(self, record: dict, keep: int = KEPT) -> None:
