@@ -29,6 +29,7 @@ MADE = (
     "metrics.jsonl",
     "profile.jsonl",
     "results.json",
+    "tracking.json",
     "generation_config.json",
     "instructrl.json",
 )

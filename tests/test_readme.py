@@ -29,6 +29,7 @@ RUN_BY = {
     "docs/conventions.md": "test_the_example_of_conventions_runs",
     "docs/files_and_models.md": "test_your_own_files_from_start_to_end",
     "docs/ops.md": "test_the_ops_example_runs",
+    "docs/tracking.md": "tests/tracking/test_callbacks.py::test_the_example_of_the_page_runs",
     "kernels/README.md": "test_the_backend_examples_run",
 }
 

@@ -60,12 +60,14 @@ class Library(Protocol):
 
 
 def rows_of(folder: Path) -> Iterator[Row]:
-    """The rows of the run in a folder; none where there is no run."""
+    """The rows of the run in a folder; none where there is no run. What a kill has cut short comes again."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file):
+            if not line.endswith("\n"):
+                return
             found: dict[str, Any] = json.loads(line)
             phase, step = found.pop("phase"), found.pop("step")
             yield Row(number=number, phase=phase, step=step, metrics=found)

@@ -1,7 +1,6 @@
 """A tracker as a callback: what of a run goes to a library, what is left out, and what happens where it fails."""
 
 import json
-import os
 import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from instructrl import distributed
+from instructrl import distributed, durable
 from instructrl.tracking.callbacks import Callback, PhaseDone, Sample, StepDone
 from instructrl.tracking.masking import masked, masked_values
 from instructrl.tracking.rows import Library, Row, results_of, rows_of
@@ -116,9 +115,9 @@ def open_tracker(
 
 
 def _opened(name: TrackerName, folder: Path, config: dict[str, Any]) -> Library:
+    durable.make_folder(folder)
     library = _library(name, folder, config)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         library.start()
     except library.failures as error:
         raise RuntimeError(f"track {name}: found {_reason(error)}, accepted is {_ACCEPTED[name]}") from error
@@ -151,10 +150,7 @@ def _identity(folder: Path) -> str:
     """Made once for a run. Not of the global random numbers, which belong to whoever trains."""
     path = folder / IDENTITY
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{IDENTITY}.writing")
-        aside.write_text(json.dumps({"run": secrets.token_hex(4)}) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        durable.write_text(path, json.dumps({"run": secrets.token_hex(4)}) + "\n")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["run"]
         int(found, 16)

@@ -71,9 +71,9 @@ def life(
                 random.seed(0), np.random.seed(0), torch.manual_seed(0)  # as a fork finds them, they are somebody's
                 code = int(work() or 0) if callable(work) else cli.main(work)
                 Path("random").write_text(random_state())
-            except BaseException:  # told as Python does it at its end
-                sys.excepthook(*sys.exc_info())
             finally:
+                if sys.exc_info()[0] is not None:
+                    sys.excepthook(*sys.exc_info())  # as Python does it at its end
                 sys.stderr.flush()
                 os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.read_text()

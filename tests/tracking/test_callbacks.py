@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import shown
 import small
+import stand_ins
+from pages import blocks, read
 from small import SmallTrainer, quiet_log
 
 import instructrl
@@ -167,6 +170,20 @@ def test_other_processes_are_told_nothing_and_open_no_tracker(tmp_path, monkeypa
     with open_tracker("wandb", tmp_path / "run", {}) as tracker:  # which is not installed, or would write
         tracker.after_results({})
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch, saved_after):
+    (example,) = blocks(read("docs/tracking.md"), "python")
+    monkeypatch.chdir(tmp_path)
+    stand_ins.install(monkeypatch)
+    saved_after(2)
+    made = {"trainer": SmallTrainer("first")}
+    exec(compile(example, "tracking.md", "exec"), made)
+    shown.assert_shows("tensorboard", tmp_path / "runs" / "mine")
+    assert {path.name for path in (tmp_path / "copies" / "first").iterdir()} == {"step-00000002", "step-00000006"}
+    far = StepDone(phase="ppo", step=3, row=3, metrics={"kl": 21.0}, seconds={}, samples=lambda count: ())
+    with pytest.raises(RuntimeError, match=r"step 3: the KL is 21\.0"):
+        made["TooFar"]().after_step(far)
 
 
 def test_names_at_the_top():
