@@ -34,14 +34,9 @@ help:
 	@echo "make torture        a run that is killed sixty times, beside one that is not"
 	@echo "make bench          the ops beside PyTorch and other installed libraries, into benchmarks/results/<machine>"
 	@echo "make hosts          other people's trainers with and without the adapters, each in an environment that is made"
-<<<<<<< HEAD
 	@echo "make hosts-test     the adapters' tests, in environments with TRL or torchtune; old versions of TRL's PPO beside their records"
-	@echo "make hosts-newest   what has changed in the newest release of each host"
-=======
-	@echo "make hosts-test     the adapters' tests, each in an environment with TRL or torchtune; TRL's PPO of old beside its records"
 	@echo "make trackers-test  the trackers' tests with TensorBoard, wandb and Trackio, in an environment that is made"
-	@echo "make hosts-newest   what moved in the newest release of each host"
->>>>>>> a3a5e59 (Trackers and callbacks: TensorBoard, Weights & Biases and Trackio beside metrics.jsonl; credentials are masked)
+	@echo "make hosts-newest   what has changed in the newest release of each host"
 	@echo "make ahead-of-time  what the CUDA and Triton kernels compile to; needs nvcc, no GPU"
 	@echo "make wheel          a wheel that needs no compiler, and a source distribution, into dist/"
 	@echo "make wheel-check    installs both in fresh environments without a compiler, beside each torch of RUNS"

@@ -108,6 +108,12 @@ ROWS = [
         message="--ppo.passes.precision: found 'float16', accepted is float32 or bfloat16",
     ),
     Row(
+        what="unknown tracker",
+        step="sft",
+        options="--track mlflow",
+        message="--track: found 'mlflow', accepted is tensorboard or wandb or trackio or none",
+    ),
+    Row(
         what="weights that would need a loss scale",
         step="ppo",
         options="--ppo.passes.weights float16",

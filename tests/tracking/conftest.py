@@ -4,8 +4,7 @@ import importlib.util
 
 import pytest
 import stand_ins
-
-NAMES = ("tensorboard", "wandb", "trackio")
+from lives import NAMES
 
 
 @pytest.fixture(scope="session")

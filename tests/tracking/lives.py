@@ -22,6 +22,7 @@ from instructrl.trainers.checkpoints import Checkpoints
 from instructrl.trainers.log import RunLog
 from instructrl.types import Prompt
 
+NAMES = ("tensorboard", "wandb", "trackio")
 LIMITS = ("--limits.max-prompt-tokens", "12", "--limits.max-response-tokens", "8")
 SFT = ("sft", "--model", "model", "--data", "demonstrations.jsonl", "--validation", "demonstrations.jsonl")
 SFT = (*SFT, "--sft.epochs", "2", "--sft.batch-size", "4", "--sft.residual-dropout", "0", *LIMITS)

@@ -156,7 +156,7 @@ def test_rows_of_a_run_that_goes_on_are_counted_from_where_it_goes_on(tmp_path, 
     assert [(x.step, x.row) for x in notes.of(StepDone)] == [(step, step) for step in range(2, STEPS)]
 
 
-@pytest.mark.parametrize("other", [print, object(), "x"], ids=str)
+@pytest.mark.parametrize("other", [print, object(), "x"], ids=["function", "object", "text"])
 def test_what_is_no_callback_is_refused(other, tmp_path):
     with pytest.raises(TypeError, match=r"^callbacks: found .+, accepted is what derives from Callback"):
         SmallTrainer("first").run(quiet_log(None), callbacks=[other])

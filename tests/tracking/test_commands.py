@@ -9,8 +9,7 @@ from pathlib import Path
 import lives
 import pytest
 import shown
-from conftest import NAMES
-from lives import EVAL, PPO, RM, SFT, life
+from lives import EVAL, NAMES, PPO, RM, SFT, life
 from shown import assert_shows
 
 REAL = [f"real {name}" for name in NAMES]

@@ -10,8 +10,7 @@ import pytest
 import shown
 import small
 import stand_ins
-from conftest import NAMES
-from lives import life
+from lives import NAMES, life
 from rich.console import Console
 from shown import assert_shows
 
