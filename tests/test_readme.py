@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from instructrl import cli, kernels
 from instructrl.commands import options
 from instructrl.data import readers
 from instructrl.ops import compiled, dispatch, private_ops
+from instructrl.runs.chat_settings import ChatRecipe
+from instructrl.runs.settings import FilesConfig
 
 # Who runs the Python of a page: a test in this file, or FILE::TEST in another one. Pages of hosts are left to
 # tests/integrations, which needs the hosts.
@@ -70,7 +73,8 @@ def no_work(monkeypatch):
 def test_every_command_is_accepted(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy").mkdir()
-    (tmp_path / "toy/small.yaml").write_text(small_yaml())
+    for name, content in written_files().items():
+        (tmp_path / name).write_text(content)
     (tmp_path / "ppo.yaml").write_text("model: a\nreward_model: b\ndata: c\n")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     if arguments == ["run", "--list"]:
@@ -111,10 +115,21 @@ def test_programs_are_found():
     assert {("make", "demo"), ("-m", "benchmarks.ops.floors"), ("python", "tests/jobs/figures.py")} <= set(found)
 
 
-def small_yaml() -> str:
-    return re.search(
-        r"cat > toy/small.yaml <<'END'\n(.*?)^END$", read("docs/files_and_models.md"), re.MULTILINE | re.DOTALL
-    )[1]
+def written_files() -> dict[str, str]:
+    """What the page of files and models writes by `cat`: content by name."""
+    page = read("docs/files_and_models.md")
+    return dict(re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END$", page, re.MULTILINE | re.DOTALL))
+
+
+def test_the_settings_of_a_small_model_are_those_of_the_chat_run(tmp_path):
+    """But for PPO-ptx and the branch it starts from, which that run does not have."""
+    (tmp_path / "own.yaml").write_text(written_files()["own.yaml"])
+    words = ["--config", str(tmp_path / "own.yaml")]
+    recipe, chat = options.parse(FilesConfig(), words, program="run", description="").recipe, ChatRecipe()
+    for name in ("block_tokens", "limits", "adapter", "sft", "reward_model", "ppo"):
+        assert getattr(recipe, name) == getattr(chat, name)
+    assert recipe.ppo_start == replace(recipe.sft, pretraining_fraction=0.1)
+    assert recipe.ppo_ptx == replace(recipe.ppo, ptx_coef=1.0, ptx_examples_per_episode=0.5)
 
 
 def test_your_own_files_from_start_to_end(tmp_path, monkeypatch, capsys):
@@ -123,7 +138,7 @@ def test_your_own_files_from_start_to_end(tmp_path, monkeypatch, capsys):
     page = read("docs/files_and_models.md")
     toy, talk, steps = blocks(page, "python")
     exec(compile(toy, "toy.py", "exec"), {})
-    (tmp_path / "toy/small.yaml").write_text(small_yaml())
+    (tmp_path / "toy/small.yaml").write_text(written_files()["toy/small.yaml"])
     text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("instructrl ") and "toy/" in line]
     assert len(lines) == 12
