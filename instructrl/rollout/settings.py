@@ -15,9 +15,9 @@ class Truncation:
 
     # sample from this many likeliest tokens; 0 is all
     top_k: int = 0
-    # of these, sample from the fewest that have this share of their probability
+    # of these, sample from the fewest whose probabilities add up to this share
     top_p: float = 1.0
-    # of these, sample from those at least this many times as likely as the likeliest
+    # of these, sample from those with at least this fraction of the likeliest token's probability
     min_p: float = 0.0
     # texts at which a response ends; they are not part of it
     stop: tuple[str, ...] = ()
