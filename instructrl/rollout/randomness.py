@@ -1,7 +1,7 @@
-"""Random numbers that are a function of where they are used, not of what was drawn before.
+"""Random numbers that depend only on the seed and on where they are used, so that a resumed run repeats them.
 
-A sample keyed by (seed, episode, position) stays the same when rows leave the batch, when the batch is cut
-differently and when a run is continued; there is no generator state to save.
+A sample keyed by (seed, episode, position) stays the same if rows leave the batch, if the batch is divided in another
+way, and if a run is resumed; there is no generator state to save.
 """
 
 from collections.abc import Sequence

@@ -26,8 +26,8 @@ from instructrl.trainers.state_files import differences
 class Trainer(ABC):
     """A number of steps over networks and their optimisers.
 
-    The state is `step`, the networks, the optimisers, and what `extra_state` names. Everything random is keyed by
-    the seed and the step, so there is no generator to save: a trainer at step n does the same whatever came before.
+    The state is `step`, the networks, the optimisers, and what `extra_state` names. Random numbers depend on the seed
+    and the step alone, so there is no generator to save, and a resumed trainer repeats them.
 
     phase: the name in `metrics.jsonl`. unit: what the progress rate counts. passes: how the networks are
     run, settled. inputs: the data and what else is fixed but no setting; a checkpoint is continued with the same ones

@@ -42,15 +42,18 @@ RolloutObserver = Callable[[Sequence[str], Rollout], Mapping[str, float]]
 
 
 class PPOTrainer(Trainer):
-    """Iterations of: sample a rollout batch, score it, take the minibatches.
+    """Each iteration samples a batch of responses, scores it, and takes its minibatches.
 
-    policy: trained in place; its start is kept as the reference of the KL. reward_model: fixed, though in place it may
-    be cut, in a job, and rounded to bfloat16 (`models.spread`); the value function starts as its copy, and without one
-    as the policy's, with a head of its own. prompts: texts. reward: any function from prompts and responses to a number
-    each, beside the reward model, whose scores it is added to, or in its place. blocks: [N, L] int64 of plain text,
-    needed where `ptx_coef` is positive. engine: samples the responses. reference, value_function: in place of those
-    that are made, the first fixed as the reward model is, the second trained in place.
-    The averaged weights are in `average`: they are what is evaluated and saved, the raw weights train and roll out.
+    policy: trained in place; its start is kept as the reference of the KL.
+    reward_model: not trained, but in place it may be split among the processes of a job and rounded to bfloat16
+        (`models.spread`). The value function starts as its copy; without a reward model, as a copy of the policy with a
+        new head.
+    prompts: texts. reward: a function from prompts and responses to a number for each, which is added to the score of
+        the reward model, or used in its place. blocks: [N, L] int64 of plain text, needed if `ptx_coef` is positive.
+    engine: samples the responses. reference, value_function: used in place of those that are made; the first is treated
+        like the reward model, the second is trained in place.
+
+    The averaged weights, in `average`, are what is evaluated and saved; the raw weights are trained and sample.
     """
 
     unit = "episodes"

@@ -22,7 +22,7 @@ from instructrl.types import Comparison, Demonstration, SharedPrompts
 
 
 class RewardModelTrainer(Trainer):
-    """One pass over each prompt and each of its completions; all preferred pairs of a prompt in one batch element."""
+    """Trains on rankings: a batch element is a prompt with all of its preferred pairs, and each completion is read once."""
 
     def __init__(
         self,

@@ -27,14 +27,13 @@ _BLOCK_ORDER = -1
 
 
 class SFTTrainer(Trainer):
-    """Negative log-likelihood per response token, and per token of plain text where the mix asks for it.
+    """Minimises the negative log-likelihood per response token, and per token of plain text if that is mixed in.
 
     The loss is `(1 - f) * demonstration_loss + f * pretraining_loss` with f = `pretraining_fraction`: a block has
     many times the tokens of a demonstration, so a mean over all tokens together would be mostly plain text.
 
-    blocks: [N, L] int64 of plain text; None where `pretraining_fraction` is 0. validation_losses: of the epochs so far,
-    filled in by whoever measures them.
-    Dropout is on inside a step only.
+    blocks: [N, L] int64 of plain text; None if `pretraining_fraction` is 0. validation_losses: those of the epochs so
+    far; the caller measures them and fills them in. Dropout is only on during a step.
     """
 
     def __init__(
