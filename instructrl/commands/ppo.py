@@ -27,7 +27,9 @@ def main(config: PPOCommand) -> int:
     reader = Reader(encoder, config.long_prompts)
     records = reader.prompts(config.data)
     blocks = read_blocks(config.corpus, encoder, block_tokens, "ppo.ptx_coef" if config.ppo.ptx_coef > 0 else None)
-    engine = open_engine(config.engine, config.model, config.limits, precision=config.ppo.passes.products)
+    engine = open_engine(
+        config.engine, config.model, config.limits, precision=config.ppo.passes.products, vllm=config.vllm
+    )
     sources = {
         "model": config.model,
         "reward model": config.reward_model,

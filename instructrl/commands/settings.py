@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from instructrl.data.settings import DATE, Limits, LongPrompts, Turns
 from instructrl.models.settings import AdapterConfig
-from instructrl.rollout.settings import EngineName, Truncation
+from instructrl.rollout.settings import EngineName, Truncation, VLLMConfig
 from instructrl.runs.named import NamedRun
 from instructrl.settings import require_not_negative, require_positive
 from instructrl.tracking.settings import TrackerName
@@ -109,6 +109,8 @@ class PPOCommand:
     seed: int = 0
     # what samples the responses; vllm has its own random numbers: other tokens than builtin, and other ones in each run
     engine: EngineName = "builtin"
+    # of the engine vllm
+    vllm: VLLMConfig = VLLMConfig()
     # length of a block of plain text
     block_tokens: int = 2048
     # rows whose prompt is longer than the limit: leave them out and count them, or refuse them

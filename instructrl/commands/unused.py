@@ -6,6 +6,7 @@ from typing import Any
 
 from instructrl.commands.settings import CheckCommand, PPOCommand, RewardModelCommand, RunCommand, SFTCommand
 from instructrl.data.settings import PrepareConfig
+from instructrl.rollout.settings import VLLMConfig
 from instructrl.runs.chat_settings import ChatRunConfig
 
 
@@ -51,6 +52,10 @@ _RULES: Mapping[type, tuple[Unused, ...]] = {
         ),
         _BLOCKS,
         _horizon("", "ppo", lambda settings: settings),
+        *(
+            Unused(option=f"vllm.{field.name}", without="engine vllm", when=lambda settings: settings.engine != "vllm")
+            for field in fields(VLLMConfig)
+        ),
     ),
     SFTCommand: (
         *_OF_A_STEP,

@@ -151,12 +151,17 @@ def source_of(network: PreTrainedModel) -> str:
 def named_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and tensors of a base alike, by the names of the former; tied ones once."""
     seen: set[int] = set()
+    for name, tensor in every_named_weight(module):
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def every_named_weight(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The same, tied ones by each of their names."""
     for path, part in module.named_modules():
         own = {**part._parameters, **{name: vars(part)[name] for name in vars(part).get(BASED, ())}}
-        for name, tensor in own.items():
-            if tensor is not None and id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield f"{path}.{name}" if path else name, tensor
+        yield from ((f"{path}.{name}" if path else name, x) for name, x in own.items() if x is not None)
 
 
 def share(network: PreTrainedModel, dtype: torch.dtype | None = None, *, own: Collection[nn.Module] = ()) -> Base:

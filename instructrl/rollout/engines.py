@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from instructrl import distributed
 from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling, sample_rollout
-from instructrl.rollout.settings import EngineName
+from instructrl.rollout.settings import EngineName, VLLMConfig
 from instructrl.rollout.vllm_engine import VLLMEngine
 from instructrl.types import Rollout
 
@@ -26,16 +25,13 @@ class RolloutEngine(Protocol):
     ) -> Rollout: ...
 
 
-def open_engine(name: EngineName, model: str | Path, limits: Limits, *, precision: str = "float32") -> RolloutEngine:
+def open_engine(
+    name: EngineName, model: str | Path, limits: Limits, *, precision: str = "float32", vllm: VLLMConfig = VLLMConfig()
+) -> RolloutEngine:
     """The engine of this name.
 
     model: a transformers folder or name, of the architecture and size of the policies to come. limits: of their
     prompts and responses. precision: of an engine with a model of its own; "builtin" runs the policy as it is given.
-    Raises RuntimeError where the engine's package is not installed, ValueError for vLLM in a job of several processes,
-    each of which would sample all responses.
+    vllm: for the engine of this name. Raises as `VLLMEngine`.
     """
-    if name == "vllm":
-        if (count := distributed.size_of_job()) > 1:
-            raise ValueError(f"engine: found vllm in a job of {count} processes, accepted there is builtin")
-        return VLLMEngine(model, limits, dtype=precision)
-    return sample_rollout
+    return VLLMEngine(model, limits, vllm, precision=precision) if name == "vllm" else sample_rollout

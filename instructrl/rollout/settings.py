@@ -1,5 +1,6 @@
 """Settings of the rollout."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,3 +36,21 @@ class Truncation:
     @property
     def truncates(self) -> bool:
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VLLMConfig:
+    """How vLLM is opened. Raises ValueError for other numbers than the comments say."""
+
+    # GiB, in each process, for the keys and values of unfinished responses; those that find no room wait
+    kv_cache_gib: float = 4.0
+    # processes that hold one copy of the network together, each a part of it
+    tensor_parallel: int = 1
+    # run the network as it is written: slower, but nothing is compiled when the engine opens
+    enforce_eager: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.kv_cache_gib) and self.kv_cache_gib > 0):
+            raise ValueError(f"kv_cache_gib: found {self.kv_cache_gib}, accepted are positive numbers")
+        if self.tensor_parallel < 1:
+            raise ValueError(f"tensor_parallel: found {self.tensor_parallel}, accepted are whole numbers from 1")

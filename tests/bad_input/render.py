@@ -13,6 +13,7 @@ import rows_chat  # noqa: E402
 import rows_configs  # noqa: E402
 import rows_data  # noqa: E402
 import rows_data_in_steps  # noqa: E402
+import rows_engines  # noqa: E402
 import rows_model_names  # noqa: E402
 import rows_models  # noqa: E402
 import rows_ops  # noqa: E402
@@ -30,6 +31,7 @@ FAMILIES = [
     ("Data, in a step", rows_data_in_steps.ROWS),
     ("Names of models", rows_model_names.ROWS),
     ("Adapters", rows_adapters.ROWS),
+    ("Engines", rows_engines.ROWS),
     ("Left unused, of another kind, left over", rows_unused.ROWS),
     ("Models", rows_models.ROWS),
     ("Tokenizers and reward models", rows_other_models.ROWS),

@@ -3,11 +3,11 @@
 import random
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import stand_in_vllm
 import torch
+from stand_in_vllm import flat
 from tiny import lively_policy, tiny_encoder, tiny_reward_model, words
 
 from instructrl import cli
@@ -31,28 +31,6 @@ SAMPLING = Sampling(seed=11, temperature=1.5, max_response_tokens=6)
 OTHER_END = 3
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A model whose folder names a second token as an end, as chat models' do."""
-    policy = lively_policy(ENCODER, seed=5)
-    policy.save(tmp_path / "model", ENCODER.tokenizer)
-    policy.lm.generation_config.update(eos_token_id=[END, OTHER_END], top_k=2, do_sample=True)
-    policy.lm.generation_config.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def vllm(monkeypatch):
-    module = stand_in_vllm.module()
-    monkeypatch.setitem(sys.modules, "vllm", module)
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    return module
-
-
-def flat(policy: Policy) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in policy.parameters()])
-
-
 def test_prompts_and_parameters_are_passed(vllm, folder):
     VLLMEngine(folder, ENCODER.limits)(lively_policy(ENCODER), ENCODER, PROMPTS, SAMPLING, first_episode=40)
     ((call,), (llm,)) = vllm.made[0].calls, vllm.made
@@ -68,6 +46,10 @@ def test_prompts_and_parameters_are_passed(vllm, folder):
         "dtype": "float32",
         "max_model_len": ENCODER.limits.total,
         "generation_config": "vllm",
+        "enforce_eager": False,
+        "kv_cache_memory_bytes": 4 * 2**30,
+        "tensor_parallel_size": 1,
+        "enable_chunked_prefill": False,
     }
 
 
@@ -240,6 +222,9 @@ def test_the_command_refuses_before_it_removes(monkeypatch, arguments, tmp_path,
         (tmp_path / "out" / name).write_text("")
     assert cli.main([*arguments, "--engine", "vllm", "--fresh"]) != 0
     assert "engine: found 'vllm', which is not installed" in capsys.readouterr().err
+    stand_in_vllm.install(monkeypatch, version="0.9.2")
+    assert cli.main([*arguments, "--engine", "vllm", "--fresh"]) == 2
+    assert "engine: found vLLM 0.9.2, accepted are versions from 0.28" in capsys.readouterr().err
     assert (tmp_path / "out/metrics.jsonl").exists()
     assert cli.main([*arguments, "--engine", "other"]) != 0
     assert "--engine: found 'other', accepted is builtin or vllm" in capsys.readouterr().err

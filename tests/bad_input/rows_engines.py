@@ -1,0 +1,45 @@
+"""Engines that sample the responses, and their settings."""
+
+from table import Row
+
+ROWS = [
+    Row(
+        what="unknown engine",
+        step="ppo",
+        options="--engine sglang",
+        message="--engine: found 'sglang', accepted is builtin or vllm",
+    ),
+    Row(
+        what="vLLM, which is not installed",
+        step="ppo",
+        options="--engine vllm",
+        message=(
+            "engine: found 'vllm', which is not installed; accepted is 'builtin', or 'vllm' after "
+            "pip install instructrl[vllm]"
+        ),
+    ),
+    Row(
+        what="no memory for the cache",
+        step="ppo",
+        options="--engine vllm --vllm.kv-cache-gib 0",
+        message="vllm.kv_cache_gib: found 0.0, accepted are positive numbers",
+    ),
+    Row(
+        what="word for the memory of the cache",
+        step="ppo",
+        options="--engine vllm --vllm.kv-cache-gib most",
+        message="--vllm.kv-cache-gib: found 'most', accepted is a finite number",
+    ),
+    Row(
+        what="network divided among no processes",
+        step="ppo",
+        options="--engine vllm --vllm.tensor-parallel 0",
+        message="vllm.tensor_parallel: found 0, accepted are whole numbers from 1",
+    ),
+    Row(
+        what="setting of vLLM for another engine",
+        step="ppo",
+        options="--vllm.kv-cache-gib 2",
+        message="vllm.kv_cache_gib: found 2.0, which nothing uses without engine vllm; accepted is both, or neither",
+    ),
+]
