@@ -21,7 +21,7 @@ TOOLS := $(VENV)/.tools
 # A process for each core, up to eight; whoever is done takes over tests of another.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo chat test quick smoke torture lint headers bench hosts hosts-test trackers-test hosts-newest ahead-of-time gpu wheel wheel-check hub-check clean
+.PHONY: help demo chat test quick smoke torture lint headers bench hosts hosts-test trackers-test hosts-newest vllm-test ahead-of-time gpu wheel wheel-check hub-check clean
 
 help:
 	@echo "make demo           the paper in miniature, from nothing to a report: about ten minutes on two cores"
@@ -37,6 +37,7 @@ help:
 	@echo "make hosts-test     the adapters' tests, in environments with TRL or torchtune; old versions of TRL's PPO beside their records"
 	@echo "make trackers-test  the trackers' tests with TensorBoard, wandb and Trackio, in an environment that is made"
 	@echo "make hosts-newest   what has changed in the newest release of each host"
+	@echo "make vllm-test      the engine vllm with vLLM itself, in an environment that is made (gigabytes, minutes)"
 	@echo "make ahead-of-time  what the CUDA and Triton kernels compile to; needs nvcc, no GPU"
 	@echo "make wheel          a wheel that needs no compiler, and a source distribution, into dist/"
 	@echo "make wheel-check    installs both in fresh environments without a compiler, beside each torch of RUNS"
@@ -104,6 +105,9 @@ trackers-test: $(TOOLS)
 
 hosts-newest: $(TOOLS)
 	$(BIN)/python -m benchmarks.end_to_end.hosts --newest
+
+vllm-test: $(TOOLS)
+	$$($(BIN)/python -m benchmarks.end_to_end.host_runs.environments vllm) -m pytest tests/rollout/test_vllm.py --show-capture no
 
 ahead-of-time: $(TOOLS)
 	$(BIN)/python -m benchmarks.ahead_of_time.report --write

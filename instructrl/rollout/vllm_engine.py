@@ -71,12 +71,24 @@ class VLLMEngine:
         with vllm_package.process_kept():
             try:
                 self._llm = self._vllm.LLM(str(model), **settings)
+                self._try_out()
             except ValueError as error:
-                raise ValueError(f"vLLM, with vllm.kv_cache_gib {config.kv_cache_gib}: {error}") from error
+                # It may speak of its own settings for memory, which are not those of this one.
+                said = " ".join(str(error).split())
+                raise ValueError(
+                    f"engine: found what vLLM does not take, with vllm.kv_cache_gib {config.kv_cache_gib}: {said}"
+                ) from error
+            if distributed.size_of_job() > 1:
+                vllm_package.leave_process_group(self._llm)
             self._modules = self._llm.apply_model(_module_names)[0]
             self._sleeps = bool(settings.get("enable_sleep_mode"))
             if self._sleeps:
                 self._llm.sleep(level=2)
+
+    def _try_out(self) -> None:
+        """One token. A network whose sizes vLLM's kernels do not take, as heads of 16 on a CPU, is refused by this."""
+        token = self._vllm.SamplingParams(temperature=0, max_tokens=1, detokenize=False)
+        self._llm.generate([{"prompt_token_ids": [0]}], [token], use_tqdm=False)
 
     @torch.no_grad()
     def __call__(

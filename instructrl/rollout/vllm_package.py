@@ -19,7 +19,7 @@ OLDEST, NEWEST = (0, 28), (0, 33)
 _IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 # Where the environment says nothing else: standard output is the command's own, and no machine is told of a run.
 _QUIET = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
 }
@@ -78,3 +78,12 @@ def process_kept() -> Iterator[None]:
             random.setstate(own)
             np.random.set_state(numpy_own)
             torch.set_num_threads = set_threads
+
+
+def leave_process_group(llm: Any) -> None:
+    """Where vLLM works in a job that others have made, keep the end of its engine from ending the job's process group.
+
+    What it would give back lasts as long as the process.
+    """
+    if (end := getattr(llm.llm_engine.engine_core, "_finalizer", None)) is not None:
+        end.detach()

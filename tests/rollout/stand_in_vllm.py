@@ -9,7 +9,8 @@ output heads, cuts prompts where a step is full, which seeded requests do not su
 import os
 import random
 import sys
-from dataclasses import dataclass, field
+import weakref
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -65,7 +66,7 @@ class CompletionOutput:
 class RequestOutput:
     request_id: str
     prompt_token_ids: list[int]
-    outputs: list[CompletionOutput] = field(default_factory=list)
+    outputs: list[CompletionOutput]
 
 
 class Platform:
@@ -150,8 +151,14 @@ class LLM:
         self.folder_ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
         self.cached_with = self.num_resets = 0  # the reload that the prefix cache belongs to
         self.can_reset = True
+        core = SimpleNamespace(_finalizer=weakref.finalize(self, self._end, self.platform))
+        self.llm_engine = SimpleNamespace(engine_core=core)
         self.calls: list[SimpleNamespace] = []
         self.log: list[str] = []
+
+    @staticmethod
+    def _end(platform: Platform) -> None:
+        """vLLM ends the process group, whoever made it."""
 
     def _plan_memory(self, utilization: float, cache: int | None) -> None:
         wanted = utilization * self.total_memory
@@ -217,7 +224,10 @@ class LLM:
             RequestOutput(str(i), prompt["prompt_token_ids"], [self._sample(prompt["prompt_token_ids"], params)])
             for i, (prompt, params) in enumerate(zip(prompts, sampling_params, strict=True))
         ]
-        self.calls.append(SimpleNamespace(prompts=prompts, params=sampling_params, outputs=outputs, weights=weights))
+        if self.worker.num_reloads:
+            self.calls.append(
+                SimpleNamespace(prompts=prompts, params=sampling_params, outputs=outputs, weights=weights)
+            )
         return outputs
 
     def _read_prompts(self, prompts, params) -> None:
@@ -231,7 +241,7 @@ class LLM:
             filled += len(prompt)
 
     def _sample(self, prompt: list[int], params: SamplingParams) -> CompletionOutput:
-        generator = torch.Generator().manual_seed(params.seed)
+        generator = torch.Generator().manual_seed(params.seed or 0)
         stops = set(params.stop_token_ids or ()) | (set() if params.ignore_eos else set(self.folder_ends))
         tokens: list[int] = []
         while True:

@@ -57,7 +57,9 @@ def test_the_memory_is_that_of_the_setting(monkeypatch, folder, device):
     VLLMEngine(folder, ENCODER.limits, VLLMConfig(kv_cache_gib=0.25))
     assert module.made[0].arguments["kv_cache_memory_bytes"] == 2**28
     for size in (2.0, 1e-6):
-        with pytest.raises(ValueError, match=rf"^vLLM, with vllm.kv_cache_gib {size}: "):
+        with pytest.raises(
+            ValueError, match=rf"^engine: found what vLLM does not take, with vllm.kv_cache_gib {size}: "
+        ):
             VLLMEngine(folder, ENCODER.limits, VLLMConfig(kv_cache_gib=size))
 
 
@@ -89,7 +91,7 @@ def test_on_a_gpu_it_sleeps_between_the_calls(monkeypatch, folder):
     for number in range(2):
         engine(policy, ENCODER, PROMPTS[:2], SAMPLING)
         assert torch.equal(llm.calls[number].weights, flat(policy))
-    assert llm.log == ["sleep 2", *once, *once]
+    assert llm.log == ["generate", "sleep 2", *once, *once]
     assert llm.worker.asleep
     assert "enable_chunked_prefill" not in llm.arguments
 
@@ -99,6 +101,7 @@ def test_the_processes_of_a_job_divide_the_rows(vllm, folder, monkeypatch, size,
     """Each gives its own to the others, and those that work as one have sampled the same."""
     policy, config = lively_policy(ENCODER), VLLMConfig(tensor_parallel=together)
     alone = VLLMEngine(folder, ENCODER.limits)(policy, ENCODER, PROMPTS[:7], SAMPLING, first_episode=3)
+    assert vllm.made[0].llm_engine.engine_core._finalizer.alive
     given: list = []
     monkeypatch.setattr(distributed, "size_of_job", lambda: size)
     monkeypatch.setattr(distributed, "gather", lambda part, count: given[-1].append(part) or torch.ones(7, 6) > 0)
@@ -116,6 +119,7 @@ def test_the_processes_of_a_job_divide_the_rows(vllm, folder, monkeypatch, size,
     for rank, llm in enumerate(vllm.made[1:]):
         assert llm.arguments["distributed_executor_backend"] == "external_launcher"
         assert llm.arguments["tensor_parallel_size"] == together
+        assert not llm.llm_engine.engine_core._finalizer.alive
         partner = vllm.made[1 + rank // together * together]
         assert [p.seed for p in llm.calls[0].params] == [p.seed for p in partner.calls[0].params]
 

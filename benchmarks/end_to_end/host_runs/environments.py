@@ -75,7 +75,7 @@ ALONE: dict[str, tuple[str, ...]] = {
 }
 """By host, what is installed without its requirements, of which some need a GPU."""
 UNUSED = {"vllm": ("torch", "torchaudio", "torchcodec", "torchvision")}
-"""By host, the requirements of its wheel that it does without; the others are installed. torch is the one that is here."""
+"""By host, the requirements of its wheel that it does without; the others are installed. torch is that of this one."""
 CHECKOUTS = {"nemo_rl": "NEMO_RL_CHECKOUT"}
 """By host that no registry has: the variable of the environment that says where a checkout of it is."""
 
@@ -123,7 +123,7 @@ def environment(*hosts: str, pinned: bool = True) -> str:
 
 
 def _required(site: Path, packages: Sequence[str], unused: Sequence[str]) -> list[str]:
-    """What the wheels of packages in a folder say that they need. Raises RuntimeError for another torch than is here."""
+    """What installed packages need, by their metadata. Raises RuntimeError where that is another torch than is here."""
     here = importlib.metadata.version("torch").partition("+")[0]
     named = {_named(package, pinned=False).replace("-", "_") for package in packages}
     found = [x for x in importlib.metadata.distributions(path=[str(site)]) if x.name.replace("-", "_") in named]
