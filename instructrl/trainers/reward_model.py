@@ -22,7 +22,7 @@ from instructrl.types import Comparison, Demonstration, SharedPrompts
 
 
 class RewardModelTrainer(Trainer):
-    """Trains on rankings: a batch element is a prompt with all of its preferred pairs, and each completion is read once."""
+    """Trains on rankings. A batch element is a prompt with all of its preferred pairs; each completion is read once."""
 
     def __init__(
         self,
