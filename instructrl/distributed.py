@@ -219,32 +219,59 @@ def from_main(function: Callable[[], T]) -> T:
     if size_of_job() == 1:
         return function()
     if not is_main():
-        answer = json.loads(_broadcast(""))
-        if "error" in answer:
-            raise _ERRORS[answer["error"]](*answer["arguments"])
-        return answer["value"]
+        return _taken(json.loads(_broadcast("")))
     try:
         value = function()
     except tuple(_ERRORS.values()) as error:
-        kind = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
-        arguments: list[Any] = [str(error)]
-        if isinstance(error, OSError) and error.filename is not None:
-            arguments = [error.errno, error.strerror, str(error.filename)]
-        _broadcast(json.dumps({"error": kind, "arguments": arguments}))
+        _broadcast(json.dumps(_told(error)))
         raise
     _broadcast(json.dumps({"value": value}))
     return value
 
 
-def _broadcast(text: str) -> str:
-    """The main process's text."""
+def from_each(function: Callable[[], T]) -> list[T]:
+    """What a function gives in each process, in their order: every one calls it, and has all of the answers.
+
+    It gives what JSON holds. Where it raises as in `from_main` in any of them, every process does, as the first did.
+    """
+    if size_of_job() == 1:
+        return [function()]
+    try:
+        own = {"value": function()}
+    except tuple(_ERRORS.values()) as error:
+        own = _told(error)
+    answers = [json.loads(_broadcast(json.dumps(own), source)) for source in range(size_of_job())]
+    wrong = next((answer for answer in answers if "error" in answer), None)
+    return [_taken(wrong or answer) for answer in answers]
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    """An error as JSON holds it."""
+    kind = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
+    arguments: list[Any] = [str(error)]
+    if isinstance(error, OSError) and error.filename is not None:
+        arguments = [error.errno, error.strerror, str(error.filename)]
+    elif isinstance(error, OSError) and error.errno is not None:
+        arguments = [error.errno, error.strerror]
+    return {"error": kind, "arguments": arguments}
+
+
+def _taken(answer: Mapping[str, Any]) -> Any:
+    """What another process answered: its value, or its error raised here."""
+    if "error" in answer:
+        raise _ERRORS[answer["error"]](*answer["arguments"])
+    return answer["value"]
+
+
+def _broadcast(text: str, source: int = 0) -> str:
+    """One process's text."""
     content = text.encode()
     length = torch.tensor([len(content)])
-    dist.broadcast(length, src=0)
+    dist.broadcast(length, src=source)
     buffer = torch.zeros(int(length), dtype=torch.uint8)
-    if is_main():
+    if rank() == source:
         buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    dist.broadcast(buffer, src=0)
+    dist.broadcast(buffer, src=source)
     return bytes(buffer.tolist()).decode()
 
 

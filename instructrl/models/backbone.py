@@ -14,6 +14,7 @@ from instructrl.models.conformance import border, check_weights, paths_of, paths
 from instructrl.models.folders import check_language_model, check_reward_model, read_config, read_network
 from instructrl.models.paths import BATCHES, Paths
 from instructrl.models.scalar_heads import scalar_class_of
+from instructrl.models.spread import in_turn
 from instructrl.types import Sequences
 
 # The paper's (C.1).
@@ -26,10 +27,11 @@ def hide_loading_bars() -> None:
     logging.set_verbosity_error()
 
 
-def load_causal_lm(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_causal_lm(path: str | Path, *, trust_remote_code: bool = False, in_parts: bool = False) -> PreTrainedModel:
     """A causal language model in float32, in evaluation mode.
 
-    path: a transformers folder or name. Weights are read from safetensors only: nothing is unpickled.
+    path: a transformers folder or name. Weights are read from safetensors only: nothing is unpickled. in_parts: each
+    process of the job has its rows alone, see `models.parts`.
     Raises ValueError for a model that `conformance.paths_of` refuses, before its weights are read, where its weights do
     something else than its architecture, and as `read_config` and `read_network` do, OSError among them where there is
     no such model.
@@ -38,12 +40,15 @@ def load_causal_lm(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     check_language_model(path, config)
     if not trust_remote_code:
         paths_of(config)
-    model: Any = read_network(AutoModelForCausalLM, path, config, trust_remote_code=trust_remote_code).eval()
-    check_weights(model, model.get_output_embeddings(), paths_of_network(model))
-    return with_fused_activations(model)
+    model: Any = with_fused_activations(
+        read_network(AutoModelForCausalLM, path, config, trust_remote_code=trust_remote_code, in_parts=in_parts).eval()
+    )
+    with in_turn(model) as whole:
+        check_weights(whole, whole.get_output_embeddings(), paths_of_network(model))
+    return model
 
 
-def load_scalar_model(path: str | Path) -> PreTrainedModel:
+def load_scalar_model(path: str | Path, *, in_parts: bool = False) -> PreTrainedModel:
     """A network with a scalar head from a transformers folder, in float32 and evaluation mode, safetensors only."""
     check_model_name(path)
     if not (Path(path) / "config.json").is_file():
@@ -53,9 +58,10 @@ def load_scalar_model(path: str | Path) -> PreTrainedModel:
     if getattr(config, "num_labels", None) != 1:
         raise ValueError(f"{path}: found a head of {config.num_labels} outputs, accepted is a reward model's of 1")
     paths = paths_of(config)
-    model: Any = read_network(scalar_class_of(config), path, config).eval()
-    check_weights(model, model.score, paths)
-    return with_fused_activations(model)
+    model: Any = with_fused_activations(read_network(scalar_class_of(config), path, config, in_parts=in_parts).eval())
+    with in_turn(model) as whole:
+        check_weights(whole, whole.score, paths)
+    return model
 
 
 def set_residual_dropout(lm: PreTrainedModel, probability: float | None) -> None:

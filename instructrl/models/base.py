@@ -133,6 +133,11 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device if base is None else base.device
 
 
+def home_of(module: nn.Module) -> torch.device:
+    """Where a module will lie when it is trained: on the device of this process; outside of `joined` where it is."""
+    return distributed.device() or device_of(module)
+
+
 def content_of(module: nn.Module) -> dict[str, Any]:
     """What tells a module from others: its state, and for a role on a base what it stands on."""
     base = base_of(module)

@@ -7,20 +7,21 @@ an index of shards names: what does not end in `.safetensors` goes through the u
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from instructrl.model_names import check_model_name, refuse_adapter
+from instructrl.models.parts import cut, read_parts
 
-INDEX = "model.safetensors.index.json"
+INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 _OF_AN_INDEX = ".safetensors.index.json"
 # How transformers' names of networks end, by what they give.
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration")
@@ -83,9 +84,9 @@ def check_reward_model(path: str | Path, config: PretrainedConfig) -> None:
 
 
 def read_network(
-    kind: Any, path: str | Path, config: PretrainedConfig, *, trust_remote_code: bool = False
+    kind: Any, path: str | Path, config: PretrainedConfig, *, trust_remote_code: bool = False, in_parts: bool = False
 ) -> PreTrainedModel:
-    """The network with its weights in float32. kind: a transformers Auto class.
+    """The network with its weights in float32. kind: a transformers Auto class. in_parts: as `models.parts` has it.
 
     Raises OSError where there are no safetensors, ValueError for other weights under that name, where the configuration
     or the index names other files, and where the weights are not those of the configuration.
@@ -93,7 +94,8 @@ def read_network(
     _check_names(path, config)
     try:
         with silent():
-            network, found = kind.from_pretrained(
+            read = _read_parts(kind, path, config) if in_parts else None
+            network, found = read or kind.from_pretrained(
                 path,
                 config=config,
                 dtype=torch.float32,
@@ -111,7 +113,30 @@ def read_network(
             f"model {path}: found {_one_line(error)}, accepted are configurations and weights that transformers loads"
         ) from error
     _check_loaded(path, network, found)
+    if in_parts:
+        cut(network)
     return with_named_base(network)
+
+
+def _read_parts(kind: Any, path: str | Path, config: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]] | None:
+    """None where the network is to be read whole."""
+    if getattr(config, "transformers_weights", None) is not None:
+        return None
+    try:
+        files = _files(path)
+    except OSError:
+        return None  # what is missing is said by whoever reads it whole
+    names = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            names |= dict.fromkeys(opened.keys(), file)
+    read = read_parts(kind, config, names)
+    if read is not None:
+        network, _ = read
+        network.config.name_or_path = config.name_or_path
+        with suppress(OSError):
+            network.generation_config = GenerationConfig.from_pretrained(path)
+    return read
 
 
 def with_named_base(network: PreTrainedModel) -> PreTrainedModel:
@@ -229,6 +254,14 @@ def _check_names(path: str | Path, config: PretrainedConfig) -> None:
 def _check_name(path: str | Path, name: Any, ending: str) -> None:
     if not isinstance(name, str) or Path(name).name != name or not name.endswith(ending):
         raise ValueError(f"model {path}: found the file {name!r} for weights, {_ACCEPTED}")
+
+
+def _files(path: str | Path) -> set[Path]:
+    """Those that transformers reads weights from. Raises OSError where there are none."""
+    try:
+        return {Path(str(cached_file(path, _WEIGHTS)))}
+    except OSError:
+        return {Path(str(cached_file(path, name))) for name in _shards(path, INDEX) or [INDEX]}
 
 
 def _shards(path: str | Path, index: str) -> list[Any]:

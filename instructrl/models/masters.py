@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from instructrl.models.base import base_of
+from instructrl.models.parts import replace
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -46,8 +47,14 @@ def halved(network: nn.Module) -> list[nn.Parameter]:
 def halve(network: nn.Module) -> None:
     """Round the weights, in place, of a network that does not learn."""
     restore(network)
-    for parameter in halved(network):
-        parameter.data = parameter.data.bfloat16()
+    low = {id(x) for x in halved(network)}
+
+    def rounded(parameter: nn.Parameter) -> nn.Parameter:
+        if id(parameter) not in low:
+            return parameter
+        return nn.Parameter(parameter.detach().bfloat16(), requires_grad=parameter.requires_grad)
+
+    replace(network, rounded)
 
 
 def keep_masters(network: nn.Module) -> None:

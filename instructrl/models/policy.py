@@ -59,15 +59,20 @@ class Policy(Role):
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         base_dtype: Literal["float32", "bfloat16"] | None = None,
+        in_parts: bool = False,
     ) -> "Policy":
         """From a transformers folder or name, see `load_causal_lm`; or from the folder of an adapter, on its base.
 
         tokenizer: that it is to be used with, which says what ids there are; None takes the network by itself.
-        base_dtype: of an adapter's base; None is what it was trained with. Raises ValueError where an id of the
-        tokenizer has no embedding, and for an adapter of another base.
+        base_dtype: of an adapter's base; None is what it was trained with. in_parts: each process of the job reads its
+        rows alone, see `models.parts`; not of an adapter. Raises ValueError where an id of the tokenizer has no
+        embedding, and for an adapter of another base.
         """
         with progress.wait(f"loading {path}"):
-            lm, base = read_policy(path, base_dtype) if is_adapter_folder(path) else (load_causal_lm(path), None)
+            if is_adapter_folder(path):
+                lm, base = read_policy(path, base_dtype)
+            else:
+                lm, base = load_causal_lm(path, in_parts=in_parts), None
         if tokenizer is None:
             return cls(lm, base=base)
         check_vocabulary(lm, path, tokenizer)

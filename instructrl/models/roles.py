@@ -6,7 +6,6 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from instructrl import distributed
 from instructrl.model_names import is_adapter_folder
 from instructrl.models.adapters import add_adapter, check_targets, has_adapter, lora_of, require_peft
 from instructrl.models.base import another, share
@@ -19,20 +18,26 @@ RoleT = TypeVar("RoleT", Policy, RewardModel)
 ALL_WEIGHTS = AdapterConfig()
 
 
-def load_policy(path: str | Path, tokenizer: PreTrainedTokenizerBase, adapter: AdapterConfig) -> Policy:
+def load_policy(
+    path: str | Path, tokenizer: PreTrainedTokenizerBase, adapter: AdapterConfig, *, in_parts: bool = False
+) -> Policy:
     """A policy that can learn what `adapter` says: on a base, or with all weights its own.
+
+    in_parts: each process of the job reads its rows of all weights alone; a base is whole in each.
 
     The folder of an adapter gives that adapter, which is what learns. Raises ValueError where it is another one than
     `adapter` asks for, where the network has no layers of the names that it gives, and as `Policy.load` does.
     """
     dtype = None if adapter.rank is None else adapter.base_dtype
-    return _fitting(path, Policy.load(path, tokenizer, base_dtype=dtype), adapter)
+    in_parts = in_parts and adapter.rank is None
+    return _fitting(path, Policy.load(path, tokenizer, base_dtype=dtype, in_parts=in_parts), adapter)
 
 
-def load_reward_model(path: str | Path, adapter: AdapterConfig) -> RewardModel:
+def load_reward_model(path: str | Path, adapter: AdapterConfig, *, in_parts: bool = False) -> RewardModel:
     """The same for a reward model."""
     dtype = None if adapter.rank is None else adapter.base_dtype
-    return _fitting(path, RewardModel.load(path, base_dtype=dtype), adapter)
+    in_parts = in_parts and adapter.rank is None
+    return _fitting(path, RewardModel.load(path, base_dtype=dtype, in_parts=in_parts), adapter)
 
 
 def on_shared_base(role: Policy | RewardModel, adapter: AdapterConfig) -> None:
@@ -45,13 +50,11 @@ def on_shared_base(role: Policy | RewardModel, adapter: AdapterConfig) -> None:
 
 
 def learner(role: RoleT, adapter: AdapterConfig = ALL_WEIGHTS, seed: int = 0) -> RoleT:
-    """Another one on the device of this process, which a trainer may change, and in a job leave a part of alone.
+    """Another one, which a trainer may change, move to the device of this process, and in a job leave a part of alone.
 
     Of a role on a base its adapter learns, a new one where it has none. seed: of a new adapter.
     """
     made = another(role)
-    if (here := distributed.device()) is not None:
-        made.to(here)
     if made.base is not None and adapter.rank is not None and not has_adapter(made):
         add_adapter(network_of(made), adapter, seed)
     return made

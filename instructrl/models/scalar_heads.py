@@ -23,6 +23,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from instructrl.models.activations import with_fused_activations
 from instructrl.models.base import Base, named_weights
 from instructrl.models.folders import read_config, with_named_base
+from instructrl.models.parts import is_in_parts
 from instructrl.models.shrinking import shrunken
 
 # (configuration, base) -> class; a process has a few.
@@ -116,11 +117,14 @@ def scalar_model(lm: PreTrainedModel, generator: torch.Generator, base: Base | N
     text = config.get_text_config()
     text.pad_token_id = getattr(text, "pad_token_id", None)  # transformers' head asks for it, CodeGen has none
     kind = scalar_class(lm)
-    if base is None:
-        model: Any = kind._from_config(config, dtype=torch.float32).eval()
-        model.base_model.load_state_dict(lm.base_model.state_dict())
+    if base is not None:
+        model: Any = _around(kind, config, base.copy(lm.base_model))
+        vars(model)["peft_config"] = copy.deepcopy(getattr(lm, "peft_config", {}))
+    elif is_in_parts(lm):
+        model = _around(kind, config, copy.deepcopy(lm.base_model))
     else:
-        model = _on_a_base(kind, config, lm, base)
+        model = kind._from_config(config, dtype=torch.float32).eval()
+        model.base_model.load_state_dict(lm.base_model.state_dict())
     with_fused_activations(model)
     width = model.score.in_features
     with torch.no_grad():
@@ -128,13 +132,13 @@ def scalar_model(lm: PreTrainedModel, generator: torch.Generator, base: Base | N
     return model
 
 
-def _on_a_base(kind: type[PreTrainedModel], config: PretrainedConfig, lm: PreTrainedModel, base: Base) -> Any:
+def _around(kind: type[PreTrainedModel], config: PretrainedConfig, below: nn.Module) -> Any:
+    """A network of a class that has this part below its head, whose weights it does not make anew."""
     with torch.device("meta"):
         model: Any = kind._from_config(config, dtype=torch.float32).eval()
-    setattr(model, model.base_model_prefix, base.copy(lm.base_model))
-    bias = model.score.bias is not None
-    model.score = nn.Linear(model.score.in_features, model.score.out_features, bias=bias, device=base.device)
-    vars(model)["peft_config"] = copy.deepcopy(getattr(lm, "peft_config", {}))
+    setattr(model, model.base_model_prefix, below)
+    device, bias = next(x.device for _, x in named_weights(below)), model.score.bias is not None
+    model.score = nn.Linear(model.score.in_features, model.score.out_features, bias=bias, device=device)
     left = [name for name, x in named_weights(model) if x.is_meta]
     assert not left, left  # a class with more than a base and a head is none that `scalar_class` gives
     return model

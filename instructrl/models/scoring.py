@@ -61,16 +61,16 @@ class _ScalarHead(Role):
             return head(hidden.to(head.weight.dtype)).squeeze(-1).float() + self.bias
 
     @classmethod
-    def load(cls, path: str | Path, *, base_dtype: BaseDtype | None = None):
+    def load(cls, path: str | Path, *, base_dtype: BaseDtype | None = None, in_parts: bool = False):
         """From a transformers sequence-classification folder with one output, or the folder of such an adapter.
 
-        base_dtype: of an adapter's base; None is what it was trained with.
+        base_dtype: of an adapter's base; None is what it was trained with. in_parts: as `Policy.load` has it.
         """
         with progress.wait(f"loading {path}"):
             if is_adapter_folder(path):
                 network, base, bias = read_reward_model(path, base_dtype)
                 return cls(network, paths_of(network.config), bias, base)
-            network = load_scalar_model(path)
+            network = load_scalar_model(path, in_parts=in_parts)
         return cls.of(network, path)
 
     @classmethod

@@ -2,16 +2,15 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -27,6 +26,7 @@ from instructrl.models.masters import (
     learned,
     restore,
 )
+from instructrl.models.parts import Rows, cut, is_in_parts, mesh_of, move, of_rows, own_range, part_of, replace
 from instructrl.models.passes import applied
 from instructrl.models.paths import OF_A_NETWORK
 from instructrl.models.settings import PassConfig
@@ -40,12 +40,14 @@ _AS_THEY_ARE = MixedPrecisionPolicy()
 
 
 def spread(network: nn.Module, passes: PassConfig, **methods: Any) -> None:
-    """Prepare a network, in place, for its passes: its weights in their precision, and over the processes of a job.
+    """Prepare a network, in place, for its passes: its weights in their precision, on the device of this process, and
+    over the processes of a job.
 
     passes: settled. methods: the names of those that are called with gradient, with something that each can be called
     with; none for a network that does not learn. From then on their backward passes add the gradients of all processes
     up, without dividing by their number: see `synchronised`. With "fsdp" each process holds its part of every weight: a
-    block of the network is whole while it works, and what runs without gradient takes the network by `unsharded`.
+    block of a network that learns is whole while it works, and what runs without gradient takes the network by
+    `unsharded`.
 
     Weights in bfloat16 have float32 masters where they learn: `models.masters`. Parts of weights ("fsdp") are float32
     and so masters themselves; what is gathered of them is bfloat16. Raises ValueError for a network that does not run
@@ -55,13 +57,18 @@ def spread(network: nn.Module, passes: PassConfig, **methods: Any) -> None:
         return
     restore(network)
     sharded = passes.spread == "fsdp" and distributed.size_of_job() > 1
+    if sharded:
+        cut(network)
+    # Rounded where they lie: on the device there may be no room for them in float32.
     if passes.weights == "bfloat16" and not methods:
         halve(network)
-    elif passes.weights == "bfloat16" and not sharded:
+    if (here := distributed.device()) is not None:
+        move(network, here)
+    if passes.weights == "bfloat16" and methods and not sharded:
         keep_masters(network)
     if passes.weights == "bfloat16" and methods:
         _check_runs(network, passes, methods)
-    if sharded:
+    if sharded and methods:
         _shard(network, methods, low=passes.weights == "bfloat16" and bool(halved(network)))
     elif methods and distributed.size_of_job() > 1 and not has_masters(network):
         _replicate(network, methods)
@@ -70,9 +77,9 @@ def spread(network: nn.Module, passes: PassConfig, **methods: Any) -> None:
 def _check_runs(network: nn.Module, passes: PassConfig, methods: Mapping[str, Any]) -> None:
     device = device_of(network)
     try:
-        with applied(passes, [network]), torch.no_grad():
+        with torch.no_grad(), in_turn(network) as whole, applied(passes, [whole]):
             for name, example in methods.items():
-                getattr(network, name)(example.to(device))
+                getattr(whole, name)(example.to(device))
     except OF_A_NETWORK as error:
         found = (str(error) or type(error).__name__).partition("\n")[0]
         raise ValueError(
@@ -125,23 +132,22 @@ def _sum(state: None, bucket: dist.GradBucket):  # pyright: ignore[reportPrivate
 
 
 def _shard(network: nn.Module, methods: Iterable[str], *, low: bool) -> None:
-    """low: whether weights are bfloat16 where they are whole."""
+    """low: whether weights are bfloat16 where they are whole. FSDP2 takes whole ones or such as take no memory: it is
+    given the latter, then the parts."""
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if low else _AS_THEY_ARE
-    nothing = {id(p): nn.Parameter(p.new_empty(0)) for p in network.parameters()}
-    if low:
-        nothing |= {id(p): nn.Parameter(p.new_empty(0, dtype=torch.bfloat16)) for p in halved(network)}
-    shared = {id(buffer): buffer for buffer in network.buffers()}
-    attach(network, _UNSHARDED, copy.deepcopy(network, {**nothing, **shared}).eval())
+    attach(network, _UNSHARDED, _without_weights(network, halved(network) if low else ()))
     # What is returned is a view, of the states of a response, and nothing is done to it in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
-    # Said where: the default is the kind of accelerator that torch was built for.
-    mesh = init_device_mesh(next(network.parameters()).device.type, (distributed.size_of_job(),))
+    parts = {name: p for name, p in network.named_parameters(remove_duplicate=False)}
+    mesh = mesh_of(device_of(network))
+    replace(network, lambda p: nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), p.requires_grad))
     for part in kept_parts(network) if low else ():
         fully_shard(part, mesh=mesh)
     for block in network.modules():
         if isinstance(block, GradientCheckpointingLayer):
             fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy)
+    network.load_state_dict(parts, strict=False, assign=True)  # not strict: buffers are where they were
     for part in network.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
@@ -149,6 +155,18 @@ def _shard(network: nn.Module, methods: Iterable[str], *, low: bool) -> None:
     for name in methods:
         if name != "forward":
             register_fsdp_forward_method(network, name)
+
+
+def _without_weights(network: NetworkT, low: Iterable[nn.Parameter] = ()) -> NetworkT:
+    """A copy for `unsharded` to fill. low: those that will be bfloat16 there."""
+    halves = {id(p) for p in low}
+
+    def nothing(p: nn.Parameter) -> nn.Parameter:
+        dtype = torch.bfloat16 if id(p) in halves else p.dtype
+        return nn.Parameter(torch.empty(0, dtype=dtype, device=p.device), requires_grad=False)
+
+    shared = {id(buffer): buffer for buffer in network.buffers()}
+    return copy.deepcopy(network, {**{id(p): nothing(p) for p in network.parameters()}, **shared}).eval()
 
 
 def synchronised(
@@ -189,7 +207,7 @@ def unsharded(network: NetworkT) -> Iterator[NetworkT]:
 
     Every process enters this; a network that lies whole in each is given as it is.
     """
-    found = vars(network).get(_UNSHARDED)
+    found: Any = _bare(network)
     if found is None:
         with _on_device(network):
             yield network
@@ -201,28 +219,77 @@ def unsharded(network: NetworkT) -> Iterator[NetworkT]:
 
 
 @contextmanager
-def exact(network: NetworkT) -> Iterator[NetworkT]:
+def in_turn(network: NetworkT) -> Iterator[NetworkT]:
+    """The same, of a network in parts a block at a time: it is whole while it works, and what is in no block all along.
+
+    The least memory, and all weights travel with every pass. Every process does the same passes inside.
+    """
+    found: Any = vars(network).get(_UNSHARDED) or (_without_weights(network) if is_in_parts(network) else None)
+    if found is None or next(found.parameters()).numel():
+        with unsharded(network) as whole:
+            yield whole
+        return
+    parts = dict(network.named_parameters())
+    names = {id(p): name for name, p in found.named_parameters()}
+    blocks = [block for block in found.modules() if isinstance(block, GradientCheckpointingLayer)]
+    of_block = {block: {names[id(p)]: p for p in block.parameters()} for block in blocks}
+    inner = {name for own in of_block.values() for name in own}
+    with ExitStack() as stack:
+        for block, own in of_block.items():
+            nothing = {name: p.data for name, p in own.items()}
+            fill, empty = _filler(own, parts), _filler(own, nothing)
+            stack.callback(block.register_forward_pre_hook(lambda *_, fill=fill: fill()).remove)
+            stack.callback(block.register_forward_hook(lambda *_, empty=empty: empty(), always_call=True).remove)
+        rest = {name: p for name, p in found.named_parameters() if name not in inner}
+        stack.enter_context(_filled(found, network, {name: p.dtype for name, p in rest.items()}))
+        yield found
+
+
+def _filler(own: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> Callable[[], None]:
+    def fill() -> None:
+        for name, parameter in own.items():
+            parameter.data = _full(weights[name].detach().to(parameter.dtype))
+
+    return fill
+
+
+@contextmanager
+def exact(network: NetworkT, *, main_alone: bool = False) -> Iterator[NetworkT]:
     """The same with the weights as they are learned: of those in bfloat16 the masters. For what is saved and measured;
-    not inside of `unsharded`."""
-    found = vars(network).get(_UNSHARDED)
+    not inside of `unsharded`. main_alone: the other processes have an empty one, whose weights they only send."""
+    found: Any = _bare(network)
     if found is None:
         with _on_device(own := in_float32(network)):
             yield own
     else:
-        with _filled(found, network, {name: p.dtype for name, p in network.named_parameters()}):
+        dtypes = {name: p.dtype for name, p in network.named_parameters()}
+        with _filled(found, network, dtypes, kept=distributed.is_main() or not main_alone):
             yield found
 
 
+def _bare(network: nn.Module) -> nn.Module | None:
+    """Of a network in parts its copy without weights; None of others."""
+    if _UNSHARDED not in vars(network) and is_in_parts(network):
+        attach(network, _UNSHARDED, _without_weights(network))
+    return vars(network).get(_UNSHARDED)
+
+
 @contextmanager
-def _filled(empty: nn.Module, network: nn.Module, dtypes: Mapping[str, torch.dtype]) -> Iterator[None]:
-    shards, before = dict(network.named_parameters()), [p.data for p in empty.parameters()]
-    for name, parameter in empty.named_parameters():
-        parameter.data = _full(shards[name].detach().to(dtypes[name]))
+def _filled(
+    empty: nn.Module, network: nn.Module, dtypes: Mapping[str, torch.dtype], *, kept: bool = True
+) -> Iterator[None]:
+    """Those of the parameters that have a dtype."""
+    parts, parameters = dict(network.named_parameters()), dict(empty.named_parameters())
+    before = {name: parameters[name].data for name in dtypes}
+    for name, dtype in dtypes.items():
+        weight = _full(parts[name].detach().to(dtype))
+        if kept:
+            parameters[name].data = weight
     try:
         yield
     finally:
-        for parameter, nothing in zip(empty.parameters(), before, strict=True):
-            parameter.data = nothing
+        for name, nothing in before.items():
+            parameters[name].data = nothing
 
 
 @contextmanager
@@ -247,24 +314,16 @@ def whole_norm(gradients: Sequence[Tensor]) -> Tensor:
     return _full(nn.utils.get_total_norm(gradients))
 
 
-def gathered(state: Any) -> Any:
-    """A nested state with its tensors whole: in the main process, which gets them on the CPU; None in the others."""
-    if isinstance(state, Mapping):
-        return {key: gathered(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(gathered(value) for value in state)
-    if not isinstance(state, DTensor):
-        return state
-    found = state.full_tensor()
-    return found.cpu() if distributed.is_main() else None
-
-
 def placed_like(tensors: Mapping[Any, Any], own: Mapping[Any, Any]) -> dict[Any, Any]:
     """Whole tensors, cut where this process's own of the same name are. Anything else stays as it is."""
     return {key: _cut(value, own.get(key)) for key, value in tensors.items()}
 
 
 def _cut(value: Any, own: Any) -> Any:
+    if isinstance(value, Rows):
+        return (
+            of_rows(value.read(*own_range(value.shape[0])), value.shape) if isinstance(own, DTensor) else value.read()
+        )
     if not isinstance(own, DTensor) or not isinstance(value, Tensor) or value.shape != own.shape:
         return value
-    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+    return part_of(value)

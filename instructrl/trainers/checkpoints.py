@@ -4,6 +4,8 @@ A checkpoint is written aside, flushed to the disk and renamed:
 
     FOLDER/step-00000012/tensors.safetensors, state.json     the state; step-00000012-0001 where it is saved once more
                          manifest.json                       step, data, and the checksum of each file
+
+Of a state in parts, each process of a job writes its rows: tensors-00001-of-00002.safetensors and so on.
 """
 
 import errno
@@ -18,11 +20,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch.distributed.tensor import DTensor
 
 from instructrl import distributed, durable, progress, threads
 from instructrl.models.base import content_of
 from instructrl.trainers.settings import CheckpointConfig
-from instructrl.trainers.state_files import STRUCTURE, TENSORS, read_state, state_bytes, write_state
+from instructrl.trainers.state_files import STRUCTURE, file_of_part, read_state, state_bytes, write_state
 from instructrl.types import Conversation
 
 MANIFEST = "manifest.json"
@@ -60,33 +63,43 @@ class Checkpoints:
     def save(self, state: Mapping[str, Any], *, step: int, metrics_bytes: int, inputs: str) -> int:
         """Write a checkpoint, then remove the oldest beyond those that are kept. Returns its bytes.
 
-        Raises OSError with what to do where it cannot be written; earlier checkpoints stay as they are.
+        Every process of a job calls it, and writes its part of a state in parts. Raises OSError with what to do where
+        it cannot be written; earlier checkpoints stay as they are.
         """
         aside, final = self.folder / f"writing-{step:08d}", self._free(step)
+        facts = {"step": step, "metrics_bytes": metrics_bytes, "inputs": inputs, "given": self._given}
+        facts["rounding"] = rounding()
+        (size,) = distributed.total([state_bytes(state)])
         try:
-            durable.make_folder(self.folder)
-            for left in self.folder.glob("writing-*"):  # by a kill, at whatever step
-                durable.remove(left)
-            self._require_space(state_bytes(state))
-            aside.mkdir()
-            facts = {"step": step, "metrics_bytes": metrics_bytes, "inputs": inputs, "given": self._given}
-            facts["rounding"] = rounding()
-            size = _write(aside, state, facts)
-            durable.rename(aside, final)
+            distributed.from_main(lambda: self._begin(aside, size))
+            parts = distributed.from_each(lambda: _write(aside, state))
+            files = {name: entry for part in parts for name, entry in part.items()}
+            distributed.from_main(lambda: _finish(aside, final, {**facts, "files": files}))
         except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
+            if distributed.is_main():
+                shutil.rmtree(aside, ignore_errors=True)
             left = ", ".join(path.name for path in self._folders()) or "none"
             reason = error.strerror or str(error)
             raise OSError(
                 f"{final}: found {reason.lower()}, accepted is a folder with room for a checkpoint; intact before it: "
                 f"{left}. The same command continues from there"
             ) from error
+        distributed.from_main(lambda: self._remove_older(final))
+        self._saved_at = time.monotonic()
+        return sum(entry["bytes"] for entry in files.values())
+
+    def _begin(self, aside: Path, size: float) -> None:
+        durable.make_folder(self.folder)
+        for left in self.folder.glob("writing-*"):  # by a kill, at whatever step
+            durable.remove(left)
+        self._require_space(size)
+        aside.mkdir()
+
+    def _remove_older(self, final: Path) -> None:
         there = self._folders()
         behind = [folder for folder in there if folder.name > final.name]  # damaged: the run went on from before them
         for old in [*behind, *[folder for folder in there if folder not in behind][self._config.keep :]]:
             durable.remove(old)
-        self._saved_at = time.monotonic()
-        return size
 
     def newest(self) -> Checkpoint | None:
         """The newest good checkpoint, None where there is none at all; every process of a job reads the same one.
@@ -94,24 +107,29 @@ class Checkpoints:
         Raises ValueError where there are some and all of them are damaged, and where this process sees other files than
         the main one.
         """
-        found: Checkpoint | None = None
-
-        def find() -> str:
-            nonlocal found
-            found = self._newest()
-            return "" if found is None else found.folder.name
-
+        there, reasons = distributed.from_each(lambda: [folder.name for folder in self._folders()]), []
+        for number, names in enumerate(there):
+            if names != there[0]:
+                raise ValueError(
+                    f"{self.folder}: found other checkpoints in process {number} than in the first, accepted is a "
+                    "folder that all processes share"
+                )
         with progress.wait("reading checkpoints"):
-            name = distributed.from_main(find)
-        if found is not None or not name:
-            return found
-        try:
-            return _read(self.folder / name)
-        except (ValueError, OSError) as error:
+            for name in there[0]:
+                try:
+                    found = _read(self.folder / name)
+                except (ValueError, OSError) as error:
+                    reasons.append(f"{name} ({error})")
+                    continue
+                if reasons:
+                    self._warn(f"{self.folder}: damaged: {'; '.join(reasons)}. Going on from {name}")
+                return found
+        if reasons:
             raise ValueError(
-                f"{self.folder / name}: found it unreadable in process {distributed.rank()} ({error}), accepted is a "
-                "folder that all processes share"
-            ) from None
+                f"{self.folder}: found damaged checkpoints alone: {'; '.join(reasons)}; accepted is a good one. Remove "
+                "the folder to start this step anew"
+            )
+        return None
 
     def named(self, name: str) -> Checkpoint:
         """The one of a folder. Raises ValueError where there is none that is good."""
@@ -119,24 +137,6 @@ class Checkpoints:
             return _read(self.folder / name)
         except (ValueError, OSError) as error:
             raise ValueError(f"{self.folder / name}: {error}, accepted is a checkpoint's folder") from None
-
-    def _newest(self) -> Checkpoint | None:
-        reasons = []
-        for folder in self._folders():
-            try:
-                found = _read(folder)
-            except (ValueError, OSError) as error:
-                reasons.append(f"{folder.name} ({error})")
-                continue
-            if reasons:
-                self._warn(f"{self.folder}: damaged: {'; '.join(reasons)}. Going on from {folder.name}")
-            return found
-        if reasons:
-            raise ValueError(
-                f"{self.folder}: found damaged checkpoints alone: {'; '.join(reasons)}; accepted is a good one. Remove "
-                "the folder to start this step anew"
-            )
-        return None
 
     def latest(self) -> Path:
         """Where the one that was written last is."""
@@ -160,7 +160,7 @@ class Checkpoints:
         names = (f"step-{step:08d}" + (f"-{again:04d}" if again else "") for again in range(10_000))
         return self.folder / next(name for name in names if name not in taken)
 
-    def _require_space(self, size: int) -> None:
+    def _require_space(self, size: float) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < size:
             raise OSError(errno.ENOSPC, f"{free / 1e6:.1f} MB free where {size / 1e6:.1f} MB are needed")
@@ -178,24 +178,48 @@ def rounding() -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
-    """All files of a checkpoint, on the disk when this returns. Returns their bytes."""
+def _write(folder: Path, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """This process's files, on the disk when this returns. Returns the bytes and the checksum of each."""
     try:
-        write_state(folder, state)
+        names = write_state(folder, state)
     except SafetensorError as error:  # its own for what the system says
         raise OSError(errno.EIO, str(error)) from error
-    files = {}
-    for name in (TENSORS, STRUCTURE):
-        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)}
-    manifest = {"format": _FORMAT, **facts, "files": files}
+    for name in names:
+        durable.sync(folder / name)
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)} for name in names}
+
+
+def _finish(aside: Path, final: Path, facts: Mapping[str, Any]) -> None:
+    """The manifest of what all processes have written, and the folder's name."""
+    manifest = {"format": _FORMAT, **facts}
     text = json.dumps({"manifest": manifest, "sha256": json_digest(manifest)}, indent=1)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    durable.sync_all(folder)
-    return sum(file["bytes"] for file in files.values())
+    (aside / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    durable.sync(aside / MANIFEST)
+    durable.sync(aside)
+    durable.rename(aside, final)
 
 
 def _read(folder: Path) -> Checkpoint:
-    """Raises ValueError or OSError for one that is not as it was written."""
+    """Raises ValueError or OSError, in every process the same, for one that is not as it was written."""
+    manifest = distributed.from_main(lambda: _read_manifest(folder))
+    # Each process looks at some of the files, for all of them.
+    own = distributed.own_rows(sorted(manifest["files"]))
+    wrong = distributed.from_each(lambda: _wrong_file(folder, {name: manifest["files"][name] for name in own}))
+    for text in wrong:
+        if text:
+            raise ValueError(text)
+    return Checkpoint(
+        folder=folder,
+        step=manifest["step"],
+        metrics_bytes=manifest["metrics_bytes"],
+        inputs=manifest["inputs"],
+        given=manifest["given"],
+        rounding=manifest["rounding"],
+        state=read_state(folder),
+    )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     if folder.is_symlink():
         raise ValueError("found a link, accepted is a folder")
     try:
@@ -208,25 +232,29 @@ def _read(folder: Path) -> Checkpoint:
         raise ValueError(f"{MANIFEST} cannot be read ({type(error).__name__})") from None
     if not good:
         raise ValueError(f"{MANIFEST} was changed")
-    if set(manifest["files"]) != {TENSORS, STRUCTURE}:
+    names = set(manifest["files"])
+    if names != {STRUCTURE, *(file_of_part(n, len(names) - 1) for n in range(len(names) - 1))}:
         raise ValueError(f"{MANIFEST} names other files")
-    for name, expected in manifest["files"].items():
+    beside = {path.name for path in folder.iterdir()} - names - {MANIFEST}
+    if beside:
+        raise ValueError(f"{sorted(beside)[0]} does not belong to it")
+    return manifest
+
+
+def _wrong_file(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is wrong with the first of them that is not as it was written; "" where all are."""
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file() or path.is_symlink():
-            raise ValueError(f"{name} is missing")
+            shared = (
+                "" if distributed.is_main() else f" in process {distributed.rank()}: a folder of all of them has it"
+            )
+            return f"{name} is missing{shared}"
         if (size := path.stat().st_size) != expected["bytes"]:
-            raise ValueError(f"{name} has {size} bytes of {expected['bytes']}")
+            return f"{name} has {size} bytes of {expected['bytes']}"
         if _digest(path) != expected["sha256"]:
-            raise ValueError(f"{name} was changed")
-    return Checkpoint(
-        folder=folder,
-        step=manifest["step"],
-        metrics_bytes=manifest["metrics_bytes"],
-        inputs=manifest["inputs"],
-        given=manifest["given"],
-        rounding=manifest["rounding"],
-        state=read_state(folder),
-    )
+            return f"{name} was changed"
+    return ""
 
 
 def _digest(path: Path) -> str:
@@ -251,7 +279,9 @@ def fingerprint(*parts: Any) -> str:
 
 
 def _add(digest: Any, value: Any) -> None:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, DTensor):  # of which every process has a part
+        _add(digest, value.full_tensor())
+    elif isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype}{list(value.shape)}".encode())
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, Conversation):

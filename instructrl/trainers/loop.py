@@ -13,7 +13,7 @@ from instructrl.models.base import base_of
 from instructrl.models.masters import in_float32, round_masters
 from instructrl.models.passes import applied
 from instructrl.models.settings import PassConfig
-from instructrl.models.spread import gathered, placed_like
+from instructrl.models.spread import placed_like
 from instructrl.rollout.randomness import keyed_generator
 from instructrl.tracking.callbacks import Callback, Sample
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints, fingerprint
@@ -144,9 +144,9 @@ class Trainer(ABC):
     def save(self, checkpoints: Checkpoints, log: RunLog, shown: Phase | None = None) -> None:
         """Write a checkpoint of the state as it is."""
         with profiling.phase("checkpoint"), progress.wait("saving a checkpoint"):
-            state, inputs = gathered(self.state_dict()), self.fingerprint()
-            size = distributed.from_main(
-                lambda: checkpoints.save(state, step=self.step, metrics_bytes=log.synced_bytes(), inputs=inputs)
+            metrics_bytes = distributed.from_main(log.synced_bytes)
+            size = checkpoints.save(
+                self.state_dict(), step=self.step, metrics_bytes=metrics_bytes, inputs=self.fingerprint()
             )
         if shown is not None:
             shown.counts["checkpoints"] = shown.counts.get("checkpoints", 0) + 1
@@ -174,9 +174,8 @@ class Trainer(ABC):
 
     def digest(self) -> str:
         """Of the state: where two runs agree on it, they agree on every bit."""
-        state = gathered(self.state_dict())
         with progress.wait("a digest of the state"):
-            return distributed.from_main(lambda: fingerprint(state))
+            return fingerprint(self.state_dict())
 
     def fingerprint(self) -> str:
         """Of the inputs."""

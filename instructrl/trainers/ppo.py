@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from instructrl import distributed, profiling
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.models.adapters import without_idle_adapter
-from instructrl.models.base import another
+from instructrl.models.base import another, home_of
 from instructrl.models.heap import give_back
 from instructrl.models.masters import in_float32
 from instructrl.models.passes import settled
@@ -85,7 +85,7 @@ class PPOTrainer(Trainer):
         self._rollout: Rollout | None = None
         self._scored: tuple[Sequence[str], Rollout, Tensor] | None = None  # the last rollout as the reward saw it
         # One after the other: of what is cut, as few networks as possible are whole at the same time.
-        passes, example = settled(config.passes, policy.device), Sequences.smallest()
+        passes, example = settled(config.passes, home_of(policy)), Sequences.smallest()
         if value_function is None:
             start = reward_model or RewardModel.from_policy(policy, keyed_generator(seed, _VALUE_HEAD))
             value_function = ValueFunction.from_reward_model(start)

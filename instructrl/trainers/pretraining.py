@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from instructrl.data.encoding import blocks_as_sequences
+from instructrl.models.base import home_of
 from instructrl.models.passes import settled
 from instructrl.models.policy import Policy
 from instructrl.models.spread import spread
@@ -20,7 +21,7 @@ class PretrainingTrainer(Trainer):
 
     def __init__(self, policy: Policy, blocks: Tensor, config: PretrainingConfig, seed: int) -> None:
         self.policy, self.blocks, self.config = policy, blocks, config
-        passes = settled(config.passes, policy.device)
+        passes = settled(config.passes, home_of(policy))
         spread(policy, passes, head_inputs=Sequences.smallest())
         self.order = DataOrder(len(blocks), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch

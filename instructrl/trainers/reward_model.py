@@ -9,6 +9,7 @@ from torch import Tensor
 
 from instructrl import distributed
 from instructrl.data.encoding import Encoder, preferred_pairs
+from instructrl.models.base import home_of
 from instructrl.models.heap import give_back
 from instructrl.models.passes import settled
 from instructrl.models.scoring import RewardModel
@@ -37,7 +38,7 @@ class RewardModelTrainer(Trainer):
         self.reward_model, self.comparisons, self.encoder, self.config = reward_model, comparisons, encoder, config
         self.order = DataOrder(len(comparisons), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
-        passes = settled(config.passes, reward_model.bias.device)
+        passes = settled(config.passes, home_of(reward_model))
         spread(reward_model, passes, shared_prompt_scores=SharedPrompts.smallest())
         self.update = Update(reward_model, config.adam).cosine(num_steps)
         super().__init__(

@@ -11,6 +11,7 @@ from instructrl import distributed
 from instructrl.data.encoding import Encoder, blocks_as_sequences
 from instructrl.data.settings import Turns
 from instructrl.models.backbone import set_residual_dropout
+from instructrl.models.base import home_of
 from instructrl.models.passes import settled
 from instructrl.models.policy import Policy
 from instructrl.models.spread import exact, spread
@@ -54,7 +55,7 @@ class SFTTrainer(Trainer):
         self.validation_losses: list[float | None] = []
         self.order = DataOrder(len(demonstrations), config.batch_size - config.num_pretraining, seed)
         self.steps_per_epoch = self.order.steps_per_epoch
-        passes = settled(config.passes, policy.device)
+        passes = settled(config.passes, home_of(policy))
         spread(policy, passes, head_inputs=Sequences.smallest())
         num_steps = config.epochs * self.steps_per_epoch
         self.update = Update(policy, config.adam).cosine(num_steps)

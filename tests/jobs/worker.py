@@ -34,7 +34,7 @@ from instructrl.models.base import share
 from instructrl.models.policy import Policy
 from instructrl.models.roles import learner
 from instructrl.models.settings import AdapterConfig, PassConfig
-from instructrl.models.spread import gathered, unsharded
+from instructrl.models.spread import unsharded
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.tracking.callbacks import Callback, StepDone
 from instructrl.trainers.checkpoints import Checkpoints
@@ -237,6 +237,15 @@ def resumed(trainer: Trainer, checkpoints: Checkpoints) -> Trainer:
     trainer.resume(found)
     trainer.run(RunLog(None))
     return trainer
+
+
+def gathered(state: Any) -> Any:
+    """A nested state with its tensors whole."""
+    if isinstance(state, dict):
+        return {key: gathered(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(gathered(value) for value in state)
+    return state.full_tensor() if isinstance(state, DTensor) else state
 
 
 def keep(trainer: Trainer, path: Path) -> None:
