@@ -22,7 +22,7 @@ def main(config: PPOCommand) -> int:
     recipe = replace(recipe, **{phase: config.ppo})
     block_tokens = 0 if config.corpus is None else config.block_tokens
     encoder, policy = load_start(config.model, recipe, config, block_tokens)
-    reward_model = load_judge(config.reward_model, encoder, config.adapter)
+    reward_model = load_judge(config.reward_model, encoder, config.adapter, in_parts=recipe.in_parts)
     check_no_comparisons(config.data)
     reader = Reader(encoder, config.long_prompts)
     records = reader.prompts(config.data)

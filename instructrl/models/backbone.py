@@ -1,5 +1,6 @@
 """What the three models share: loading, dropout, and hidden states."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from instructrl.model_names import check_model_name
 from instructrl.models.activations import with_fused_activations
 from instructrl.models.conformance import border, check_weights, paths_of, paths_of_network
 from instructrl.models.folders import check_language_model, check_reward_model, read_config, read_network
+from instructrl.models.heap import give_back, give_back_large
+from instructrl.models.parts import is_in_parts
 from instructrl.models.paths import BATCHES, Paths
 from instructrl.models.scalar_heads import scalar_class_of
 from instructrl.models.spread import in_turn
@@ -43,8 +46,7 @@ def load_causal_lm(path: str | Path, *, trust_remote_code: bool = False, in_part
     model: Any = with_fused_activations(
         read_network(AutoModelForCausalLM, path, config, trust_remote_code=trust_remote_code, in_parts=in_parts).eval()
     )
-    with in_turn(model) as whole:
-        check_weights(whole, whole.get_output_embeddings(), paths_of_network(model))
+    _check(model, lambda whole: whole.get_output_embeddings(), paths_of_network(model))
     return model
 
 
@@ -59,9 +61,17 @@ def load_scalar_model(path: str | Path, *, in_parts: bool = False) -> PreTrained
         raise ValueError(f"{path}: found a head of {config.num_labels} outputs, accepted is a reward model's of 1")
     paths = paths_of(config)
     model: Any = with_fused_activations(read_network(scalar_class_of(config), path, config, in_parts=in_parts).eval())
-    with in_turn(model) as whole:
-        check_weights(whole, whole.score, paths)
+    _check(model, lambda whole: whole.score, paths)
     return model
+
+
+def _check(model: PreTrainedModel, head: Callable[[Any], nn.Module], paths: Paths) -> None:
+    """A short pass, which of a network in parts leaves nothing behind."""
+    large = is_in_parts(model) and give_back_large(model)
+    with in_turn(model) as whole:
+        check_weights(whole, head(whole), paths)
+    if large:
+        give_back()
 
 
 def set_residual_dropout(lm: PreTrainedModel, probability: float | None) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from instructrl import distributed
+from instructrl.models.parts import remember_copies
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -96,6 +97,7 @@ class Role(nn.Module):
         """Another role on the same base; without one, a copy of everything. What a job hung onto it stays behind."""
         if self.base is not None:
             memo.update(self.base.spared())
+        remember_copies(self, memo)
         made = type(self).__new__(type(self))
         memo[id(self)] = made
         left = (_ATTACHED, *vars(self).get(_ATTACHED, ()))

@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
@@ -130,6 +138,9 @@ def _read_parts(kind: Any, path: str | Path, config: PretrainedConfig) -> tuple[
     for file in files:
         with safe_open(file, "pt") as opened:
             names |= dict.fromkeys(opened.keys(), file)
+    if kind is AutoModelForCausalLM:  # which asks for a folder or name; it takes the class, and its part of a model, so
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        config = config if kind.config_class is type(config) else config.get_text_config()
     read = read_parts(kind, config, names)
     if read is not None:
         network, _ = read

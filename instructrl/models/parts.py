@@ -29,6 +29,18 @@ def cut(network: nn.Module) -> None:
     replace(network, lambda p: p if isinstance(p, DTensor) or not p.dim() else _parameter(part_of(p.detach()), p))
 
 
+def join(network: nn.Module) -> None:
+    """Make a network in parts whole again, in place, in every process."""
+    replace(network, lambda p: _parameter(p.full_tensor(), p) if isinstance(p, DTensor) else p)
+
+
+def remember_copies(network: nn.Module, memo: dict[int, Any]) -> None:
+    """Let `copy.deepcopy` have copies of the parts: those that it makes take twice the memory on the way."""
+    for p in network.parameters():
+        if isinstance(p, DTensor) and id(p) not in memo:
+            memo[id(p)] = _parameter(of_rows(p.to_local().detach().clone(), p.shape), p)
+
+
 def replace(network: nn.Module, function: Callable[[nn.Parameter], nn.Parameter]) -> None:
     """Put what a function makes of each parameter in its place, of tied ones once; each is let go of before the next is
     made."""
@@ -109,8 +121,10 @@ def read_parts(
     the right shapes that take no memory, and puts each of them where it belongs. None where it makes new ones of them,
     as it does of the experts of most mixtures: such a network is read whole.
     """
-    opened = {file: safe_open(file, "pt") for file in set(files.values())}
-    stand_ins = {name: _stand_in(opened[file].get_slice(name)) for name, file in files.items()}
+    stand_ins = {}
+    for file in set(files.values()):
+        with safe_open(file, "pt") as opened:
+            stand_ins |= {name: _stand_in(opened.get_slice(name)) for name in files if files[name] == file}
     names = {x.data_ptr(): name for name, x in stand_ins.items()}
     network, found = kind.from_pretrained(
         None,
@@ -125,20 +139,23 @@ def read_parts(
     if any(p.data_ptr() not in names for p in network.parameters()):
         return None
 
-    def read(parameter: nn.Parameter) -> nn.Parameter:
-        name = names[parameter.data_ptr()]
-        if not parameter.dim():
-            return _parameter(opened[files[name]].get_tensor(name).float(), parameter)
-        first, end = own_range(len(parameter))
-        rows = opened[files[name]].get_slice(name)[first:end]
-        return _parameter(of_rows(rows.to(parameter.dtype), parameter.shape), parameter)
+    def read(x: Tensor, *rows: slice) -> Tensor:
+        name = names[x.data_ptr()]
+        # Opened for each: the pages that were read of a file count as memory until it is closed.
+        with safe_open(files[name], "pt") as opened:
+            saved = opened.get_slice(name)[rows] if rows else opened.get_tensor(name)
+            return saved.to(x.dtype, copy=True)
 
-    replace(network, read)
+    def own(parameter: nn.Parameter) -> nn.Parameter:
+        if not parameter.dim():
+            return _parameter(read(parameter), parameter)
+        return _parameter(of_rows(read(parameter, slice(*own_range(len(parameter)))), parameter.shape), parameter)
+
+    replace(network, own)
     for module in network.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.data_ptr() in names:
-                saved = names[buffer.data_ptr()]
-                module._buffers[name] = opened[files[saved]].get_tensor(saved).to(buffer.dtype)
+                module._buffers[name] = read(buffer)
     return network, found
 
 

@@ -26,7 +26,7 @@ from instructrl.models.masters import (
     learned,
     restore,
 )
-from instructrl.models.parts import Rows, cut, is_in_parts, mesh_of, move, of_rows, own_range, part_of, replace
+from instructrl.models.parts import Rows, cut, is_in_parts, join, mesh_of, move, of_rows, own_range, part_of, replace
 from instructrl.models.passes import applied
 from instructrl.models.paths import OF_A_NETWORK
 from instructrl.models.settings import PassConfig
@@ -57,8 +57,7 @@ def spread(network: nn.Module, passes: PassConfig, **methods: Any) -> None:
         return
     restore(network)
     sharded = passes.spread == "fsdp" and distributed.size_of_job() > 1
-    if sharded:
-        cut(network)
+    (cut if sharded else join)(network)
     # Rounded where they lie: on the device there may be no room for them in float32.
     if passes.weights == "bfloat16" and not methods:
         halve(network)

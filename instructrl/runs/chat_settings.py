@@ -5,7 +5,7 @@ from typing import Literal
 
 from instructrl.data.settings import DATE, Limits
 from instructrl.models.settings import AdapterConfig
-from instructrl.runs.recipe import check_lengths
+from instructrl.runs.recipe import any_in_parts, check_lengths
 from instructrl.settings import require_positive
 from instructrl.tracking.settings import TrackerName
 from instructrl.trainers.settings import AdamConfig, CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
@@ -40,6 +40,10 @@ class ChatRecipe:
         max_response_tokens=32,
         ema_decay=0.8,
     )
+
+    @property
+    def in_parts(self) -> bool:
+        return any_in_parts(self.sft, self.reward_model, self.ppo)
 
     def __post_init__(self) -> None:
         check_lengths(self.limits, self.block_tokens, {"ppo": self.ppo})

@@ -48,12 +48,14 @@ def read_files(config: FilesConfig) -> FilesInput:
     encoder = load_encoder(config.model, recipe.limits, config)
     reader = Reader(encoder, config.long_prompts)
     material = _material(config, Path(config.data), config.corpus, reader)
-    gpt = load_policy(config.model, encoder.tokenizer, recipe.adapter)
+    gpt = load_policy(config.model, encoder.tokenizer, recipe.adapter, in_parts=recipe.in_parts)
     check_context(gpt.lm, recipe.limits.total)
     check_context(gpt.lm, recipe.block_tokens, "recipe.block_tokens")
     for probability in (recipe.sft.residual_dropout, recipe.ppo_start.residual_dropout, 0.0):
         set_residual_dropout(gpt.lm, probability)  # the trainers do it too: here it can refuse in time
-    reward_base = None if config.reward_base is None else load_other_policy(config.reward_base, encoder, recipe.adapter)
+    reward_base = None
+    if config.reward_base is not None:
+        reward_base = load_other_policy(config.reward_base, encoder, recipe.adapter, in_parts=recipe.in_parts)
     check_scalar_head(reward_base or gpt)
     return FilesInput(
         config=config,

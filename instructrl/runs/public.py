@@ -48,7 +48,7 @@ def read_public(config: PublicConfig) -> PublicInput:
     data = Path(config.data)
     tokenizer = gpt2_tokenizer(data / "gpt2_bpe") if config.model is None else load_tokenizer(config.model)
     encoder = Encoder(tokenizer, config.recipe.limits)
-    gpt = None if config.model is None else Policy.load(config.model, tokenizer)
+    gpt = None if config.model is None else Policy.load(config.model, tokenizer, in_parts=config.recipe.in_parts)
     if gpt is not None:
         check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
         check_scalar_head(gpt)

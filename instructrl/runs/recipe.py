@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from instructrl import distributed
 from instructrl.data.settings import Limits
 from instructrl.models.settings import AdapterConfig
 from instructrl.settings import require_positive
@@ -26,6 +27,11 @@ class ModelShape:
         require_positive(self, "layers", "width", "heads", "context")
         if self.width % self.heads:
             raise ValueError(f"heads: found {self.heads}, accepted are divisors of width {self.width}")
+
+
+def any_in_parts(*steps: PretrainingConfig | SFTConfig | RewardModelConfig | PPOConfig | None) -> bool:
+    """Whether a run in this job reads networks so that each process has its rows alone: where a step has it so."""
+    return distributed.size_of_job() > 1 and any(step.passes.spread == "fsdp" for step in steps if step is not None)
 
 
 def check_lengths(limits: Limits, block_tokens: int, steps: Mapping[str, PPOConfig]) -> None:
@@ -62,6 +68,10 @@ class Recipe:
     ppo: PPOConfig = PPOConfig()
     # step 3 with the pretraining mix: PPO-ptx
     ppo_ptx: PPOConfig = PPOConfig(ptx_coef=27.8)
+
+    @property
+    def in_parts(self) -> bool:
+        return any_in_parts(self.pretraining, self.sft, self.ppo_start, self.reward_model, self.ppo, self.ppo_ptx)
 
     def __post_init__(self) -> None:
         check_lengths(self.limits, self.block_tokens, {"ppo": self.ppo, "ppo_ptx": self.ppo_ptx})

@@ -42,7 +42,7 @@ def load_start(model: str, recipe: Recipe, config: Any, block_tokens: int = 0) -
     hide_loading_bars()
     check_folder(Path(config.out), config, fresh=config.fresh)
     encoder = load_encoder(model, recipe.limits, config)
-    policy = load_policy(model, encoder.tokenizer, recipe.adapter)
+    policy = load_policy(model, encoder.tokenizer, recipe.adapter, in_parts=recipe.in_parts)
     check_context(policy.lm, recipe.limits.total)
     check_context(policy.lm, block_tokens, "block_tokens")
     return encoder, policy
@@ -54,20 +54,24 @@ def load_encoder(model: str, limits: Limits, config: Any) -> Encoder:
     return Encoder(tokenizer, limits, template_of(tokenizer, config.chat_template, config.chat_date))
 
 
-def load_other_policy(path: str, encoder: Encoder, adapter: AdapterConfig = ALL_WEIGHTS) -> Policy:
-    """A policy that reads and writes the tokens of the first. adapter: what is to be learned of it. Raises ValueError
-    where it cannot."""
+def load_other_policy(
+    path: str, encoder: Encoder, adapter: AdapterConfig = ALL_WEIGHTS, *, in_parts: bool = False
+) -> Policy:
+    """A policy that reads and writes the tokens of the first. adapter: what is to be learned of it. in_parts: as
+    `load_policy` has it. Raises ValueError where it cannot."""
     check_tokenizer(path, encoder)
-    policy = load_policy(path, encoder.tokenizer, adapter)
+    policy = load_policy(path, encoder.tokenizer, adapter, in_parts=in_parts)
     check_context(policy.lm, encoder.limits.total)
     return policy
 
 
-def load_judge(path: str, encoder: Encoder, adapter: AdapterConfig = ALL_WEIGHTS) -> RewardModel:
-    """A reward model that reads the tokens of the policy. adapter: what is to be learned of it. Raises ValueError where
-    it cannot."""
+def load_judge(
+    path: str, encoder: Encoder, adapter: AdapterConfig = ALL_WEIGHTS, *, in_parts: bool = False
+) -> RewardModel:
+    """A reward model that reads the tokens of the policy. adapter: what is to be learned of it. in_parts: as
+    `load_policy` has it. Raises ValueError where it cannot."""
     check_tokenizer(path, encoder)
-    reward_model = load_reward_model(path, adapter)
+    reward_model = load_reward_model(path, adapter, in_parts=in_parts)
     check_context(reward_model.network, encoder.limits.total)
     check_vocabulary(reward_model.network, path, encoder.tokenizer)
     return reward_model

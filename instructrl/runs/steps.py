@@ -77,11 +77,14 @@ class Workspace:
 
     def load(self, name: str) -> Policy:
         """A policy that is there, with the run's tokenizer."""
-        return Policy.load(self.saved(name), self.encoder.tokenizer)
+        return self.load_from(self.saved(name))
+
+    def load_from(self, folder: Path) -> Policy:
+        return Policy.load(folder, self.encoder.tokenizer, in_parts=self.recipe.in_parts)
 
     def save(self, model: Policy | RewardModel, name: str) -> Path:
         """Write a model as `models/NAME`: whole, as it learned, and on the disk when this returns."""
-        with exact(model) as found, progress.wait(f"saving {self.model(name)}"):
+        with exact(model, main_alone=True) as found, progress.wait(f"saving {self.model(name)}"):
             distributed.from_main(lambda: self._write(found, name))
         return self.model(name)
 
@@ -240,7 +243,7 @@ def fit_reward_model(
     work.journal.once(
         phase, step, {"model": start, compared: comparisons, "demonstrations": demonstrations, **work.rendering}
     )
-    return RewardModel.load(work.saved(phase)).eval()
+    return RewardModel.load(work.saved(phase), in_parts=work.recipe.in_parts).eval()
 
 
 def select_sft(
@@ -255,7 +258,7 @@ def select_sft(
         rows = []
         with work.log.phase("sft selection", len(epochs), "responses") as shown:
             for epoch in epochs:
-                policy = Policy.load(epoch.policy_folder, work.encoder.tokenizer)
+                policy = work.load_from(epoch.policy_folder)
                 samples = sample_texts(policy, work.encoder, prompts, work.sampling("selection"))
                 scores = score_texts(reward_model, work.encoder, prompts, samples.texts, samples.finished)
                 score = float(scores.mean())
@@ -265,7 +268,7 @@ def select_sft(
         best = max(range(len(rows)), key=lambda i: rows[i]["score"])
         for i, row in enumerate(rows):
             row["selected"] = i == best
-        work.save(Policy.load(epochs[best].policy_folder, work.encoder.tokenizer), "sft")
+        work.save(work.load_from(epochs[best].policy_folder), "sft")
         return rows
 
     rows = work.journal.once(
@@ -308,7 +311,7 @@ def optimize_policy(
             observer=observer,
             engine=engine,
         )
-        return _train(work, trainer, checkpoints, found, lambda: work.save(trainer.averaged_policy(), phase))
+        return _train(work, trainer, checkpoints, found, lambda: work.save(trainer.averaged, phase))
 
     given = {"model": start, "reward model": reward_model, "prompts": prompts, "plain text": blocks, **work.rendering}
     work.journal.once(phase, step, given)

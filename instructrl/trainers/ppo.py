@@ -244,11 +244,15 @@ class PPOTrainer(Trainer):
         done = (self.step * self.config.num_epochs + epoch) * per_epoch + index
         return done * self.config.num_ptx_examples
 
+    @property
+    def averaged(self) -> Policy:
+        """The policy with the averaged weights, as it lies over the processes of a job."""
+        assert isinstance(self.average.module, Policy)
+        return self.average.module
+
     def averaged_policy(self) -> Policy:
-        """A copy of the policy with the averaged weights."""
-        average = self.average.module
-        assert isinstance(average, Policy)
-        with unsharded(average) as policy:
+        """A copy of the policy with the averaged weights, whole in each process."""
+        with unsharded(self.averaged) as policy:
             return copy.deepcopy(policy)
 
     def headline(self, metrics: Mapping[str, float]) -> str:
