@@ -5,7 +5,7 @@ FSDP2 cuts them. It can be copied, compared, trained (`models.spread` makes an F
 can be computed with it as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,10 @@ def part_of(whole: Tensor) -> DTensor:
     return of_rows(whole[first:end].clone(), whole.shape)
 
 
-def of_rows(rows: Tensor, shape: torch.Size) -> DTensor:
+def of_rows(rows: Tensor, shape: Sequence[int]) -> DTensor:
     """The tensor of that shape of which this process has these rows."""
     mesh = mesh_of(distributed.device() or rows.device)
+    shape = torch.Size(shape)
     strides = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(rows.to(mesh.device_type), mesh, [Shard(0)], run_check=False, shape=shape, stride=strides)
 

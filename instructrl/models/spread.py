@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from instructrl import distributed
 from instructrl.models.base import attach, device_of
+from instructrl.models.heap import give_back
 from instructrl.models.masters import (
     halve,
     halved,
@@ -289,6 +290,7 @@ def _filled(
     finally:
         for name, nothing in before.items():
             parameters[name].data = nothing
+        give_back()
 
 
 @contextmanager

@@ -49,9 +49,7 @@ def read_chat(config: ChatRunConfig) -> ChatInput:
             f"model {config.model}: found a tokenizer without a chat template, accepted is one with it, or "
             "--chat-template FILE or none"
         )
-    start = load_policy(
-        config.model, encoder.tokenizer, config.recipe.adapter, in_parts=config.recipe.in_parts
-    )
+    start = load_policy(config.model, encoder.tokenizer, config.recipe.adapter, in_parts=config.recipe.in_parts)
     check_context(start.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
     check_scalar_head(start)
     return ChatInput(config=config, encoder=encoder, material=read_material(config, encoder), start=start)
