@@ -44,6 +44,7 @@ def give_back_large(network: nn.Module) -> bool:
 
 
 def give_back() -> None:
-    """After a backward pass, or the use of a network that was whole for it: what was freed in the heap goes back to the system, if `give_back_large` said yes."""
+    """After a backward pass, or the use of a network that was whole for a while: what was freed in the heap goes back
+    to the system, if `give_back_large` said yes."""
     if _asked:
         _libc().malloc_trim(0)
