@@ -8,6 +8,7 @@ WANDB_ENTITY, WANDB_NAME.
 import importlib
 import os
 import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ _WHOLE, _FIRST, _LAST = 1, 2, 4
 
 
 def log_records(data: bytes) -> Iterator[bytes]:
-    """The records of wandb's file of a run; of a file that was cut short those before the cut.
+    """The records of wandb's file of a run; of a file that was cut short or damaged those before.
 
     Behind a header of its own, the file is in LevelDB's log format (doc/log_format.md of google/leveldb): blocks of
     32 KiB, in them parts with checksum, length and kind, and a record is one whole part, or a first and others up to a
@@ -107,9 +108,9 @@ def log_records(data: bytes) -> Iterator[bytes]:
         if left < _HEADER:
             place += left
             continue
-        _, length, kind = struct.unpack_from("<IHB", data, place)
+        checksum, length, kind = struct.unpack_from("<IHB", data, place)
         part = data[place + _HEADER : place + _HEADER + length]
-        if not kind or len(part) < length:
+        if len(part) < length or checksum != zlib.crc32(part, zlib.crc32(bytes([kind]))):
             return
         place += _HEADER + length
         record = part if kind in (_WHOLE, _FIRST) else record + part

@@ -104,6 +104,8 @@ def test_records_of_every_length_are_read_back(tmp_path):
     assert [stand_ins.Record.FromString(x).text for x in log_records(data)] == texts
     assert len([*log_records(data[:-1])]) == len(texts) - 1
     assert [*log_records(data[:7])] == []
+    assert [*log_records(data[:7] + bytes(100))] == []
+    assert len([*log_records(data[:40_000] + b"?" + data[40_001:])]) == 5
 
 
 # ---- failures
@@ -126,6 +128,8 @@ def failing(real, rows: int):
     def call(*args, **kwargs):
         calls[0] += 1
         if calls[0] > rows:
+            with Path("failures").open("a") as file:
+                file.write("x")
             raise OSError(28, "No space left on device: https://me:secret@host")
         return real(*args, **kwargs)
 
@@ -145,6 +149,7 @@ def test_a_tracker_that_fails_ends_nothing(tracker, untouched):
     code, trace = life(work, prepare=fails_after(6), save_after=(2,))
     assert code == 0, trace
     assert (folder / "metrics.jsonl").read_bytes() == untouched
+    assert Path("failures").read_text() == "x", "what failed once is not asked again"
     (line,) = [line for line in Path("told").read_text().splitlines() if "warning" in line]
     assert line == (
         f"warning: track {name}: found [Errno 28] No space left on device: https://***@host; training goes on "
