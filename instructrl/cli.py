@@ -141,8 +141,18 @@ def _with_signals(name: str, settings: Any) -> int:
     if settings is None:
         return 0
     module = _module(name)
+    _use_device(settings)
     with interruption.heeded() if name in CONTINUED else nullcontext():
         return module.main(settings)
+
+
+def _use_device(settings: Any) -> None:
+    """What the command was asked for; those that run no network ask for nothing."""
+    name = getattr(getattr(settings, "config", settings), "device", None)
+    if name is not None:
+        from instructrl import distributed
+
+        distributed.use(name)
 
 
 def _help() -> str:

@@ -22,6 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from instructrl import interruption
+from instructrl.settings import DeviceName
 
 T = TypeVar("T")
 
@@ -37,22 +38,19 @@ _device: torch.device | None = None
 
 
 @contextmanager
-def joined(on_loss: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Inside, this process works in the job that torchrun has put it into, and on its GPU where there is one.
+def joined(on_loss: Callable[[], None] = lambda: None, *, device: DeviceName = "auto") -> Iterator[None]:
+    """Inside, this process works in the job that torchrun has put it into, and on a device of its own: see `use`.
 
     on_loss: called where another process of the job is gone; then this one ends, with 2, some seconds later.
-    Raises ValueError where the environment speaks of several processes and does not say how they meet.
+    Raises ValueError where the environment speaks of several processes and does not say how they meet, and as `use`.
     """
     global _device
-    _device = torch.device("cpu")
-    if torch.cuda.is_available():
-        _device = torch.device("cuda", _number("LOCAL_RANK", 0) % torch.cuda.device_count())
-        torch.cuda.set_device(_device)
+    use(device)
     try:
         if _number("WORLD_SIZE", 1) == 1:
             yield
             return
-        store, own = _meet(_device), rank()
+        store, own = _meet(), rank()
         with _watched(own, on_loss):
             try:
                 yield
@@ -65,7 +63,29 @@ def joined(on_loss: Callable[[], None] = lambda: None) -> Iterator[None]:
         _device = None
 
 
-def _meet(device: torch.device) -> Store:
+def use(name: DeviceName) -> None:
+    """Put the networks of this process on a device from here on, inside of `joined`.
+
+    auto: a CUDA GPU where there is one, else the CPU; on a machine with several, the one of this process's number
+    there. Raises ValueError for a device that is not there, and for several processes on one of Apple's.
+    """
+    global _device
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = "cuda" if there["cuda"] else "cpu"
+    if name not in there or not there[name]:
+        found = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise ValueError(f"device: found {name}, which torch {torch.__version__} does not find here; accepted: {found}")
+    if name == "mps" and _number("WORLD_SIZE", 1) > 1:
+        raise ValueError("device: found mps in a job of several processes, accepted is one process, or cpu or cuda")
+    if name == "cuda":
+        _device = torch.device("cuda", _number("LOCAL_RANK", 0) % torch.cuda.device_count())
+        torch.cuda.set_device(_device)
+    else:
+        _device = torch.device(name)
+
+
+def _meet() -> Store:
     """Meet the others. Returns what all of them read and write."""
     global _store
     missing = [name for name in _BY_TORCHRUN if name not in os.environ]
@@ -77,7 +97,8 @@ def _meet(device: torch.device) -> Store:
     _store, own, size = next(rendezvous("env://", timeout=_PATIENCE))
     here = os.environ.get("GROUP_RANK", "0")  # torchrun's number for this machine
     _store.set(f"place/{own}", f"{here} {os.getpid()}")
-    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    # What is said and counted travels on the CPU, whatever the networks are on.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # A prefix of its own: the names in it are PyTorch's.
     group = PrefixStore("group", _store)
     dist.init_process_group(backend, store=group, rank=own, world_size=size, timeout=_PATIENCE)

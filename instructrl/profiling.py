@@ -55,6 +55,8 @@ class Profile:
         """Give the time since the last switch to the phase that was running."""
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
+        elif torch.backends.mps.is_available():
+            torch.mps.synchronize()
         now = time.perf_counter()
         if self._open:
             name = self._open[-1]

@@ -2,6 +2,10 @@
 is read, or refused, at once."""
 
 import math
+from typing import Literal
+
+# Where a process may have its networks; "auto" is what it finds.
+DeviceName = Literal["auto", "cuda", "mps", "cpu"]
 
 
 def require_not_negative(config: object, *names: str) -> None:

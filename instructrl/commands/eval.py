@@ -15,6 +15,7 @@ from instructrl.evaluation.results import identities, versions
 from instructrl.evaluation.statistics import outcomes_from_scores, win_rate
 from instructrl.evaluation.table import results_table
 from instructrl.models.policy import Policy
+from instructrl.models.spread import spread_for_use
 from instructrl.rollout.generate import Samples, Sampling, sample_texts
 from instructrl.rollout.scoring import score_texts
 from instructrl.runs.judging import judge_note, short_names
@@ -30,6 +31,7 @@ def main(config: EvalCommand) -> int:
     recipe = Recipe(limits=config.limits)
     encoder, baseline = load_start(config.baseline, recipe, config)
     judge = load_judge(config.reward_model, encoder).eval()
+    spread_for_use(judge, config.weights)
     for path in config.models:
         load_other_policy(path, encoder)  # one at a time in memory, so that all are known to be good before any is used
     reader = Reader(encoder, config.long_prompts)
@@ -51,6 +53,7 @@ def main(config: EvalCommand) -> int:
     with tracked(config.track, work.log, work.folder, config) as tracker:
         for path, name in zip(paths, short_names(paths), strict=True):
             policy = baseline if not performances else Policy.load(path, encoder.tokenizer)
+            spread_for_use(policy, config.weights)
             with work.log.phase(name, 1, "responses") as progress:
                 samples = sample_texts(policy.eval(), work.encoder, texts, sampling)
                 scores = score_texts(judge, work.encoder, texts, samples.texts, samples.finished).tolist()

@@ -13,6 +13,7 @@ from instructrl.data.tokenizers import load_tokenizer
 from instructrl.evaluation.formatting import visible
 from instructrl.models.backbone import check_context, context_of, hide_loading_bars
 from instructrl.models.policy import Policy
+from instructrl.models.spread import spread_for_use
 from instructrl.rollout.generate import Sampling, sample_texts
 from instructrl.types import Conversation, Message, Prompt
 
@@ -22,7 +23,7 @@ def main(config: GenerateCommand) -> int:
     data = None if config.data is None else read_prompts(config.data)
     if data is not None:
         check(data)
-    with distributed.joined():
+    with distributed.joined(device=config.device):
         hide_loading_bars()
         encoder, policy = _load(config)
         # Of what is all there, each prompt is looked at before any is answered.
@@ -46,6 +47,7 @@ def main(config: GenerateCommand) -> int:
 def _load(config: GenerateCommand) -> tuple[Encoder, Policy]:
     tokenizer = load_tokenizer(config.model)
     policy = Policy.load(config.model, tokenizer).eval()
+    spread_for_use(policy, config.weights)
     positions = context_of(policy.lm)
     length = config.max_response_tokens or (256 if positions is None else min(256, positions // 2))
     limits = Limits(

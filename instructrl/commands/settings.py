@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instructrl.data.settings import DATE, Limits, LongPrompts, Turns
-from instructrl.models.settings import AdapterConfig
+from instructrl.models.settings import AdapterConfig, Precision
 from instructrl.rollout.settings import EngineName, Truncation, VLLMConfig
 from instructrl.runs.named import NamedRun
-from instructrl.settings import require_not_negative, require_positive
+from instructrl.settings import DeviceName, require_not_negative, require_positive
 from instructrl.tracking.settings import TrackerName
 from instructrl.trainers.settings import CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
 
@@ -48,6 +48,8 @@ class SFTCommand:
     sft: SFTConfig = SFTConfig()
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
+    # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
+    device: DeviceName = "auto"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 
@@ -85,6 +87,8 @@ class RewardModelCommand:
     reward_model: RewardModelConfig = RewardModelConfig()
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
+    # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
+    device: DeviceName = "auto"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 
@@ -128,6 +132,8 @@ class PPOCommand:
     ppo: PPOConfig = PPOConfig()
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
+    # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
+    device: DeviceName = "auto"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 
@@ -152,6 +158,8 @@ class EvalCommand:
     seed: int = 0
     # temperature of the sampling; 0 takes the likeliest token
     temperature: float = 1.0
+    # of the weights; unset it is bfloat16 on a GPU, float32 on a CPU
+    weights: Precision | None = None
     # which tokens are sampled from, and where a response stops
     sampling: Truncation = Truncation()
     # rows whose prompt is longer than the limit: leave them out and count them, or refuse them
@@ -162,6 +170,8 @@ class EvalCommand:
     chat_date: str = DATE
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
+    # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
+    device: DeviceName = "auto"
     # length limits of prompts and responses, in tokens
     limits: Limits = Limits()
 
@@ -193,8 +203,12 @@ class GenerateCommand:
     seed: int = 0
     # temperature of the sampling; 0 takes the likeliest token
     temperature: float = 1.0
+    # of the weights; unset it is bfloat16 on a GPU, float32 on a CPU
+    weights: Precision | None = None
     # which tokens are sampled from, and where a response stops
     sampling: Truncation = Truncation()
+    # where the network lies and runs: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
+    device: DeviceName = "auto"
     # where a response is cut; None is 256, or half of the model's positions if they are fewer than 512
     max_response_tokens: int | None = None
 

@@ -122,7 +122,7 @@ def block_losses(policy: Policy, blocks: Tensor) -> list[float]:
     sequences = blocks_as_sequences(blocks)
     with unsharded(policy) as network:
         device = network.device
-        logprobs = in_batches(network, sequences.to(device), 64).double().sum(dim=1).cpu()
+        logprobs = in_batches(network, sequences.to(device), 64).cpu().double().sum(dim=1)
     return (-logprobs / sequences.response_mask.sum(dim=1)).tolist()
 
 

@@ -26,6 +26,7 @@ from transformers import (
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
+from instructrl import distributed
 from instructrl.model_names import check_model_name, refuse_adapter
 from instructrl.models.parts import cut, read_parts
 
@@ -94,12 +95,14 @@ def check_reward_model(path: str | Path, config: PretrainedConfig) -> None:
 def read_network(
     kind: Any, path: str | Path, config: PretrainedConfig, *, trust_remote_code: bool = False, in_parts: bool = False
 ) -> PreTrainedModel:
-    """The network with its weights in float32. kind: a transformers Auto class. in_parts: as `models.parts` has it.
+    """The network with its weights in float32. kind: a transformers Auto class. in_parts: as `models.parts` has it, in a
+    job of several processes.
 
     Raises OSError where there are no safetensors, ValueError for other weights under that name, where the configuration
     or the index names other files, and where the weights are not those of the configuration.
     """
     _check_names(path, config)
+    in_parts = in_parts and distributed.size_of_job() > 1
     try:
         with silent():
             read = _read_parts(kind, path, config) if in_parts else None

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from instructrl import distributed
-from instructrl.models.base import attach, device_of
+from instructrl.models.base import attach, device_of, home_of
 from instructrl.models.heap import give_back
 from instructrl.models.masters import (
     halve,
@@ -28,9 +28,9 @@ from instructrl.models.masters import (
     restore,
 )
 from instructrl.models.parts import Rows, cut, is_in_parts, join, mesh_of, move, of_rows, own_range, part_of, replace
-from instructrl.models.passes import applied
+from instructrl.models.passes import applied, settled
 from instructrl.models.paths import OF_A_NETWORK
-from instructrl.models.settings import PassConfig
+from instructrl.models.settings import PassConfig, Precision
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 T = TypeVar("T")
@@ -72,6 +72,11 @@ def spread(network: nn.Module, passes: PassConfig, **methods: Any) -> None:
         _shard(network, methods, low=passes.weights == "bfloat16" and bool(halved(network)))
     elif methods and distributed.size_of_job() > 1 and not has_masters(network):
         _replicate(network, methods)
+
+
+def spread_for_use(network: nn.Module, weights: Precision | None = None) -> None:
+    """Prepare a network, in place, that is asked and never learns. weights: None is by the device, as in training."""
+    spread(network, settled(PassConfig(weights=weights), home_of(network)))
 
 
 def _check_runs(network: nn.Module, passes: PassConfig, methods: Mapping[str, Any]) -> None:

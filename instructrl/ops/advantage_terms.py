@@ -9,6 +9,7 @@ from instructrl.ops import checks
 from instructrl.ops.advantage_settings import GAESettings, RewardSettings, WhitenSettings
 from instructrl.ops.groups import group_sums, in_range
 from instructrl.ops.ppo_terms import kl_term
+from instructrl.ops.precision import widest
 
 
 class _Neighbours(NamedTuple):
@@ -109,7 +110,7 @@ def _next_values(values: Tensor, steps: _Steps, ends: Ends) -> Tensor:
 
 
 def _in_double(rate: float | Tensor) -> float | Tensor:
-    return rate.to(torch.float64) if isinstance(rate, Tensor) else rate
+    return rate.to(widest(rate.device)) if isinstance(rate, Tensor) else rate
 
 
 def _decays(gamma: float | Tensor, lam: float | Tensor, near: _Neighbours, like: Tensor) -> Tensor:
@@ -209,9 +210,9 @@ def ppo_advantages(
     rewards = torch.where(takes_score, rewards + _of_sequences(scores, steps.near, dtype), rewards)
     ends = _ends_as_rows(Ends(dones, next_values, bootstrap), cu_seqlens)
     advantages, returns = _estimate(rewards, row_values, steps, gamma, lam, ends, settings.gae.value_lam)
-    precise = advantages.to(torch.float64)
+    precise = advantages.to(widest(advantages.device))
     stats = torch.stack(
-        [precise.sum(), precise.square().sum(), rows.sum().to(torch.float64), log_ratio.sum(dtype=torch.float64)]
+        [precise.sum(), precise.square().sum(), rows.sum().to(precise.dtype), log_ratio.sum(dtype=precise.dtype)]
     )
     return advantages.view(mask.shape), returns.view(mask.shape), rewards.view(mask.shape), stats
 
@@ -229,9 +230,9 @@ def _scale(sum_of_squares: Tensor, count: Tensor, settings: WhitenSettings) -> T
 
 def _rows_of_groups(x: Tensor, mask: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, sum of squared deviations and count of the group of each row: [B, 1] float64, NaN without a group."""
-    rows = x.to(torch.float64)
+    rows = x.to(widest(x.device))
     own = groups.clamp(min=0, max=max(num_groups - 1, 0))
-    count = group_sums(mask.sum(1).to(torch.float64), groups, num_groups)
+    count = group_sums(mask.sum(1).to(rows.dtype), groups, num_groups)
     mean = group_sums(rows.sum(1), groups, num_groups) / count.clamp(min=1)
     centred = torch.where(mask, rows - mean[own].unsqueeze(1), 0.0)
     squares = group_sums(centred.square().sum(1), groups, num_groups)
@@ -249,20 +250,20 @@ def masked_whiten(
     settings: WhitenSettings = WhitenSettings(),
 ) -> Tensor:
     shape = x.shape
-    x = torch.where(mask, x.to(checks.accumulation_dtype(x)), 0.0)
+    x, wide = torch.where(mask, x.to(checks.accumulation_dtype(x)), 0.0), widest(x.device)
     if groups is not None and x.numel() > 0:
         x, mask = x.reshape(shape[0], -1), mask.reshape(shape[0], -1)
         mean, sum_of_squares, count = _rows_of_groups(x, mask, groups, num_groups)
-        centred = x.to(torch.float64) - mean
+        centred = x.to(wide) - mean
     elif stats is None:
-        count = mask.sum().to(torch.float64)
-        mean = x.sum(dtype=torch.float64) / count.clamp(min=1)
-        centred = torch.where(mask, x.to(torch.float64) - mean, 0.0)
+        count = mask.sum().to(wide)
+        mean = x.sum(dtype=wide) / count.clamp(min=1)
+        centred = torch.where(mask, x.to(wide) - mean, 0.0)
         sum_of_squares = centred.square().sum()
     else:
-        total, squares, count = stats.to(torch.float64)[:3].unbind()
+        total, squares, count = stats.to(wide)[:3].unbind()
         mean = total / count.clamp(min=1)
-        centred = x.to(torch.float64) - mean
+        centred = x.to(wide) - mean
         sum_of_squares = (squares - total * mean).clamp(min=0)
     whitened = centred * _scale(sum_of_squares, count, settings)
     whitened = whitened if settings.center else whitened + mean

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from instructrl.ops import checks, dispatch
 from instructrl.ops.advantage_settings import GroupSettings
+from instructrl.ops.precision import widest
 
 
 def in_range(groups: Tensor, num_groups: int) -> Tensor:
@@ -24,7 +25,7 @@ def group_sums(x: Tensor, groups: Tensor, num_groups: int) -> Tensor:
 def _reference_group_advantages(scores: Tensor, groups: Tensor, num_groups: int, settings: GroupSettings) -> Tensor:
     if scores.shape[0] == 0:
         return scores.to(checks.accumulation_dtype(scores))
-    x = scores.to(torch.float64)
+    x = scores.to(widest(scores.device))
     own = groups.clamp(min=0, max=max(num_groups - 1, 0))
     count = group_sums(torch.ones_like(x), groups, num_groups)[own]
     centred = x - (group_sums(x, groups, num_groups)[own] / count)

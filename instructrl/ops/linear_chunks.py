@@ -18,6 +18,7 @@ from instructrl.ops.class_rows import RowKernels
 from instructrl.ops.large_pages import expect_large_pages
 from instructrl.ops.ppo_settings import Flat
 from instructrl.ops.ppo_terms import PPO_METRICS, weighted
+from instructrl.ops.precision import widest
 
 _ROW_ALIGNMENT = 64
 _RATIO_MAX = PPO_METRICS.index("ratio_max")
@@ -269,7 +270,7 @@ def nll_loss(
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
     dtype, flat_mask = checks.accumulation_dtype(hidden, weight), mask.reshape(-1)
-    count = flat_mask.sum(dtype=torch.float64) if num_tokens is None else num_tokens
+    count = flat_mask.sum(dtype=widest(mask.device)) if num_tokens is None else num_tokens
     with linear.full_precision(hidden.device):
         head = _head(hidden, weight, bias, dtype)
         rows = _rows(hidden.reshape(-1, hidden.shape[-1]), flat_mask)
@@ -278,13 +279,13 @@ def nll_loss(
         by_logprob = hidden.new_full((picked.shape[0],), -1.0, dtype=dtype)
         if weights is not None:
             by_logprob = rows.pick(-torch.where(mask, weights, 0.0).reshape(-1).to(dtype))
-        loss_sum = hidden.new_zeros((), dtype=torch.float64)
+        loss_sum = hidden.new_zeros((), dtype=widest(hidden.device))
         for part in _chunks(picked.shape[0], head.padded_classes * dtype.itemsize, space.nbytes):
             logits = head.logits(picked[part], space)
             selected = (chunk_tokens[part], *_at(part, rows.mask), None)
             logprobs, _, normalizers = row.forward(logits, *selected, temperature, tanh_slope, False)
             losses = -logprobs if weights is None else weighted(logprobs, by_logprob[part])
-            loss_sum += losses.sum(dtype=torch.float64)
+            loss_sum += losses.sum(dtype=loss_sum.dtype)
             if any(wanted):
                 upstream = (normalizers, None, by_logprob[part], None)
                 row.backward_inplace(logits, *selected, *upstream, temperature, tanh_slope)
@@ -320,7 +321,7 @@ def ppo_loss(
     model = (hidden, weight, old_logprobs, advantages, values, old_values, returns)
     dtype = checks.accumulation_dtype(*(x for x in model if x is not None))
     flat_mask = mask.reshape(-1)
-    count = flat_mask.sum(dtype=torch.float64) if num_tokens is None else num_tokens
+    count = flat_mask.sum(dtype=widest(mask.device)) if num_tokens is None else num_tokens
     with linear.full_precision(hidden.device):
         head = _head(hidden, weight, bias, dtype)
         rows = _rows(hidden.reshape(-1, hidden.shape[-1]), flat_mask)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from instructrl.ops import checks, dispatch
 from instructrl.ops.logit_settings import PLAIN, LogitSettings
+from instructrl.ops.precision import widest
 from instructrl.ops.softmax_rows import shaped_logits
 
 
@@ -13,11 +14,11 @@ def _reference(
 ) -> Tensor:
     shaped = shaped_logits(logits.to(checks.accumulation_dtype(logits)), temperature, settings, allowed)
     probabilities = torch.softmax(shaped, dim=-1)
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    cumulative = probabilities.cumsum(-1, dtype=widest(logits.device))
     total = cumulative[:, -1:]
     # A number below 1 times the total rounds to less than the total, so it is found before the end of the row. The
     # bound is for rows of NaN, which are nobody's sample but must not become an index outside of the vocabulary.
-    chosen = torch.searchsorted(cumulative, uniforms.to(torch.float64).unsqueeze(1) * total, right=True)
+    chosen = torch.searchsorted(cumulative, uniforms.to(cumulative.dtype).unsqueeze(1) * total, right=True)
     chosen = chosen.clamp(max=logits.shape[1] - 1)
     # A parallel cumulative sum need not be monotone, so it can step up where the probability is 0.
     positive = probabilities.gather(1, chosen) > 0

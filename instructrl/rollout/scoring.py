@@ -77,7 +77,7 @@ def mean_loss(policy: Policy, parts: Sequence[Sequences], batch_size: int = 64) 
     with unsharded(policy) as network:
         device = network.device
         rows = progress.through("loss", parts)
-        total = sum(float(in_batches(network, part.to(device), batch_size).double().sum()) for part in rows)
+        total = sum(float(in_batches(network, part.to(device), batch_size).cpu().double().sum()) for part in rows)
     return -total / max(num_tokens(parts), 1)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from instructrl.data.encoding import Encoder
 from instructrl.ops.logit_settings import LogitSettings
+from instructrl.ops.precision import widest
 from instructrl.ops.softmax_rows import shaped_logits
 from instructrl.rollout.settings import Truncation
 
@@ -34,7 +35,7 @@ def allowed_tokens(logits: Tensor, temperature: float, settings: LogitSettings, 
     allowed = probabilities > 0
     if truncation.top_p < 1:
         falling, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        needed = falling.double().cumsum(-1) - falling < truncation.top_p
+        needed = falling.cumsum(-1, dtype=widest(falling.device)) - falling < truncation.top_p
         allowed &= torch.zeros_like(allowed).scatter(1, order, needed)
     if truncation.min_p:
         allowed &= probabilities >= truncation.min_p * probabilities.amax(-1, keepdim=True)

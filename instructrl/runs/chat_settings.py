@@ -6,7 +6,7 @@ from typing import Literal
 from instructrl.data.settings import DATE, Limits
 from instructrl.models.settings import AdapterConfig
 from instructrl.runs.recipe import any_in_parts, check_lengths
-from instructrl.settings import require_positive
+from instructrl.settings import DeviceName, require_positive
 from instructrl.tracking.settings import TrackerName
 from instructrl.trainers.settings import AdamConfig, CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
 
@@ -95,6 +95,8 @@ class ChatRunConfig:
     recipe: ChatRecipe = ChatRecipe()
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
+    # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
+    device: DeviceName = "auto"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 

@@ -24,7 +24,7 @@ _held: dict[Path, int] = {}
 _FOLDERS = (STATE, "models", "tensorboard", "wandb")
 _FILES = ("results.json", "report.html", "metrics.jsonl", "profile.jsonl", "tracking.json")
 # Settings that change no result: a run may go on with others, and may have been moved.
-_NO_RESULT = ("checkpoints", "out", "track")
+_NO_RESULT = ("checkpoints", "out", "track", "device")
 # And by their last name: where weights lie, which like the number of processes changes rounding alone.
 _ROUNDING = "spread"
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from instructrl import distributed
 from instructrl.data.settings import Limits
 from instructrl.models.settings import AdapterConfig
 from instructrl.settings import require_positive
@@ -30,8 +29,8 @@ class ModelShape:
 
 
 def any_in_parts(*steps: PretrainingConfig | SFTConfig | RewardModelConfig | PPOConfig | None) -> bool:
-    """Whether a run in this job reads networks so that each process has its rows alone: where a step has it so."""
-    return distributed.size_of_job() > 1 and any(step.passes.spread == "fsdp" for step in steps if step is not None)
+    """Whether a job reads networks so that each process has its rows alone: where a step has it so."""
+    return any(step.passes.spread == "fsdp" for step in steps if step is not None)
 
 
 def check_lengths(limits: Limits, block_tokens: int, steps: Mapping[str, PPOConfig]) -> None:

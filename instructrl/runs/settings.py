@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 from instructrl.data.settings import DATE, Limits, LongPrompts
 from instructrl.runs.recipe import ModelShape, Recipe
-from instructrl.settings import require_positive
+from instructrl.settings import DeviceName, require_positive
 from instructrl.tracking.settings import TrackerName
 from instructrl.trainers.settings import (
     AdamConfig,
@@ -102,6 +102,8 @@ class MiniatureConfig:
     recipe: Recipe = MINIATURE_RECIPE
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
+    # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
+    device: DeviceName = "auto"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 
@@ -190,6 +192,8 @@ class PublicConfig:
     )
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
+    # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
+    device: DeviceName = "auto"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 
@@ -224,6 +228,8 @@ class FilesConfig:
     recipe: Recipe = Recipe()
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
+    # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
+    device: DeviceName = "auto"
     # how often the run is saved
     checkpoints: CheckpointConfig = CheckpointConfig()
 

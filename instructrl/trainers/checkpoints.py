@@ -169,12 +169,13 @@ class Checkpoints:
 def rounding() -> dict[str, Any]:
     """What decides in which order numbers are added up: with all of it the same, a run gives the same bits."""
     here = distributed.device()
-    gpu = here is not None and here.type == "cuda"
+    names = {"cuda": lambda: torch.cuda.get_device_name(here), "mps": lambda: "mps"}
+    named = names.get("cpu" if here is None else here.type, lambda: f"CPU {torch.backends.cpu.get_cpu_capability()}")
     return {
         "torch": torch.__version__,
         "processes": distributed.size_of_job(),
         "threads": threads.rounding(),
-        "device": torch.cuda.get_device_name(here) if gpu else f"CPU {torch.backends.cpu.get_cpu_capability()}",
+        "device": named(),
     }
 
 

@@ -77,7 +77,8 @@ class SFTTrainer(Trainer):
     def _train_step(self) -> tuple[dict[str, float], float]:
         self.policy.train()
         device = self.policy.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        elsewhere = [] if device.type == "cpu" else [device]
+        with torch.random.fork_rng(elsewhere, device_type=device.type if elsewhere else "cuda"):
             # Dropout cannot take a generator: its global one is put where (seed, step) says, and put back after.
             # Processes other than the first drop other units.
             own = [distributed.rank()] if distributed.rank() else []
