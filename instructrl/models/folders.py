@@ -95,8 +95,8 @@ def check_reward_model(path: str | Path, config: PretrainedConfig) -> None:
 def read_network(
     kind: Any, path: str | Path, config: PretrainedConfig, *, trust_remote_code: bool = False, in_parts: bool = False
 ) -> PreTrainedModel:
-    """The network with its weights in float32. kind: a transformers Auto class. in_parts: as `models.parts` has it, in a
-    job of several processes.
+    """The network with its weights in float32. kind: a transformers Auto class. in_parts: in a job of several processes
+    as `models.parts` has it.
 
     Raises OSError where there are no safetensors, ValueError for other weights under that name, where the configuration
     or the index names other files, and where the weights are not those of the configuration.
