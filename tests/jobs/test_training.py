@@ -1,5 +1,7 @@
 """Three processes with DDP and two with FSDP2 do what one does, on the CPU, started by torchrun."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ import worker
 from launch import torchrun
 from safetensors.torch import load_file
 
+from instructrl.trainers.checkpoints import Checkpoints
 from instructrl.trainers.log import RunLog
+from instructrl.trainers.settings import CheckpointConfig
 
 JOBS = {"ddp over 3": ("ddp", 3), "fsdp over 2": ("fsdp", 2)}
 # Rows in a forward pass.
@@ -103,3 +107,36 @@ def test_the_main_process_alone_calls_callbacks(job, alone):
     assert len(found) == len(worker.TRAINERS)
     assert found == {path: (alone / "2" / path).read_text() for path in found}
     assert found[Path("ppo/told-0")].splitlines()[-1].endswith(" 3")
+
+
+SHARDS = {
+    "missing": (lambda one, two: two.unlink(), "tensors-00002-of-00002.safetensors is missing"),
+    "of another checkpoint": (
+        lambda one, two: two.write_bytes(two.read_bytes()[:-8] + bytes(8)),
+        "tensors-00002-of-00002.safetensors was changed",
+    ),
+    "cut": (lambda one, two: two.write_bytes(two.read_bytes()[:-8]), "tensors-00002-of-00002.safetensors has"),
+    "of three processes": (
+        lambda one, two: two.rename(two.with_name("tensors-00002-of-00003.safetensors")),
+        "tensors-00002-of-00003.safetensors does not belong to it",
+    ),
+    "one more": (
+        lambda one, two: shutil.copy(two, two.with_name("tensors-00003-of-00002.safetensors")),
+        "tensors-00003-of-00002.safetensors does not belong to it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_shards_that_do_not_belong_together_are_refused(name, job, tmp_path):
+    """In one line that names the file. Those of another number of processes are cut anew: see above."""
+    there = sorted((job / "sft" / "state").glob("step-*/tensors*"))
+    if len(there) == 1:
+        assert there[0].name == "tensors.safetensors"  # copies: the first process writes
+        return
+    shutil.copytree(job / "sft" / "state", tmp_path / "state")
+    spoil, expected = SHARDS[name]
+    spoil(*sorted((tmp_path / "state").glob("step-*/tensors*")))
+    with pytest.raises(ValueError, match=re.escape(expected)) as caught:
+        Checkpoints(tmp_path / "state", CheckpointConfig(), print).newest()
+    assert "\n" not in str(caught.value)
