@@ -107,7 +107,7 @@ hosts-newest: $(TOOLS)
 	$(BIN)/python -m benchmarks.end_to_end.hosts --newest
 
 vllm-test: $(TOOLS)
-	$$($(BIN)/python -m benchmarks.end_to_end.host_runs.environments vllm) -m pytest tests/rollout/test_vllm.py --show-capture no
+	$$($(BIN)/python -m benchmarks.end_to_end.host_runs.environments vllm) -m pytest tests/rollout/test_vllm.py tests/rollout/test_vllm_server.py --show-capture no
 
 ahead-of-time: $(TOOLS)
 	$(BIN)/python -m benchmarks.ahead_of_time.report --write

@@ -56,6 +56,14 @@ _RULES: Mapping[type, tuple[Unused, ...]] = {
             Unused(option=f"vllm.{field.name}", without="engine vllm", when=lambda settings: settings.engine != "vllm")
             for field in fields(VLLMConfig)
         ),
+        *(
+            Unused(
+                option=f"vllm.{name}",
+                without="an engine in this process, which vllm.server stands in for",
+                when=lambda settings: settings.vllm.server is not None,
+            )
+            for name in ("kv_cache_gib", "tensor_parallel", "enforce_eager")
+        ),
     ),
     SFTCommand: (
         *_OF_A_STEP,

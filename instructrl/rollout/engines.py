@@ -10,6 +10,7 @@ from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling, sample_rollout
 from instructrl.rollout.settings import EngineName, VLLMConfig
 from instructrl.rollout.vllm_engine import VLLMEngine
+from instructrl.rollout.vllm_server import VLLMServer
 from instructrl.types import Rollout
 
 
@@ -32,6 +33,10 @@ def open_engine(
 
     model: a transformers folder or name, of the architecture and size of the policies to come. limits: of their
     prompts and responses. precision: of an engine with a model of its own; "builtin" runs the policy as it is given.
-    vllm: for the engine of this name. Raises as `VLLMEngine`.
+    vllm: for the engine of this name. Raises as `VLLMEngine` and `VLLMServer`.
     """
-    return VLLMEngine(model, limits, vllm, precision=precision) if name == "vllm" else sample_rollout
+    if name == "builtin":
+        return sample_rollout
+    if vllm.server is not None and vllm.weights_folder is not None:
+        return VLLMServer(vllm.server, limits, vllm.weights_folder, precision=precision)
+    return VLLMEngine(model, limits, vllm, precision=precision)

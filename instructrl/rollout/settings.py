@@ -48,9 +48,20 @@ class VLLMConfig:
     tensor_parallel: int = 1
     # run the network as it is written: slower, but nothing is compiled when the engine opens
     enforce_eager: bool = False
+    # address of a vLLM server that samples instead, as http://gpu2:8000
+    server: str | None = None
+    # where the weights are written for the server before each rollout: a folder that it sees by the same path
+    weights_folder: str | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.kv_cache_gib) and self.kv_cache_gib > 0):
             raise ValueError(f"kv_cache_gib: found {self.kv_cache_gib}, accepted are positive numbers")
         if self.tensor_parallel < 1:
             raise ValueError(f"tensor_parallel: found {self.tensor_parallel}, accepted are whole numbers from 1")
+        if self.server is not None and not self.server.startswith(("http://", "https://")):
+            raise ValueError(
+                f"server: found {self.server!r}, accepted are addresses that begin with http:// or https://"
+            )
+        if (self.server is None) != (self.weights_folder is None):
+            found = f"{self.weights_folder} with server {self.server}"
+            raise ValueError(f"weights_folder: found {found}, accepted is both, or neither")

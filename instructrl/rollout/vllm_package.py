@@ -38,14 +38,19 @@ def load() -> Any:
             "engine: found 'vllm', which is not installed; accepted is 'builtin', or 'vllm' after "
             "pip install instructrl[vllm]"
         ) from None
-    found = re.match(r"(\d+)\.(\d+)", vllm.__version__)
+    check_version(vllm.__version__)
+    return vllm
+
+
+def check_version(said: str) -> None:
+    """Raise RuntimeError for an older version of vLLM than is known, warn of a newer one."""
+    found = re.match(r"(\d+)\.(\d+)", said)
     version = (int(found[1]), int(found[2])) if found else (0, 0)
     if version < OLDEST:
-        raise RuntimeError(f"engine: found vLLM {vllm.__version__}, accepted are versions from {_words(OLDEST)}")
+        raise RuntimeError(f"engine: found vLLM {said}, accepted are versions from {_words(OLDEST)}")
     if version > NEWEST:
         known = f"{_words(OLDEST)} to {_words(NEWEST)}"
-        warnings.warn(f"engine: found vLLM {vllm.__version__}, this was written with {known}", stacklevel=2)
-    return vllm
+        warnings.warn(f"engine: found vLLM {said}, this was written with {known}", stacklevel=2)
 
 
 def _words(version: tuple[int, int]) -> str:

@@ -42,4 +42,33 @@ ROWS = [
         options="--vllm.kv-cache-gib 2",
         message="vllm.kv_cache_gib: found 2.0, which nothing uses without engine vllm; accepted is both, or neither",
     ),
+    Row(
+        what="server without its http",
+        step="ppo",
+        options="--engine vllm --vllm.server gpu2:8000 --vllm.weights-folder weights",
+        message="vllm.server: found 'gpu2:8000', accepted are addresses that begin with http:// or https://",
+    ),
+    Row(
+        what="server without a folder for the weights",
+        step="ppo",
+        options="--engine vllm --vllm.server http://127.0.0.1:9",
+        message="vllm.weights_folder: found None with server http://127.0.0.1:9, accepted is both, or neither",
+    ),
+    Row(
+        what="server that does not answer",
+        step="ppo",
+        options="--engine vllm --vllm.server http://127.0.0.1:9 --vllm.weights-folder weights",
+        message=(
+            "vllm.server: found no answer from http://127.0.0.1:9/version: …; accepted is the address of a vLLM server"
+        ),
+    ),
+    Row(
+        what="memory for a server that has its own",
+        step="ppo",
+        options="--engine vllm --vllm.server http://127.0.0.1:9 --vllm.weights-folder weights --vllm.kv-cache-gib 2",
+        message=(
+            "vllm.kv_cache_gib: found 2.0, which nothing uses without an engine in this process, which vllm.server "
+            "stands in for; accepted is both, or neither"
+        ),
+    ),
 ]

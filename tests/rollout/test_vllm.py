@@ -16,8 +16,8 @@ import pytest
 import stand_in_vllm
 import torch
 from ops.op_accuracy import assert_no_less_accurate
+from sharp_policies import ENCODER, config, sampled, sharp_policy, sharpen
 from tiny import tiny_encoder, tiny_reward_model, words
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from instructrl.models.adapters import whole
 from instructrl.models.policy import Policy
@@ -31,7 +31,6 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm-test has an environment with it"
 )
 
-ENCODER = tiny_encoder()
 END = ENCODER.end_of_text
 PROMPTS = [words(random.Random(i)) for i in range(24)]
 GREEDY = Sampling(seed=0, temperature=0, max_response_tokens=6)
@@ -55,47 +54,6 @@ KINDS = [
     # vLLM has no module for its output head. The soft cap of its attention has errors of 3e-3 on a CPU.
     ("gemma2", True, {"attn_logit_softcapping": None}),
 ]
-
-
-def config(kind: str, tied: bool, context: int = 64, **others) -> PretrainedConfig:
-    sizes = {"gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": context}}.get(
-        kind,
-        {
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 32,
-            "max_position_embeddings": context,
-        },
-    )
-    ids = {"vocab_size": len(ENCODER.tokenizer), "bos_token_id": None, "eos_token_id": END, "pad_token_id": None}
-    return AutoConfig.for_model(kind, tie_word_embeddings=tied, **{**ids, **sizes, **others})
-
-
-@torch.no_grad()
-def sharpen(policy: Policy, seed: int) -> None:
-    """Weights so large that the likeliest token is that by far."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in policy.parameters():
-        if parameter.dim() == 2:
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-
-
-def sharp_policy(settings: PretrainedConfig, folder: Path) -> Policy:
-    """Saved into the folder, then changed."""
-    torch.manual_seed(0)
-    policy = Policy(AutoModelForCausalLM.from_config(settings), len(ENCODER.tokenizer)).eval()
-    sharpen(policy, 1)
-    policy.save(folder, ENCODER.tokenizer)
-    sharpen(policy, 2)
-    return policy
-
-
-def sampled(rollout) -> list[list[int]]:
-    rows = rollout.sequences
-    return [tokens[mask].tolist() for tokens, mask in zip(rows.response, rows.response_mask, strict=True)]
 
 
 @torch.no_grad()

@@ -194,18 +194,6 @@ def test_ppo_with_the_engine(vllm, folder, precision):
         assert metrics[1]["kl"] != 0
 
 
-@pytest.fixture
-def arguments(folder, tmp_path) -> list[str]:
-    tiny_reward_model(Policy.load(folder)).save(tmp_path / "rm", ENCODER.tokenizer)
-    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "{text}"}}\n' for text in PROMPTS))
-    paths = {"model": folder, "reward-model": tmp_path / "rm", "data": tmp_path / "prompts.jsonl"}
-    sizes = {"num-episodes": 8, "rollout-batch": 8, "minibatch": 8}
-    limits = {"max-prompt-tokens": 12, "max-response-tokens": 8}
-    given = [*paths.items(), ("out", tmp_path / "out"), *((f"ppo.{k}", v) for k, v in sizes.items())]
-    given += [(f"limits.{k}", v) for k, v in limits.items()]
-    return ["ppo", *(str(part) for name, value in given for part in (f"--{name}", value))]
-
-
 def test_the_command_takes_the_engine(vllm, arguments, tmp_path):
     assert cli.main([*arguments, "--engine", "vllm"]) == 0
     assert len(vllm.made[0].calls) == 1

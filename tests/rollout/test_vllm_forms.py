@@ -11,7 +11,7 @@ from stand_in_vllm import flat, install
 from tiny import lively_policy, tiny_encoder, words
 
 from instructrl import distributed
-from instructrl.rollout import vllm_engine
+from instructrl.rollout import vllm_rollout
 from instructrl.rollout.generate import Sampling
 from instructrl.rollout.settings import VLLMConfig
 from instructrl.rollout.vllm_engine import VLLMEngine
@@ -105,8 +105,8 @@ def test_the_processes_of_a_job_divide_the_rows(vllm, folder, monkeypatch, size,
     given: list = []
     monkeypatch.setattr(distributed, "size_of_job", lambda: size)
     monkeypatch.setattr(distributed, "gather", lambda part, count: given[-1].append(part) or torch.ones(7, 6) > 0)
-    monkeypatch.setattr(vllm_engine, "Rollout", lambda **_: None)
-    monkeypatch.setattr(vllm_engine, "Sequences", lambda **_: None)
+    monkeypatch.setattr(vllm_rollout, "Rollout", lambda **_: None)
+    monkeypatch.setattr(vllm_rollout, "Sequences", lambda **_: None)
     for rank in range(size):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         given.append([])
