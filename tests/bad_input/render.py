@@ -31,7 +31,7 @@ FAMILIES = [
     ("Data, in a step", rows_data_in_steps.ROWS),
     ("Names of models", rows_model_names.ROWS),
     ("Adapters", rows_adapters.ROWS),
-    ("Engines", rows_engines.ROWS),
+    ("Engines, trackers, devices", rows_engines.ROWS),
     ("Left unused, of another kind, left over", rows_unused.ROWS),
     ("Models", rows_models.ROWS),
     ("Tokenizers and reward models", rows_other_models.ROWS),

@@ -1,4 +1,4 @@
-"""Engines that sample the responses, and their settings."""
+"""What samples the responses, who is told of a run, and where it computes."""
 
 from table import Row
 
@@ -70,5 +70,17 @@ ROWS = [
             "vllm.kv_cache_gib: found 2.0, which nothing uses without an engine in this process, which vllm.server "
             "stands in for; accepted is both, or neither"
         ),
+    ),
+    Row(
+        what="unknown tracker",
+        step="sft",
+        options="--track mlflow",
+        message="--track: found 'mlflow', accepted is tensorboard or wandb or trackio or none",
+    ),
+    Row(
+        what="unknown device",
+        step="sft",
+        options="--device tpu",
+        message="--device: found 'tpu', accepted is auto or cuda or mps or cpu",
     ),
 ]

@@ -108,18 +108,6 @@ ROWS = [
         message="--ppo.passes.precision: found 'float16', accepted is float32 or bfloat16",
     ),
     Row(
-        what="unknown tracker",
-        step="sft",
-        options="--track mlflow",
-        message="--track: found 'mlflow', accepted is tensorboard or wandb or trackio or none",
-    ),
-    Row(
-        what="unknown device",
-        step="sft",
-        options="--device tpu",
-        message="--device: found 'tpu', accepted is auto or cuda or mps or cpu",
-    ),
-    Row(
         what="weights that would need a loss scale",
         step="ppo",
         options="--ppo.passes.weights float16",
