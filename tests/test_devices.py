@@ -1,6 +1,8 @@
 """Devices: which one a process takes, what it is refused, and what travels there in which precision."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tiny import blocks, comparisons, demonstrations, tiny_encoder, tiny_policy,
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.scaling import parts
 from instructrl import cli, distributed, ops
 from instructrl.models.policy import Policy
 from instructrl.models.settings import Precision
@@ -87,6 +90,12 @@ def test_commands_refuse_a_device_in_one_line_and_write_nothing(command, monkeyp
     assert "device: found cuda" in said
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_has_the_table_of_the_results():
+    root = Path(__file__).parent.parent
+    found = json.loads((root / parts.RESULTS).read_text(encoding="utf-8"))
+    assert parts.section(found) in (root / parts.PAGE).read_text(encoding="utf-8")
 
 
 class Without(TorchDispatchMode):

@@ -1,6 +1,6 @@
 """Peak memory of a process while a job loads, trains, samples, saves and goes on: one process beside several.
 
-    python -m benchmarks.scaling.parts --model FOLDER [--processes 2] [--steps sft ppo] [--out FILE]
+    python -m benchmarks.scaling.parts --model FOLDER [--processes 2] [--steps sft ppo] [--out FILE.json] [--page]
 
 The several lie in parts (FSDP2 over gloo). The steps are made as the commands make them: models from their folders, a
 copy of each that learns, the trainer on top. PPO's reward model is a scalar head on the same network, saved beside.
@@ -8,6 +8,7 @@ Each moment's peak is the most that was resident since the moment before, above 
 and done nothing else has; of several processes the largest counts. "go on" is a job of its own, which loads and then
 reads the checkpoint. Sampling is measured as it is, with the network whole in each process, and block by block: there
 all weights travel with each token, and every process has to decode as many, so that no response may end by itself.
+--page writes docs/devices.md's table anew, of what --out has.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import torch
 
 from benchmarks.core.memory import resident_bytes
 
+PAGE, RESULTS = Path("docs/devices.md"), Path("benchmarks/results/parts.json")
 STEPS = ("sft", "ppo")
 ROWS, RESPONSE_TOKENS, PROMPT_TOKENS = 8, 16, 48
 MOMENTS = {
@@ -198,12 +200,28 @@ def table(found: dict[str, dict[str, dict[str, float]]], processes: int) -> str:
     return markdown(("step", "moment", "one process, MiB", f"each of {processes}, MiB", "share"), rows)
 
 
+def section(found: dict[str, Any]) -> str:
+    """What stands between the page's markers."""
+    return (
+        f"Peak memory of a process on SmolLM2-135M, in MiB above a process that has imported torch and nothing else; "
+        f"of\n{found['processes']} processes the larger. By `python -m benchmarks.scaling.parts --model FOLDER "
+        f"--out {RESULTS} --page`:\n\n{table(found['bytes'], found['processes'])}"
+    )
+
+
+def write_page(found: dict[str, Any]) -> None:
+    begin, end = "<!-- parts:begin -->\n", "<!-- parts:end -->"
+    before, rest = PAGE.read_text(encoding="utf-8").split(begin)
+    PAGE.write_text(before + begin + section(found) + end + rest.partition(end)[2], encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--page", action="store_true")
     for name in ("--job", "--judge", "--folder"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--going-on", action="store_true", help=argparse.SUPPRESS)
@@ -211,12 +229,14 @@ def main() -> None:
     if given.job is not None:
         job(given.job, given.model, given.judge, Path(given.folder), given.going_on)
         return
-    from benchmarks.core.tables import write_json
-
-    found = measure(given.model, tuple(given.steps), given.processes)
-    print(table(found, given.processes))
-    if given.out is not None:
-        write_json(given.out, {"processes": given.processes, "bytes": found})
+    if given.model is not None:
+        peaks = measure(given.model, tuple(given.steps), given.processes)
+        text = json.dumps({"processes": given.processes, "bytes": peaks}, indent=1)
+        given.out.write_text(text + "\n", encoding="utf-8")
+    found = json.loads(given.out.read_text(encoding="utf-8"))
+    print(table(found["bytes"], found["processes"]))
+    if given.page:
+        write_page(found)
 
 
 if __name__ == "__main__":
