@@ -30,6 +30,7 @@ MADE = (
     "profile.jsonl",
     "results.json",
     "tracking.json",
+    "manifest.json",
     "generation_config.json",
     "instructrl.json",
 )
