@@ -39,7 +39,7 @@ COMMANDS = {
 IN_JOBS = ("run", "sft", "rm", "ppo", "eval")
 _LOSS = "another process of the job is gone; the same command goes on from the last checkpoint"
 # Of them those that save what they do: a signal lets their step finish. The others it simply ends.
-CONTINUED = ("run", "sft", "rm", "ppo")
+CONTINUED = ("run", "sft", "rm", "ppo", "eval")
 _RESUMED = "the same command goes on from here"
 _SAVED = "the same command goes on from what was saved last"
 

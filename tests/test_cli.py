@@ -325,5 +325,5 @@ def test_a_signal_waits_where_something_is_saved_and_ends_the_rest(name, monkeyp
     monkeypatch.setattr(module, "main", lambda settings: seen.append(signal.getsignal(signal.SIGTERM)) or 0)
     assert cli.main([name]) == 0
     assert seen[0] == before  # whoever waits for the options, or for what is imported behind them, is not kept
-    assert (seen[1] != before) == (name in ("run", "sft", "rm", "ppo"))
+    assert (seen[1] != before) == (name in ("run", "sft", "rm", "ppo", "eval"))
     assert signal.getsignal(signal.SIGTERM) == before

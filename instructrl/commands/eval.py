@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -11,17 +12,21 @@ from instructrl import distributed, durable
 from instructrl.commands.settings import EvalCommand
 from instructrl.commands.tracked import tracked
 from instructrl.data.readers import holds_comparisons
+from instructrl.evaluation.contenders import PORTION
 from instructrl.evaluation.results import identities, versions
 from instructrl.evaluation.statistics import outcomes_from_scores, win_rate
 from instructrl.evaluation.table import results_table
 from instructrl.models.policy import Policy
+from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import spread_for_use
 from instructrl.rollout.generate import Samples, Sampling, sample_texts
 from instructrl.rollout.scoring import score_texts
 from instructrl.runs.judging import judge_note, short_names
+from instructrl.runs.portions import Portions
 from instructrl.runs.reading import Reader
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.standalone import load_judge, load_other_policy, load_start, open_workspace
+from instructrl.runs.steps import Workspace
 from instructrl.tracking.masking import masked_values
 from instructrl.types import Prompt
 
@@ -49,22 +54,47 @@ def main(config: EvalCommand) -> int:
             f"{config.data}: found comparisons, whose prompts alone are used; a judge that was trained on them scores "
             "them too well"
         )
-    paths, performances = (config.baseline, *config.models), []
     with tracked(config.track, work.log, work.folder, config) as tracker:
-        for path, name in zip(paths, short_names(paths), strict=True):
-            policy = baseline if not performances else Policy.load(path, encoder.tokenizer)
+        performances = []
+        paths = (config.baseline, *config.models)
+        for number, (path, name) in enumerate(zip(paths, short_names(paths), strict=True)):
+            policy = (baseline if number == 0 else Policy.load(path, encoder.tokenizer)).eval()
             spread_for_use(policy, config.weights)
-            with work.log.phase(name, 1, "responses") as progress:
-                samples = sample_texts(policy.eval(), work.encoder, texts, sampling)
-                scores = score_texts(judge, work.encoder, texts, samples.texts, samples.finished).tolist()
-                progress.advance(units=len(texts))
-            performances.append((name, samples, scores))
+            performances.append((name, *_performance(work, number, name, policy, judge, texts, sampling)))
         results = _results(config, prompts, performances)
         if distributed.is_main():
             durable.write_text(work.folder / "results.json", json.dumps(results, indent=1) + "\n")
         tracker.after_results(results)
     Console().print(results_table(results))
     return 0
+
+
+def _performance(
+    work: Workspace,
+    number: int,
+    name: str,
+    policy: Policy,
+    judge: RewardModel,
+    texts: Sequence[str],
+    sampling: Sampling,
+) -> tuple[Samples, list[float]]:
+    """Responses and their scores, in portions of which each is done once. number: of the model among all."""
+    portions = Portions(work.folder, work.log, f"{number:02d}", policy, judge, texts, sampling, work.rendering)
+    found: dict[str, list] = {"texts": [], "finished": [], "scores": []}
+
+    def answers(start: int) -> dict[str, list]:
+        some = texts[start : start + PORTION]
+        samples = sample_texts(policy, work.encoder, some, sampling, first_episode=start)
+        scores = score_texts(judge, work.encoder, some, samples.texts, samples.finished).tolist()
+        return {**asdict(samples), "scores": scores}
+
+    with work.log.phase(name, len(texts), "responses") as progress:
+        for start in range(0, len(texts), PORTION):
+            portion = portions.once(f"{start:06d}", partial(answers, start))
+            for field, rows in portion.items():
+                found[field] += rows
+            progress.advance(len(portion["texts"]), units=len(portion["texts"]))
+    return Samples(texts=found["texts"], finished=found["finished"]), found["scores"]
 
 
 def _results(

@@ -1,7 +1,9 @@
 """What a model does on held-out prompts, and what a judge makes of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +28,17 @@ class Judgement:
 
 # (prompts, responses, whether each ended by itself) -> a judgement of each
 Judge = Callable[[Sequence[str], Sequence[str], Sequence[bool]], list[Judgement]]
+
+
+# (name, work) -> what the work gives, as JSON has it; work that was done before under the name need not be done again
+Once = Callable[[str, Callable[[], Any]], Any]
+# Prompts that are answered, judged and scored before what was done is kept: as many as are decoded together.
+PORTION = 256
+
+
+def anew(name: str, work: Callable[[], Any]) -> Any:
+    """Keeps nothing."""
+    return work()
 
 
 def _as_asked(prompt: str) -> str:
@@ -79,7 +92,8 @@ class Performance:
 class Exam:
     """What every contender is put through.
 
-    prompts: of held-out users. blocks: [N, L] int64, held-out text. start: the model that PPO started from.
+    prompts: of held-out users. blocks: [N, L] int64, held-out text. start: the model that PPO started from. judged_by:
+    what decides the judgements, a network or settings, as `fingerprint` takes it.
     """
 
     prompts: Sequence[str]
@@ -90,31 +104,59 @@ class Exam:
     start: Policy
     encoder: Encoder
     sampling: Sampling
+    judged_by: Any = None
 
-    def take(self, contender: Contender) -> Performance:
-        """Sample a response to every prompt and measure everything."""
-        asked = [contender.form(prompt) for prompt in self.prompts]
-        rollout = sample_rollout(contender.policy, self.encoder, asked, self.sampling)
-        sequences, finished = rollout.sequences, rollout.finished.tolist()
-        texts = response_texts(rollout, self.encoder)
+    def asked(self, contender: Contender) -> list[str]:
+        """The prompts as the contender reads them."""
+        return [contender.form(prompt) for prompt in self.prompts]
+
+    def take(self, contender: Contender, once: Once = anew) -> Performance:
+        """Sample a response to every prompt and measure everything, in portions of which each is done once."""
+        asked, policy = self.asked(contender), contender.policy
+        answers = [
+            once(f"{start:06d}", partial(self._answers, contender, asked, start))
+            for start in range(0, len(asked), PORTION)
+        ]
+        read = once("text", lambda: self._reading(policy))
+        rows = {name: [row for portion in answers for row in portion[name]] for name in answers[0]}
+        kl = rows.pop("kl") if contender.form is _as_asked else None
         return Performance(
+            **rows | {"judgements": [Judgement(**row) for row in rows["judgements"]]},
             name=contender.name,
-            texts=texts,
-            finished=finished,
-            num_tokens=sequences.response_mask.sum(dim=1).tolist(),
-            judgements=self.judge(self.prompts, texts, finished),
-            rewards=score_texts(self.reward_model, self.encoder, self.prompts, texts, finished).tolist(),
-            kl=self._kl(contender.policy, sequences) if contender.form is _as_asked else None,
-            block_losses=block_losses(contender.policy, self.blocks),
-            fact_accuracy=fact_accuracy(contender.policy, self.encoder, self.questions),
+            kl=None if kl is None else sum(kl) / len(kl),
+            **read,
         )
 
-    def _kl(self, policy: Policy, sequences: Sequences) -> float:
+    def _answers(self, contender: Contender, asked: Sequence[str], start: int) -> dict[str, list]:
+        """The fields of a `Performance` that have one entry a prompt, for the portion that starts there; kl of each."""
+        prompts = self.prompts[start : start + PORTION]
+        rollout = sample_rollout(
+            contender.policy, self.encoder, asked[start : start + PORTION], self.sampling, first_episode=start
+        )
+        sequences, finished = rollout.sequences, rollout.finished.tolist()
+        texts = response_texts(rollout, self.encoder)
+        found = {
+            "texts": texts,
+            "finished": finished,
+            "num_tokens": sequences.response_mask.sum(dim=1).tolist(),
+            "judgements": [asdict(row) for row in self.judge(prompts, texts, finished)],
+            "rewards": score_texts(self.reward_model, self.encoder, prompts, texts, finished).tolist(),
+        }
+        return found | ({"kl": self._kl(contender.policy, sequences)} if contender.form is _as_asked else {})
+
+    def _reading(self, policy: Policy) -> dict[str, Any]:
+        """The fields of a `Performance` that no response is needed for."""
+        return {
+            "block_losses": block_losses(policy, self.blocks),
+            "fact_accuracy": fact_accuracy(policy, self.encoder, self.questions),
+        }
+
+    def _kl(self, policy: Policy, sequences: Sequences) -> list[float]:
         with unsharded(policy) as network:
             own = in_batches(network, sequences)
         with unsharded(self.start) as network:
             difference = own - in_batches(network, sequences)
-        return float(difference.sum(dim=1).mean())
+        return difference.sum(dim=1).tolist()
 
 
 def block_losses(policy: Policy, blocks: Tensor) -> list[float]:

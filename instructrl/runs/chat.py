@@ -83,6 +83,7 @@ def run_chat(given: ChatInput, folder: Path, log: RunLog) -> dict[str, Any]:
         blocks=material.blocks,
         questions=[],
         judge=model_judge(judge, encoder),
+        judged_by=judge,
         reward_model=reward_model,
         start=sft,
         encoder=encoder,

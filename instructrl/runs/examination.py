@@ -7,8 +7,10 @@ from typing import Any
 from instructrl import distributed, durable, progress
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam, block_losses
+from instructrl.runs.portions import Portions
 from instructrl.runs.steps import Workspace
 from instructrl.tracking.masking import masked_values
+from instructrl.trainers.checkpoints import fingerprint
 from instructrl.types import Prompt
 
 PPO_NAMES = {"ppo": "PPO", "ppo_ptx": "PPO-ptx"}
@@ -34,12 +36,17 @@ def examine(
     """
     performances = []
     work.journal.tell_if_done()
+    with progress.wait("evaluation: a digest of data and models"):
+        given = [exam.reward_model, exam.start, exam.judged_by, exam.prompts, exam.blocks, exam.questions]
+        common = fingerprint(*given, exam.sampling, work.rendering)
     with work.log.phase("evaluation", len(contenders) + 1, "responses") as bar:
-        for contender in contenders:
-            performances.append(exam.take(contender))
+        for number, contender in enumerate(contenders):
+            given = (common, contender.policy, exam.asked(contender))
+            portions = Portions(work.folder, work.log, f"{number:02d}", *given)
+            performances.append(exam.take(contender, portions.once))
             bar.advance(units=len(prompts), note=contender.name)
-            distributed.leave_if_wished()
-        start = block_losses(exam.start, exam.blocks)
+        portions = Portions(work.folder, work.log, "start", common)
+        start = portions.once("text", lambda: block_losses(exam.start, exam.blocks))
         bar.advance(note="")
     with progress.wait("comparing the models"):
         models = assemble.compare(performances, prompts, baseline="SFT")

@@ -68,6 +68,7 @@ def run_experiment(
         blocks=material.held_out_blocks,
         questions=[],
         judge=model_judge(judge, work.encoder),
+        judged_by=judge,
         reward_model=reward_model,
         start=start,
         encoder=work.encoder,

@@ -146,6 +146,7 @@ def _exam(
             for q in world.fact_questions()
         ],
         judge=_gold_judge(world),
+        judged_by=world.config,
         reward_model=reward_model,
         start=start,
         encoder=work.encoder,

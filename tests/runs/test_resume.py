@@ -17,9 +17,11 @@ from tiny import tiny_encoder, tiny_policy
 from tiny_runs import MINIATURE
 
 from instructrl import cli, durable
+from instructrl.evaluation.contenders import Exam
 from instructrl.runs import steps
 from instructrl.runs.folder import open_folder
 from instructrl.runs.journal import Journal
+from instructrl.runs.portions import Portions
 from instructrl.runs.recipe import Recipe
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import CheckpointConfig
@@ -255,6 +257,57 @@ def test_a_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         work.save(tiny_policy(encoder, 2), "x")
     assert {name: content for name, content in files(tmp_path / "models").items() if name.startswith("x/")} == before
+
+
+def answered(monkeypatch) -> list[str]:
+    """Names of the models that are asked from here on."""
+    names, answer = [], Exam._answers
+
+    def noted(exam, contender, *arguments):
+        names.append(contender.name)
+        return answer(exam, contender, *arguments)
+
+    monkeypatch.setattr(Exam, "_answers", noted)
+    return names
+
+
+def test_an_evaluation_goes_on_from_what_was_done(finished, tmp_path, monkeypatch):
+    folder, names = tmp_path / "run", answered(monkeypatch)
+    shutil.copytree(finished / "run", folder)
+    (folder / "results.json").unlink()
+    for path in (folder / "state" / "evaluation").glob("0[34]-*"):
+        path.unlink()
+    assert run(folder, finished / "settings" / "config.yaml") == 0
+    assert names == ["PPO", "PPO-ptx"]
+    assert files(folder) == files(finished / "run")
+
+
+def test_a_damaged_part_of_an_evaluation_is_done_again(finished, tmp_path, monkeypatch, capsys):
+    folder, names = tmp_path / "run", answered(monkeypatch)
+    shutil.copytree(finished / "run", folder)
+    cut, wrong, changed = (folder / "state" / "evaluation" / f"0{n}-000000.json" for n in (0, 1, 2))
+    cut.write_text(cut.read_text()[:100])
+    wrong.write_text("[1]")
+    changed.write_text(changed.read_text().replace("true", "false", 1))
+    (folder / "results.json").write_text("{")  # as a program leaves it that writes in place
+    assert run(folder, finished / "settings" / "config.yaml") == 0
+    error = capsys.readouterr().err
+    for path in (cut, wrong, changed):
+        assert f"warning: {path}: found it damaged. This part of the evaluation is done again" in error
+    assert names == ["GPT", "GPT (prompted)", "SFT"]
+    assert files(folder) == files(finished / "run")
+
+
+def test_a_part_of_an_evaluation_of_something_else_is_done_again(tmp_path, capsys):
+    log, calls = RunLog(tmp_path), []
+
+    def once(*given: object) -> object:
+        return Portions(tmp_path, log, "00", *given).once("text", lambda: calls.append(given) or {"number": 0.1})
+
+    for given in (("a", torch.zeros(2)), ("a", torch.zeros(2)), ("a", torch.ones(2)), ("b", torch.ones(2))):
+        assert once(*given) == {"number": 0.1}
+    assert len(calls) == 3
+    assert "00-text.json: of other models, prompts or settings." in capsys.readouterr().err
 
 
 def test_another_number_of_seconds_between_checkpoints_gives_the_same_run(finished, tmp_path):
