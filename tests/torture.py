@@ -12,6 +12,7 @@ first train adapters.
 
 import argparse
 import contextlib
+import importlib
 import os
 import random
 import signal
@@ -34,6 +35,9 @@ from instructrl.settings import require_positive
 from instructrl.trainers import checkpoints, state_files
 from instructrl.trainers.settings import CheckpointConfig
 
+# Once, and not in every life.
+for _module in ("instructrl.commands.run", "instructrl.runs.miniature", "instructrl.evaluation.report"):
+    importlib.import_module(_module)
 COMPARED = ("models/**/*", "metrics.jsonl", "results.json", "state/steps.json")
 _recipe = MINIATURE.recipe
 _ppo = dict(num_episodes=40, rollout_batch=8)
