@@ -11,7 +11,6 @@ from all calls, half from those that write a certain file. `--folder` keeps what
 
 import argparse
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -19,13 +18,12 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lives import Life, config
 from recorded_disk import LOSSES, Call, Disk, State, calls, of_folder, recorder, write_out
-from torture import CONFIG, life
 
-from instructrl.models.settings import AdapterConfig
 from instructrl.runs.folder import open_folder
 from instructrl.settings import require_positive
 
@@ -83,18 +81,18 @@ class Recording:
     left: State
 
 
-def record(folder: Path, adapter: AdapterConfig) -> Recording:
+def record(folder: Path, rank: int | None) -> Recording:
     """The run that nobody touches; what an earlier call recorded in this folder is used again."""
     root, log, settings = folder / "disk", folder / "calls", folder / "settings"
-    config = settings / "config.yaml"
+    kept = settings / "config.yaml"
     if not log.exists():
         shutil.rmtree(root, ignore_errors=True)
         shutil.rmtree(settings, ignore_errors=True)
         root.mkdir(parents=True)
-        open_folder(settings, replace(CONFIG, recipe=replace(CONFIG.recipe, adapter=adapter)))
+        open_folder(settings, config(rank))
         aside = folder / "calls.writing"
         command = [recorder(folder), root.resolve(), aside, sys.executable, "-m", "instructrl.cli", "run", "miniature"]
-        command += ["--config", config, "--out", root.resolve() / "run"]
+        command += ["--config", kept, "--out", root.resolve() / "run"]
         subprocess.run([str(word) for word in command], check=True, capture_output=True)
         disk = Disk(root)
         found = calls(aside)
@@ -105,7 +103,7 @@ def record(folder: Path, adapter: AdapterConfig) -> Recording:
     found, disk = calls(log), Disk(root)
     for call in found:
         disk.apply(call)
-    return Recording(root=root, config=config, calls=found, left=disk.seen())
+    return Recording(root=root, config=kept, calls=found, left=disk.seen())
 
 
 def window_of(call: Call) -> str:
@@ -136,9 +134,8 @@ def outcome(recording: Recording, point: Point, seed: int) -> Outcome:
     shutil.rmtree(recording.root)
     write_out(there, recording.root)
     said = recording.root.parent / "said"
-    status = life(recording.root / "run", recording.config, lambda: None, said)
+    code = Life(folder=recording.root / "run", config=recording.config, said=said).live()
     lines = said.read_text(encoding="utf-8").splitlines()
-    code = os.waitstatus_to_exitcode(status)
     return Outcome(
         point=point,
         files=len(there),
@@ -174,9 +171,9 @@ def _whole(name: str, content: bytes | int | None) -> bool:
         return False
 
 
-def campaign(count: int, seed: int, folder: Path, adapter: AdapterConfig = CONFIG.recipe.adapter) -> list[Outcome]:
+def campaign(count: int, seed: int, folder: Path, rank: int | None = None) -> list[Outcome]:
     """All points; those that an earlier call did in this folder are not done again."""
-    recording = record(folder, adapter)
+    recording = record(folder, rank)
     done, kept = [], folder / f"outcomes-{count}-{seed}.jsonl"
     if kept.exists():
         rows = map(json.loads, kept.read_text(encoding="utf-8").splitlines())
@@ -223,7 +220,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        found = campaign(arguments.points, arguments.seed, folder, AdapterConfig(rank=arguments.rank))
+        found = campaign(arguments.points, arguments.seed, folder, arguments.rank)
         written = table(found, len(calls(folder / "calls")))
     print(written, end="")
     if arguments.out is not None:

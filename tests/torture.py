@@ -1,58 +1,36 @@
 """Kill a run again and again, and compare what it leaves with a run that nobody touched.
 
-    make torture        or        python tests/torture.py [--kills 60] [--seed 0] [--rank 2] [--out FILE.md]
+    make torture        or        python tests/torture.py [--kills 60] [--seed 0] [--out FILE.md]
+                                      [--rank 2] [--processes 2] [--evaluation]
 
 The run is the whole miniature on next to nothing, saved after every step. Each of its lives ends by SIGKILL: half of
 them right before one of the calls by which a checkpoint, a model or the journal comes to the disk (a flush, a rename, a
 file of tensors), the others some thousandths of a second after one. The places are drawn over the whole run; one that
 comes to its end before all kills are spent is followed by another. The last life is left alone, and the files of every
-run are compared byte by byte. What a loss of power does to a disk is not tried here. With `--rank`, all steps but the
-first train adapters.
+run are compared byte by byte. What a loss of power does to a disk is tried by power.py.
+
+With `--rank`, all steps but the first train adapters. With `--processes`, the run is a job over which the weights are
+spread (FSDP2), and what is killed is by turns one of its processes or all of them. With `--evaluation`, every run has
+its models, and the kills come while they are evaluated.
 """
 
 import argparse
-import contextlib
-import importlib
-import os
 import random
-import signal
+import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
-from tiny_runs import MINIATURE
+from lives import Life, config, die_after, myself, of_job
 
-from instructrl import cli
-from instructrl.models.settings import AdapterConfig
 from instructrl.runs.folder import open_folder
 from instructrl.settings import require_positive
-from instructrl.trainers import checkpoints, state_files
-from instructrl.trainers.settings import CheckpointConfig
 
-# Once, and not in every life.
-for _module in ("instructrl.commands.run", "instructrl.runs.miniature", "instructrl.evaluation.report"):
-    importlib.import_module(_module)
-COMPARED = ("models/**/*", "metrics.jsonl", "results.json", "state/steps.json")
-_recipe = MINIATURE.recipe
-_ppo = dict(num_episodes=40, rollout_batch=8)
-CONFIG = replace(
-    MINIATURE,
-    checkpoints=CheckpointConfig(every_seconds=0),
-    recipe=replace(
-        _recipe,
-        sft=replace(_recipe.sft, batch_size=3),
-        ppo_start=replace(_recipe.ppo_start, batch_size=3),
-        reward_model=replace(_recipe.reward_model, batch_size=2),
-        ppo=replace(_recipe.ppo, **_ppo),
-        ppo_ptx=replace(_recipe.ppo_ptx, **_ppo),
-    ),
-)
+COMPARED = ("models/**/*", "config.yaml", "metrics.jsonl", "results.json", "state/steps.json", "state/evaluation/*")
+CONFIG = config()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,92 +62,53 @@ class Figures:
         return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]) + "\n"
 
 
-def life(folder: Path, config: Path, before_write: Callable[[], None], said: str | Path = os.devnull) -> int:
-    """The run in a process of its own, from wherever it stands. Returns its exit status as `os.waitpid` gives it.
-
-    before_write: called in that process before everything that brings a file to the disk. said: a file for what it
-    says on standard error.
-    """
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1]
-    code = 1
-    try:
-        _interpose(before_write)
-        with (
-            open(os.devnull, "w", encoding="utf-8") as nowhere,
-            open(said, "w", encoding="utf-8") as sys.stderr,
-            contextlib.redirect_stdout(nowhere),
-        ):
-            code = cli.main(["run", "miniature", "--config", str(config), "--out", str(folder)])
-    finally:
-        os._exit(code)
-
-
-def _interpose(before: Callable[[], None]) -> None:
-    def preceded(function):
-        def call(*args, **kwargs):
-            before()
-            return function(*args, **kwargs)
-
-        return call
-
-    os.fsync = preceded(os.fsync)
-    Path.rename = preceded(Path.rename)
-    Path.replace = preceded(Path.replace)
-    state_files.save_file = preceded(safetensors.torch.save_file)
-    checkpoints.json_digest = preceded(checkpoints.json_digest)
-
-
-def die_after(events: int, delay: float | None) -> Callable[[], None]:
-    """Kills its process before the write of that number, or a while after it."""
-    count = 0
-
-    def before() -> None:
-        nonlocal count
-        count += 1
-        if count == events:
-            if delay is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-
-    return before
-
-
-def count_writes(folder: Path, config: Path) -> int:
+def count_writes(life: Life) -> int:
     """The untouched run. Returns how often it writes."""
-    counter = folder.with_name("writes")
+    counter = life.folder.with_name("writes")
 
     def before() -> None:
         with counter.open("a") as file:
             file.write("x")
 
-    assert life(folder, config, before) == 0
+    assert life.live(before) == 0
     return counter.stat().st_size
 
 
-def torture(kills: int, seed: int, folder: Path, adapter: AdapterConfig = CONFIG.recipe.adapter) -> Figures:
+def torture(
+    kills: int, seed: int, folder: Path, *, rank: int | None = None, processes: int = 1, evaluation: bool = False
+) -> Figures:
     """An untouched run in `folder`, and others, one after the other, that are killed so often in all."""
     rng = random.Random(seed)
-    settings = replace(CONFIG, recipe=replace(CONFIG.recipe, adapter=adapter))
-    config = open_folder(folder / "settings", settings) / "config.yaml"
-    writes = count_writes(folder / "untouched", config)
-    runs = [folder / "killed-1"]
+    settings = open_folder(folder / "settings", config(rank, processes)) / "config.yaml"
+    untouched, note = folder / "untouched", folder / "note"
+    writes = count_writes(Life(folder=untouched, config=settings, processes=processes))
+    if evaluation:
+        writes = 5 * len([*untouched.glob("state/evaluation/*")])
+    # Long enough to get past the step that writes most, and short enough that kills spread over all steps.
+    most = writes if evaluation else max(60, 2 * writes // kills)
+    whom = (0, 1, None)
+    runs: list[Path] = []
     steps: Counter[str] = Counter()
-    lost, inside, code = [], 0, 0
-    while len(lost) < kills:
+    lost, inside, code, goes_on = [], 0, 0, False
+    while len(lost) < kills or goes_on:
+        if not goes_on:
+            runs.append(_new_run(folder / f"killed-{len(runs) + 1}", untouched, evaluation))
+        life = Life(folder=runs[-1], config=settings, processes=processes)
+        if len(lost) == kills:
+            code, goes_on = code or life.live(), False
+            continue
         delay = rng.uniform(0, 0.03) if len(lost) % 2 else None
-        # Long enough to get past the step that writes most, and short enough that kills spread over all steps.
-        status = life(runs[-1], config, die_after(rng.randint(1, max(60, 2 * writes // kills)), delay))
-        if not os.WIFSIGNALED(status):  # it came to its end before its time
-            code = code or os.waitstatus_to_exitcode(status)
-            runs.append(folder / f"killed-{len(runs) + 1}")
+        victims = myself if processes == 1 else of_job(whom[len(lost) % len(whom)])
+        note.unlink(missing_ok=True)
+        found = life.live(die_after(rng.randint(1, most), delay, victims, note))
+        goes_on = found != 0
+        if not note.exists() or not goes_on:  # it came to its end before its time
+            code, goes_on = code or found, False
             continue
         steps[_under_way(runs[-1])] += 1
-        inside += bool([*runs[-1].glob("state/*/writing-*")])
+        inside += bool([*runs[-1].glob("state/*/*writing*")])
         lost.append(time.time() - _last_saved(runs[-1]))
-    code = code or os.waitstatus_to_exitcode(life(runs[-1], config, lambda: None))
-    different = {f"{run.name}/{n}": x for run in runs for n, x in _differences(folder / "untouched", run).items()}
+    different = {f"{run.name}/{n}": x for run in runs for n, x in _differences(untouched, run).items()}
     return Figures(
         kills=len(lost),
         inside=inside,
@@ -181,13 +120,23 @@ def torture(kills: int, seed: int, folder: Path, adapter: AdapterConfig = CONFIG
     )
 
 
+def _new_run(folder: Path, untouched: Path, evaluation: bool) -> Path:
+    if evaluation:
+        shutil.copytree(untouched, folder)
+        shutil.rmtree(folder / "state" / "evaluation")
+        for name in ("results.json", "report.html"):
+            (folder / name).unlink()
+    return folder
+
+
 def _under_way(run: Path) -> str:
     folders = [path.name for path in run.glob("state/*") if path.is_dir()]
     return folders[0] if folders else "between trained steps"
 
 
 def _last_saved(run: Path) -> float:
-    saved = [*run.glob("state/*/step-*/manifest.json"), *run.glob("state/steps.json"), *run.glob("config.yaml")]
+    patterns = ("state/*/step-*/manifest.json", "state/evaluation/*.json", "state/steps.json", "config.yaml")
+    saved = [path for pattern in patterns for path in run.glob(pattern)]
     return max((path.stat().st_mtime for path in saved), default=time.time())
 
 
@@ -215,21 +164,36 @@ def _content(folder: Path, name: str) -> bytes:
     return path.read_bytes().replace(str(folder).encode(), b"RUN") if path.exists() else b""
 
 
+def _without_out(words: list[str]) -> list[str]:
+    at = words.index("--out") if "--out" in words else len(words)
+    return words[:at] + words[at + 2 :]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rank", type=int, help="of adapters")
+    parser.add_argument("--processes", type=int, default=1, help="of a job")
+    parser.add_argument("--evaluation", action="store_true", help="kill while models are evaluated, at no other time")
     parser.add_argument("--out", type=Path, help="a file for the table")
     arguments = parser.parse_args()
-    require_positive(arguments, "kills")
+    require_positive(arguments, "kills", "processes")
+    command = " ".join(["python tests/torture.py", *_without_out(sys.argv[1:])])
     with tempfile.TemporaryDirectory() as folder:
-        figures = torture(arguments.kills, arguments.seed, Path(folder), AdapterConfig(rank=arguments.rank))
+        figures = torture(
+            arguments.kills,
+            arguments.seed,
+            Path(folder),
+            rank=arguments.rank,
+            processes=arguments.processes,
+            evaluation=arguments.evaluation,
+        )
     print(figures.table(), end="")
     for name, count in figures.different.items():
         print(f"{name}: {count} bytes differ", file=sys.stderr)
     if arguments.out is not None:
-        arguments.out.write_text(figures.table(), encoding="utf-8")
+        arguments.out.write_text(f"{figures.table()}\nMade by `{command}`.\n", encoding="utf-8")
     return int(bool(figures.different) or figures.exit_code != 0)
 
 
