@@ -5,13 +5,15 @@ it, by its own launcher.
 """
 
 import contextlib
+import ctypes
 import importlib
 import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from instructrl import cli
 from instructrl.models.settings import AdapterConfig, PassConfig
+from instructrl.runs.folder import open_folder
 from instructrl.runs.settings import MiniatureConfig
 from instructrl.trainers import checkpoints, state_files
 from instructrl.trainers.settings import CheckpointConfig
@@ -30,6 +33,7 @@ from instructrl.trainers.settings import CheckpointConfig
 # Once, and not in every life.
 for _module in ("instructrl.commands.run", "instructrl.runs.miniature", "instructrl.evaluation.report"):
     importlib.import_module(_module)
+_PR_SET_PTRACER = 0x59616D61
 _ppo = dict(num_episodes=40, rollout_batch=8)
 
 
@@ -55,26 +59,47 @@ def config(rank: int | None = None, processes: int = 1) -> MiniatureConfig:
     )
 
 
+def command(folder: Path, rank: int | None = None, processes: int = 1) -> list[str]:
+    """The command line of that run, with a file of its settings in a folder."""
+    settings = open_folder(folder, config(rank, processes)) / "config.yaml"
+    return ["run", "miniature", "--config", str(settings)]
+
+
+def _none(process: int) -> AbstractContextManager:
+    return contextlib.nullcontext()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """folder: of the run. config: the file of its settings. processes: of its job. said: a file for what it says on
+    """folder: of the run. command: what is given with `--out`. processes: of its job. said: a file for what it says on
     standard error."""
 
     folder: Path
-    config: Path
+    command: Sequence[str]
     processes: int = 1
     said: str | Path = os.devnull
 
-    def live(self, before_write: Callable[[], None] = lambda: None) -> int:
+    def live(
+        self, before_write: Callable[[], None] = lambda: None, recorder: Callable[[int], AbstractContextManager] = _none
+    ) -> int:
         """The run in processes of its own. Returns its exit code, that of a signal below 0.
 
-        before_write: called in the main one before everything that brings a file to the disk.
+        before_write: called in the main one before everything that brings a file to the disk. recorder: given the
+        number of the process, which waits for it to be entered, and left when the process has ended.
         """
+        begun, begin = os.pipe()
         child = os.fork()
         if child:
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            with recorder(child):
+                os.write(begin, b"x")
+                status = os.waitpid(child, 0)[1]
+            os.close(begun)
+            os.close(begin)
+            return os.waitstatus_to_exitcode(status)
         code = 1
         try:
+            ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1))  # a sibling may look on
+            os.read(begun, 1)
             code = self._run(before_write) if self.processes == 1 else self._job(before_write)
         finally:
             os._exit(code)
@@ -86,7 +111,7 @@ class Life:
             open(self.said, "w", encoding="utf-8") as sys.stderr,
             contextlib.redirect_stdout(nowhere),
         ):
-            return cli.main(["run", "miniature", "--config", str(self.config), "--out", str(self.folder)])
+            return cli.main([*self.command, "--out", str(self.folder)])
 
     def _job(self, before_write: Callable[[], None]) -> int:
         def process() -> None:

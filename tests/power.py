@@ -13,7 +13,6 @@ import argparse
 import json
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -21,10 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lives import Life, config
-from recorded_disk import LOSSES, Call, Disk, State, calls, of_folder, recorder, write_out
+from lives import Life, command
+from recorded_disk import LOSSES, Call, Disk, Recorder, State, calls, of_folder, write_out
 
-from instructrl.runs.folder import open_folder
 from instructrl.settings import require_positive
 
 # What has times in it.
@@ -76,34 +74,28 @@ class Recording:
     """A run in `root`/run that came to its end. left: its files."""
 
     root: Path
-    config: Path
+    command: Sequence[str]
     calls: Sequence[Call]
     left: State
 
 
-def record(folder: Path, rank: int | None) -> Recording:
+def record(folder: Path, command: Sequence[str]) -> Recording:
     """The run that nobody touches; what an earlier call recorded in this folder is used again."""
-    root, log, settings = folder / "disk", folder / "calls", folder / "settings"
-    kept = settings / "config.yaml"
+    root, log, aside = folder / "disk", folder / "calls", folder / "calls.writing"
     if not log.exists():
         shutil.rmtree(root, ignore_errors=True)
-        shutil.rmtree(settings, ignore_errors=True)
         root.mkdir(parents=True)
-        open_folder(settings, config(rank))
-        aside = folder / "calls.writing"
-        command = [recorder(folder), root.resolve(), aside, sys.executable, "-m", "instructrl.cli", "run", "miniature"]
-        command += ["--config", kept, "--out", root.resolve() / "run"]
-        subprocess.run([str(word) for word in command], check=True, capture_output=True)
-        disk = Disk(root)
-        found = calls(aside)
-        for call in found:
-            disk.apply(call)
-        assert disk.seen() == of_folder(root), "the record and the folder differ"
+        recorder = Recorder.compiled(folder, root, aside)
+        assert Life(folder=root / "run", command=command).live(recorder=recorder) == 0
+        found = of_folder(root)
         aside.replace(log)
-    found, disk = calls(log), Disk(root)
-    for call in found:
+    else:
+        found = None
+    disk, recorded = Disk(root), calls(log)
+    for call in recorded:
         disk.apply(call)
-    return Recording(root=root, config=kept, calls=found, left=disk.seen())
+    assert found in (None, disk.seen()), "the record and the folder differ"
+    return Recording(root=root, command=command, calls=recorded, left=disk.seen())
 
 
 def window_of(call: Call) -> str:
@@ -134,7 +126,7 @@ def outcome(recording: Recording, point: Point, seed: int) -> Outcome:
     shutil.rmtree(recording.root)
     write_out(there, recording.root)
     said = recording.root.parent / "said"
-    code = Life(folder=recording.root / "run", config=recording.config, said=said).live()
+    code = Life(folder=recording.root / "run", command=recording.command, said=said).live()
     lines = said.read_text(encoding="utf-8").splitlines()
     return Outcome(
         point=point,
@@ -173,7 +165,9 @@ def _whole(name: str, content: bytes | int | None) -> bool:
 
 def campaign(count: int, seed: int, folder: Path, rank: int | None = None) -> list[Outcome]:
     """All points; those that an earlier call did in this folder are not done again."""
-    recording = record(folder, rank)
+    settings = folder / "settings"
+    shutil.rmtree(settings, ignore_errors=True)
+    recording = record(folder, command(settings, rank))
     done, kept = [], folder / f"outcomes-{count}-{seed}.jsonl"
     if kept.exists():
         rows = map(json.loads, kept.read_text(encoding="utf-8").splitlines())

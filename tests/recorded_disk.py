@@ -15,6 +15,7 @@ import os
 import random
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -95,11 +96,30 @@ LOSSES = {
 }
 
 
-def recorder(folder: Path) -> Path:
-    """`recorded_writes.c`, compiled into a folder."""
-    path = folder / "recorded_writes"
-    subprocess.run(["cc", "-O1", "-o", str(path), str(SOURCE)], check=True)
-    return path
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """`recorded_writes.c`, compiled. root: the folder to record. log: the file for it."""
+
+    program: Path
+    root: Path
+    log: Path
+
+    @classmethod
+    def compiled(cls, folder: Path, root: Path, log: Path) -> "Recorder":
+        """folder: for the program."""
+        program = folder / "recorded_writes"
+        subprocess.run(["cc", "-O1", "-o", str(program), str(SOURCE)], check=True)
+        return cls(program, root.resolve(), log)
+
+    @contextmanager
+    def __call__(self, process: int) -> Iterator[None]:
+        """Inside, it is recorded; it has to end there. Raises AssertionError where something could not be recorded."""
+        words = [str(word) for word in (self.program, self.root, self.log, process)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as recording:
+            assert recording.stdout is not None
+            assert recording.stdout.readline() == b"recording\n"
+            yield
+            assert recording.wait() == 0, "not everything could be recorded"
 
 
 def calls(log: Path) -> list[Call]:

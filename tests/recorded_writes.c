@@ -1,10 +1,10 @@
-/* Runs a program and writes down what it, with all of its threads and children, does to the files below a folder, for
-   recorded_disk.py to do it again up to any moment.
+/* Writes down what a process, with all that it starts, does to the files below a folder, for recorded_disk.py to do it
+   again up to any moment.
 
    cc -o recorded_writes recorded_writes.c
-   recorded_writes FOLDER LOG PROGRAM ARGUMENTS...      ends as the program does
+   recorded_writes FOLDER LOG PROCESS     says "recording" once it does, and ends when the process does
 
-It stands between the program and the kernel (ptrace): libraries that are written in Rust make their system calls
+It stands between the process and the kernel (ptrace): libraries that are written in Rust make their system calls
 themselves, past libc. A record is a line, of a write with its bytes behind it, in the order in which calls returned.
 Files change in no way that is not recorded: other calls that could do it are refused, and end everything with 99. */
 #define _GNU_SOURCE
@@ -300,9 +300,7 @@ static void trace(void) {
         if (WIFEXITED(status) || WIFSIGNALED(status)) {
             forget(id);
             if (id != program) continue;
-            fflush(record_file);
-            if (WIFSIGNALED(status)) raise(WTERMSIG(status));
-            exit(WEXITSTATUS(status));
+            exit(fclose(record_file) ? 99 : 0);
         }
         int number = WSTOPSIG(status), delivered = 0;
         if (number == (SIGTRAP | 0x80)) {
@@ -319,24 +317,16 @@ static void trace(void) {
 }
 
 int main(int count, char **arguments) {
-    int ready[2];
-    char byte;
-    if (count < 4 || pipe(ready)) return 99;
+    if (count != 4) return 99;
     folder = arguments[1];
-    program = fork();
-    if (!program) {
-        close(ready[1]);
-        if (read(ready[0], &byte, 1)) _exit(99);
-        close(ready[0]);
-        execvp(arguments[3], arguments + 3);
-        _exit(99);
-    }
+    program = atoi(arguments[3]);
     record_file = fopen(arguments[2], "w");
     long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
                    PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL;
-    if (!record_file || ptrace(PTRACE_SEIZE, program, 0, (void *)options)) fail("cannot trace", strerror(errno));
-    close(ready[0]);
-    close(ready[1]);
+    if (!record_file || ptrace(PTRACE_SEIZE, program, 0, (void *)options) || ptrace(PTRACE_INTERRUPT, program, 0, 0))
+        fail("cannot record", strerror(errno));
+    puts("recording");
+    fflush(stdout);
     trace();
     return 99;
 }

@@ -24,9 +24,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from lives import Life, config, die_after, myself, of_job
+from lives import Life, command, config, die_after, myself, of_job
 
-from instructrl.runs.folder import open_folder
 from instructrl.settings import require_positive
 
 COMPARED = ("models/**/*", "config.yaml", "metrics.jsonl", "results.json", "state/steps.json", "state/evaluation/*")
@@ -79,9 +78,9 @@ def torture(
 ) -> Figures:
     """An untouched run in `folder`, and others, one after the other, that are killed so often in all."""
     rng = random.Random(seed)
-    settings = open_folder(folder / "settings", config(rank, processes)) / "config.yaml"
+    words = command(folder / "settings", rank, processes)
     untouched, note = folder / "untouched", folder / "note"
-    writes = count_writes(Life(folder=untouched, config=settings, processes=processes))
+    writes = count_writes(Life(folder=untouched, command=words, processes=processes))
     if evaluation:
         writes = 5 * len([*untouched.glob("state/evaluation/*")])
     # Long enough to get past the step that writes most, and short enough that kills spread over all steps.
@@ -93,7 +92,7 @@ def torture(
     while len(lost) < kills or goes_on:
         if not goes_on:
             runs.append(_new_run(folder / f"killed-{len(runs) + 1}", untouched, evaluation))
-        life = Life(folder=runs[-1], config=settings, processes=processes)
+        life = Life(folder=runs[-1], command=words, processes=processes)
         if len(lost) == kills:
             code, goes_on = code or life.live(), False
             continue
@@ -179,7 +178,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a file for the table")
     arguments = parser.parse_args()
     require_positive(arguments, "kills", "processes")
-    command = " ".join(["python tests/torture.py", *_without_out(sys.argv[1:])])
+    made_by = " ".join(["python tests/torture.py", *_without_out(sys.argv[1:])])
     with tempfile.TemporaryDirectory() as folder:
         figures = torture(
             arguments.kills,
@@ -193,7 +192,7 @@ def main() -> int:
     for name, count in figures.different.items():
         print(f"{name}: {count} bytes differ", file=sys.stderr)
     if arguments.out is not None:
-        arguments.out.write_text(f"{figures.table()}\nMade by `{command}`.\n", encoding="utf-8")
+        arguments.out.write_text(f"{figures.table()}\nMade by `{made_by}`.\n", encoding="utf-8")
     return int(bool(figures.different) or figures.exit_code != 0)
 
 
