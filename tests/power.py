@@ -158,7 +158,7 @@ def _whole(name: str, content: bytes | int | None) -> bool:
     if name.endswith(".html"):
         return content.rstrip().endswith(b"</html>")
     try:
-        return content.endswith(b"\n") and all(json.loads(line) for line in content.splitlines())
+        return not content or (content.endswith(b"\n") and all(json.loads(line) for line in content.splitlines()))
     except ValueError:
         return False
 

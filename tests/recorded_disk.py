@@ -145,7 +145,8 @@ class Disk:
         """Carry out one call. Raises KeyError or AssertionError where the record does not hold together."""
         match call.name, call.words:
             case "open", (flags, path):
-                self._opened(path, int(flags))
+                if path != str(self._root):
+                    self._opened(path, int(flags))
             case "write", (place, _, path):
                 self._file(path).change(int(place), call.content)
             case "truncate", (size, path):
@@ -161,8 +162,7 @@ class Disk:
                 folder, name = self._place(path)
                 folder.change({name: None})
             case "fsync", (path,):
-                folder, name = self._place(path)
-                folder.names[name].sync()
+                self._node(path).sync()
             case _:
                 raise AssertionError(call)
 
@@ -175,9 +175,14 @@ class Disk:
             folder = inner
         return folder, name
 
-    def _file(self, path: str) -> File:
+    def _node(self, path: str) -> Node:
+        if path == str(self._root):
+            return self._top
         folder, name = self._place(path)
-        node = folder.names[name]
+        return folder.names[name]
+
+    def _file(self, path: str) -> File:
+        node = self._node(path)
         assert isinstance(node, File), path
         return node
 

@@ -85,7 +85,7 @@ static void read_text(pid_t id, unsigned long long at, char *into) {
 
 static int is_inside(const char *path) {
     size_t length = strlen(folder);
-    return strncmp(path, folder, length) == 0 && path[length] == '/';
+    return strncmp(path, folder, length) == 0 && (path[length] == '/' || !path[length]);
 }
 
 static void read_link(char *into, const char *form, ...) {
