@@ -6,6 +6,11 @@ INDEX ?=
 PEERS ?=
 STEPS ?=
 RANK ?=
+KILLS ?=
+SEED ?=
+PROCESSES ?=
+EVALUATION ?=
+POINTS ?=
 DATA ?= ../shared/data
 # Interpreter and torch of each fresh environment. On x86_64, PyPI's torch is a CUDA build of gigabytes; INDEX has small ones.
 RUNS ?= $(PYTHON):2.13.0 $(PYTHON):2.10.0
@@ -21,7 +26,7 @@ TOOLS := $(VENV)/.tools
 # A process for each core, up to eight; whoever is done takes over tests of another.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo chat test quick smoke torture lint headers bench hosts hosts-test trackers-test hosts-newest vllm-test ahead-of-time gpu wheel wheel-check hub-check clean
+.PHONY: help demo chat test quick smoke torture power lint headers bench hosts hosts-test trackers-test hosts-newest vllm-test ahead-of-time gpu wheel wheel-check hub-check clean
 
 help:
 	@echo "make demo           the paper in miniature, from nothing to a report: about ten minutes on two cores"
@@ -31,7 +36,8 @@ help:
 	@echo "make smoke          the miniature cut down to two minutes"
 	@echo "make lint           ruff and pyright"
 	@echo "make headers        csrc/ compiled against the headers of the oldest torch that is promised"
-	@echo "make torture        a run that is killed sixty times, beside one that is not"
+	@echo "make torture        a run that is killed sixty times (KILLS, SEED, RANK, PROCESSES, EVALUATION), beside one that is not"
+	@echo "make power          a run that loses its power at 200 points (POINTS, SEED, RANK), beside one that does not"
 	@echo "make bench          the ops beside PyTorch and other installed libraries, into benchmarks/results/<machine>"
 	@echo "make hosts          other people's trainers with and without the adapters, each in an environment that is made"
 	@echo "make hosts-test     the adapters' tests, in environments with TRL or torchtune; old versions of TRL's PPO beside their records"
@@ -87,7 +93,12 @@ headers: $(TOOLS)
 	$(BIN)/python tests/torch_headers.py
 
 torture: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py $(if $(RANK),--rank $(RANK))
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(RANK),--rank $(RANK)) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(EVALUATION),--evaluation)
+
+power: $(TOOLS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/power.py --folder build/power $(if $(POINTS),--points $(POINTS)) \
+	    $(if $(SEED),--seed $(SEED)) $(if $(RANK),--rank $(RANK))
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks.ops.bench
