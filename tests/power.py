@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lives import Life, command
 from recorded_disk import LOSSES, Call, Disk, Recorder, State, calls, of_folder, write_out
+from tiny_lives import Life, command
 
 from instructrl.settings import require_positive
 

@@ -24,7 +24,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from lives import Life, command, config, die_after, myself, of_job
+from tiny_lives import Life, command, config, die_after, myself, of_job
 
 from instructrl.settings import require_positive
 
