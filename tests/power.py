@@ -189,9 +189,9 @@ def table(outcomes: Sequence[Outcome], num_calls: int) -> str:
     rows: Mapping[str, object] = {
         "points at which the power went, in one run": len(outcomes),
         "calls of that run that change files": num_calls,
-        **_counted("of the points, when this was written last", [found.point.window for found in outcomes]),
-        **_counted("of them, there after all of what no fsync covers", [found.point.loss for found in outcomes]),
-        "points at which the disk was not what the run had seen": sum(found.lost > 0 for found in outcomes),
+        **_counted("the last call before it was about", [found.point.window for found in outcomes]),
+        **_counted("of what no flush covers, there was", [found.point.loss for found in outcomes]),
+        "points at which the disk was not as the run had seen it": sum(found.lost > 0 for found in outcomes),
         "points from which the same command did not go on": refused,
         "bytes that differ from the untouched run": sum(sum(found.different.values()) for found in outcomes),
     }

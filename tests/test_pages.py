@@ -11,9 +11,10 @@ WIDTH, README_LINES = 120, 200
 # Tables that a program wrote: the page, its file below benchmarks/results, and a column that the page leaves out.
 WRITTEN = (
     ("docs/chat.md", "chat.md", None),
-    ("docs/failures.md", "torture.md", None),
     ("docs/jobs.md", "jobs.md", None),
     ("docs/speed.md", "floors_cpu.md", "asked for"),
+    ("docs/survival.md", "power.md", None),
+    ("docs/survival.md", "torture.md", None),
     ("docs/speed.md", "x86-64-2-threads/2026-11-22-summary.md", None),
 )
 FOLDERS = ("benchmarks", "csrc", "docs", "instructrl", "kernels", "tests")
@@ -22,6 +23,7 @@ FOLDERS = ("benchmarks", "csrc", "docs", "instructrl", "kernels", "tests")
 MADE = (
     "runs/",
     "models/",
+    "state/",
     "toy",
     ".venv",
     "report.html",
