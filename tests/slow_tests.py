@@ -15,6 +15,7 @@ SLOW = (
     "ops/test_ops_dispatch.py::test_environment_variable",
     "ops/test_ops_hazards.py::test_settings_may_be_symbols",
     "runs/test_disks.py",
+    "runs/test_power.py::test_a_step_goes_on_after_the_power_went",
     "runs/test_resume.py",
     "runs/test_whole_runs.py",
     "safety/test_browser.py",

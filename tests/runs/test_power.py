@@ -12,10 +12,12 @@ import pytest
 import torch
 from recorded_disk import LOSSES, Call, Disk, Recorder, State, calls, of_folder
 from safetensors.torch import save_file
-from tiny import demonstrations, tiny_encoder, tiny_policy
+from tiny import demonstrations, tiny_encoder, tiny_policy, tiny_reward_model
 
-from instructrl import durable
+from instructrl import cli, durable
+from instructrl.commands import eval
 from instructrl.data.readers import write_jsonl
+from instructrl.types import Prompt
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
@@ -170,7 +172,31 @@ def test_a_step_goes_on_after_the_power_went(tmp_path):
     recording = power.record(tmp_path, [str(word) for word in words])
     points = power.points(recording.calls, 200, 0)
     chosen = {point.window: point for point in points if point.loss != "everything"}
-    assert {"config.yaml", "a checkpoint", "steps.json", "a model"} <= chosen.keys()
-    found = [power.outcome(recording, point, 0) for point in chosen.values()]
+    windows = ("config.yaml", "a checkpoint", "steps.json", "a model")
+    found = [power.outcome(recording, chosen[window], 0) for window in windows]
     assert [(one.point, one.said) for one in found if not one.good] == []
     assert any(one.lost for one in found)
+
+
+def test_an_evaluation_of_its_own_goes_on_from_what_was_answered(tmp_path, monkeypatch):
+    """Five prompts in portions of two; of each of two models, one portion is there."""
+    encoder = tiny_encoder()
+    for number in (0, 1):
+        tiny_policy(encoder, number).save(tmp_path / f"model{number}", encoder.tokenizer)
+    tiny_reward_model(tiny_policy(encoder)).save(tmp_path / "judge", encoder.tokenizer)
+    write_jsonl(tmp_path / "rows.jsonl", [Prompt(text=row.prompt) for row in demonstrations(5)])
+    words = ["eval", "--baseline", tmp_path / "model0", "--models", tmp_path / "model1", "--out", tmp_path / "out"]
+    words += ["--reward-model", tmp_path / "judge", "--data", tmp_path / "rows.jsonl"]
+    words += ["--limits.max-prompt-tokens", 12, "--limits.max-response-tokens", 8]
+    asked, sample = [], eval.sample_texts
+    monkeypatch.setattr(eval, "sample_texts", lambda *a, **k: asked.append(k["first_episode"]) or sample(*a, **k))
+    monkeypatch.setattr(eval, "PORTION", 2)
+    assert cli.main([str(word) for word in words]) == 0
+    assert asked == [0, 2, 4] * 2
+    whole = (tmp_path / "out" / "results.json").read_bytes()
+    for name in ("00-000002", "00-000004", "01-000000", "01-000004"):
+        (tmp_path / "out" / "state" / "evaluation" / f"{name}.json").unlink()
+    (tmp_path / "out" / "results.json").write_bytes(whole[:100])
+    assert cli.main([str(word) for word in words]) == 0
+    assert asked[6:] == [2, 4, 0, 4]
+    assert (tmp_path / "out" / "results.json").read_bytes() == whole
