@@ -141,6 +141,7 @@ def test_files_and_folders_are_whole_or_not_there_at_any_moment(tmp_path):
             assert inner != new or file == new
             seen.add((file, inner))
     assert seen >= {(None, None), (old, None), (old, old), (new, old), (new, new)}
+    disk = after(tmp_path / "disk", done)
     assert disk.after_power(LOSSES["nothing later than the last fsync"], random.Random(0)) == left
 
 
