@@ -6,6 +6,7 @@ everywhere. All records are held in memory at once.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -186,6 +187,12 @@ def _written(
         for split, records in by_split.items():
             path = out / f"{FILES[name]}.{split}.jsonl"
             write_jsonl(path, records)
+            if not records:
+                warnings.warn(
+                    f"{path}: no rows; the fractions are met on average, and there are too few of {config.group_by} "
+                    "for them: raise the fraction of this split",
+                    stacklevel=2,
+                )
             files[f"{name} {split}"] = str(path)
     report = PrepareReport(
         sizes=tables.size_rows(splits),

@@ -1,6 +1,7 @@
 """Preparation from raw files to splits, on a small generated set with every kind of dirt."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -215,3 +216,14 @@ def test_config_that_cannot_be(fields, message):
     prompts = {"prompts": ("x",)} if fields else {}
     with pytest.raises(ValueError, match=message):
         PrepareConfig(**{"out": "o", "tokenizer": "t", **prompts, **fields})
+
+
+def test_a_split_that_is_empty_is_told(config, tmp_path):
+    prompts = [Prompt(text=f"w1 w{number}", user=f"u{number}") for number in range(3)]
+    write_jsonl(tmp_path / "few.jsonl", prompts)
+    few = replace(config, prompts=(str(tmp_path / "few.jsonl"),), demonstrations=(), comparisons=())
+    with pytest.warns(UserWarning, match="no rows; .* too few of user") as caught:
+        prepare(few)
+    empty = [split for split in SPLITS if not list(read_prompts(f"{config.out}/prompts.{split}.jsonl"))]
+    assert empty
+    assert [str(x.message).partition(":")[0] for x in caught] == [f"{config.out}/prompts.{s}.jsonl" for s in empty]
