@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -224,6 +225,6 @@ def test_a_split_that_is_empty_is_told(config, tmp_path):
     few = replace(config, prompts=(str(tmp_path / "few.jsonl"),), demonstrations=(), comparisons=())
     with pytest.warns(UserWarning, match="no rows; .* too few of user") as caught:
         prepare(few)
-    empty = [split for split in SPLITS if not list(read_prompts(f"{config.out}/prompts.{split}.jsonl"))]
+    empty = [split for split in SPLITS if not Path(f"{config.out}/prompts.{split}.jsonl").read_bytes()]
     assert empty
     assert [str(x.message).partition(":")[0] for x in caught] == [f"{config.out}/prompts.{s}.jsonl" for s in empty]
