@@ -21,7 +21,7 @@ SLOW = (
     "safety/test_browser.py",
     "safety/test_hostile_report.py",
     "safety/test_secrets.py",
-    "tracking/test_commands.py",
+    "tracking/test_tracked_commands.py",
     "triton_interpreted",
     "test_gpu_targets.py::test_every_row_goes_through_on_the_cpu",
     "test_notebooks.py::test_a_notebook_runs",

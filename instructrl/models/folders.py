@@ -137,9 +137,12 @@ def _read_parts(kind: Any, path: str | Path, config: PretrainedConfig) -> tuple[
         files = _files(path)
     except OSError:
         return None  # what is missing is said by whoever reads it whole
-    names = {}
+    names: dict[str, Path] = {}
     for file in files:
         with safe_open(file, "pt") as opened:
+            twice = sorted(names.keys() & set(opened.keys()))
+            if twice:
+                raise ValueError(f"{twice[0]} in {names[twice[0]].name} and in {file.name}")
             names |= dict.fromkeys(opened.keys(), file)
     if kind is AutoModelForCausalLM:  # which asks for a folder or name; it takes the class, and its part of a model, so
         kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -270,12 +273,14 @@ def _check_name(path: str | Path, name: Any, ending: str) -> None:
         raise ValueError(f"model {path}: found the file {name!r} for weights, {_ACCEPTED}")
 
 
-def _files(path: str | Path) -> set[Path]:
-    """Those that transformers reads weights from. Raises OSError where there are none."""
+def _files(path: str | Path) -> list[Path]:
+    """Those that transformers reads weights from, in an order that every process has. Raises OSError where there are
+    none."""
     try:
-        return {Path(str(cached_file(path, _WEIGHTS)))}
+        return [Path(str(cached_file(path, _WEIGHTS)))]
     except OSError:
-        return {Path(str(cached_file(path, name))) for name in _shards(path, INDEX) or [INDEX]}
+        cached_file(path, INDEX)
+        return [Path(str(cached_file(path, name))) for name in sorted(set(_shards(path, INDEX)))]
 
 
 def _shards(path: str | Path, index: str) -> list[Any]:
@@ -286,11 +291,14 @@ def _shards(path: str | Path, index: str) -> list[Any]:
         return []
     assert found is not None  # it raises instead
     try:
-        return list(json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values())
+        names = list(json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"model {path}: found a damaged {index} ({error!r}), accepted is one of transformers"
         ) from error
+    if not names:
+        raise ValueError(f"model {path}: found a damaged {index} (it names no file), accepted is one of transformers")
+    return names
 
 
 def _one_line(error: Exception) -> str:

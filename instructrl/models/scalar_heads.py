@@ -95,6 +95,8 @@ def _made(lm: PreTrainedModel) -> type[PreTrainedModel]:
                 self.score = nn.Linear(config.get_text_config().hidden_size, config.num_labels or 1, bias=False)
                 self.post_init()
 
+        # transformers reads the source of a class's module to know what can be set on it, such as how experts are run.
+        Scalar.__module__ = base.__module__
         Scalar.__name__ = Scalar.__qualname__ = f"{base.__name__.removesuffix('Model')}ForSequenceClassification"
         if _fits(Scalar, lm):
             return Scalar

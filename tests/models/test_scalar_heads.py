@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from instructrl.models import scalar_heads
-from instructrl.models.backbone import load_scalar_model
+from instructrl.models.backbone import load_causal_lm, load_scalar_model
 
 # Without a class of their own, with one that has another head, with one that fits, and with a base under another name.
 FAMILIES = {
@@ -48,6 +48,17 @@ def test_scores_are_of_the_states_and_survive_saving(family, tmp_path, monkeypat
     scores = network.score(states)
     torch.testing.assert_close(loaded.score(loaded.base_model(input_ids=TOKENS).last_hidden_state), scores)
     torch.testing.assert_close(loaded(input_ids=TOKENS).logits, scores[:, -1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["olmoe", "granite"])
+def test_a_network_that_was_loaded_can_have_one(family, tmp_path):
+    """Its configuration says how experts are run, which one that was made does not."""
+    make_lm(family).save_pretrained(tmp_path)
+    lm = load_causal_lm(tmp_path)
+    network = with_head(lm)
+    states = lm.base_model(input_ids=TOKENS).last_hidden_state
+    torch.testing.assert_close(network.base_model(input_ids=TOKENS).last_hidden_state, states)
 
 
 def test_transformers_own_class_is_taken_where_it_fits():

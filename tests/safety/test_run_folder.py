@@ -153,7 +153,8 @@ def test_an_evaluation_of_models_with_hostile_names_writes_into_its_folder_alone
     )
     assert code == 0, err
     files = {path.name for path in deep.iterdir()}
-    assert {"results.json", "config.yaml"} <= files <= {"results.json", "config.yaml", "metrics.jsonl", "profile.jsonl"}
+    assert {"results.json", "config.yaml"} <= files
+    assert files <= {"results.json", "config.yaml", "metrics.jsonl", "profile.jsonl", "state"}
     shutil.rmtree(deep)
     assert everything(tmp_path) == before
 
