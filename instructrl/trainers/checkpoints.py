@@ -205,10 +205,7 @@ def _read(folder: Path) -> Checkpoint:
     manifest = distributed.from_main(lambda: _read_manifest(folder))
     # Each process looks at some of the files, for all of them.
     own = distributed.own_rows(sorted(manifest["files"]))
-    wrong = distributed.from_each(lambda: _wrong_file(folder, {name: manifest["files"][name] for name in own}))
-    for text in wrong:
-        if text:
-            raise ValueError(text)
+    distributed.from_each(lambda: _check_files(folder, {name: manifest["files"][name] for name in own}))
     return Checkpoint(
         folder=folder,
         step=manifest["step"],
@@ -242,20 +239,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _wrong_file(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
-    """What is wrong with the first of them that is not as it was written; "" where all are."""
+def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError for the first of them that is not as it was written."""
     for name, expected in files.items():
         path = folder / name
         if not path.is_file() or path.is_symlink():
-            shared = (
-                "" if distributed.is_main() else f" in process {distributed.rank()}: a folder of all of them has it"
-            )
-            return f"{name} is missing{shared}"
+            raise ValueError(f"{name} is missing")
         if (size := path.stat().st_size) != expected["bytes"]:
-            return f"{name} has {size} bytes of {expected['bytes']}"
+            raise ValueError(f"{name} has {size} bytes of {expected['bytes']}")
         if _digest(path) != expected["sha256"]:
-            return f"{name} was changed"
-    return ""
+            raise ValueError(f"{name} was changed")
 
 
 def _digest(path: Path) -> str:
