@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.scaling import parts
 from instructrl import cli, distributed, ops
+from instructrl.commands.settings import SFTCommand
 from instructrl.models.policy import Policy
 from instructrl.models.settings import Precision
 from instructrl.models.spread import spread_for_use
 from instructrl.ops import precision
 from instructrl.rollout.generate import Sampling, sample_texts
 from instructrl.rollout.settings import Truncation
+from instructrl.runs.folder import check_folder, open_folder
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.loop import Trainer
 from instructrl.trainers.ppo import PPOTrainer
@@ -175,3 +178,11 @@ def test_a_network_that_does_not_learn_is_rounded_before_it_is_moved():
     """On its way it is never in float32 on a device that may have no room for that."""
     for weights, expected in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         assert set(moved(tiny_policy(ENCODER), weights)) == {expected}
+
+
+def test_a_run_goes_on_on_another_device(tmp_path):
+    config = SFTCommand(model="m", data="d", out=str(tmp_path / "run"))
+    open_folder(tmp_path / "run", config)
+    check_folder(tmp_path / "run", replace(config, device="cpu"))
+    with pytest.raises(ValueError, match="seed was 0, is 1"):
+        check_folder(tmp_path / "run", replace(config, device="cpu", seed=1))
