@@ -270,8 +270,8 @@ class PPOTrainer(Trainer):
         if self._scored is None:
             return []
         prompts, rollout, scores = self._scored
-        mask = rollout.sequences.response_mask & ~rollout.last_tokens
-        texts = self.encoder.decode(rollout.sequences.response[:count], mask[:count])
+        first = torch.arange(min(count, len(prompts)), device=scores.device)
+        texts = response_texts(rollout.select(first), self.encoder)
         rows = zip(prompts, texts, scores[:count].tolist(), strict=False)
         return [Sample(prompt=str(prompt), response=text, score=score) for prompt, text, score in rows]
 
