@@ -251,6 +251,15 @@ class SharedPrompts(_TensorRecord):
     def num_rows(self) -> int:
         return self.tokens.shape[0]
 
+    @property
+    def predecessors(self) -> Tensor:
+        """[B, L] int64: the column of the token from which each token of a response is predicted, the one before it or
+        the prompt's last; of no meaning in the prompt's first column and in the padding."""
+        before = torch.arange(self.segments.shape[1], device=self.segments.device).sub(1).clamp(min=0)
+        first = self.segments != torch.nn.functional.pad(self.segments[:, :-1], (1, 0))
+        ends = (self.segments == 0).sum(dim=1, keepdim=True) - 1
+        return torch.where(first & (self.segments > 0), ends, before)
+
     def separate(self) -> Sequences:
         """One row for each response, [B * K], those of a prompt one after the other; empty responses if it has fewer
         than K."""

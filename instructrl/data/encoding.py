@@ -153,33 +153,14 @@ class Encoder:
 
     def shared_prompts(self, rows: Sequence[Comparison]) -> SharedPrompts:
         """One row for each comparison, which has its prompt once. K is the largest number of completions."""
-        num_responses = max(len(row.completions) for row in rows)
-        tokens: list[list[int]] = []
-        segments: list[list[int]] = []
-        positions: list[list[int]] = []
-        last = torch.zeros(len(rows), num_responses, dtype=torch.int64)
-        for number, row in enumerate(rows):
-            ids = self.prompt(row.prompt)
-            start = len(ids)
-            segment, position = [0] * start, list(range(start))
-            last[number] = start - 1
-            flags = row.finished or [True] * len(row.completions)
-            for k, (text, finished) in enumerate(zip(row.completions, flags, strict=True)):
-                response = self.response(text, prompt=row.prompt, finished=finished)
-                ids += response
-                segment += [k + 1] * len(response)
-                position += range(start, start + len(response))
-                if response:
-                    last[number, k] = len(ids) - 1
-            tokens.append(ids)
-            segments.append(segment)
-            positions.append(position)
-        return SharedPrompts(
-            tokens=pad_right(tokens, self.end_of_text)[0],
-            segments=pad_right(segments, -1)[0],
-            positions=pad_right(positions, 0)[0],
-            last=last,
-        )
+        responses = [
+            [
+                self.response(text, prompt=row.prompt, finished=finished)
+                for text, finished in zip(row.completions, row.finished or (True,) * len(row.completions), strict=True)
+            ]
+            for row in rows
+        ]
+        return shared_prompts([self.prompt(row.prompt) for row in rows], responses, self.end_of_text)
 
     def decode(self, response: Tensor, response_mask: Tensor) -> list[str]:
         """Texts of responses [B, T], without the end-of-text token."""
@@ -282,6 +263,33 @@ def pad_right(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tens
     """[B, longest] int64 and its mask, real tokens at the left."""
     tokens, mask = pad_left([row[::-1] for row in rows], padding)
     return tokens.flip(1), mask.flip(1)
+
+
+def shared_prompts(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], padding: int
+) -> SharedPrompts:
+    """One row for each prompt, with its responses; all of them as ids."""
+    tokens, segments, positions = [], [], []
+    last = torch.zeros(len(prompts), max(map(len, responses)), dtype=torch.int64)
+    for number, (prompt, answers) in enumerate(zip(prompts, responses, strict=True)):
+        start = len(prompt)
+        ids, segment, position = list(prompt), [0] * start, list(range(start))
+        last[number] = start - 1
+        for k, response in enumerate(answers):
+            ids += response
+            segment += [k + 1] * len(response)
+            position += range(start, start + len(response))
+            if response:
+                last[number, k] = len(ids) - 1
+        tokens.append(ids)
+        segments.append(segment)
+        positions.append(position)
+    return SharedPrompts(
+        tokens=pad_right(tokens, padding)[0],
+        segments=pad_right(segments, -1)[0],
+        positions=pad_right(positions, 0)[0],
+        last=last,
+    )
 
 
 def preferred_pairs(rows: Sequence[Comparison]) -> Tensor:

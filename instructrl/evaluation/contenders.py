@@ -12,6 +12,7 @@ from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import unsharded
 from instructrl.rollout.generate import Sampling, response_texts, sample_rollout
+from instructrl.rollout.options import option_logprobs
 from instructrl.rollout.scoring import in_batches, score_texts
 from instructrl.types import Sequences
 
@@ -172,15 +173,6 @@ def fact_accuracy(policy: Policy, encoder: Encoder, questions: Sequence[Question
     """Share of questions whose correct answer has the highest log-probability per token (paper, appendix D)."""
     if not questions:
         return None
-    prompts, answers = [], []
-    for question in questions:
-        options = (question.correct, *question.alternatives)
-        prompts += [question.context] * len(options)
-        answers += options
-    sequences = encoder.pairs(prompts, answers, finished=[False] * len(answers))
-    with unsharded(policy) as network:
-        device = network.device
-        total = in_batches(network, sequences.to(device)).sum(dim=1).cpu()
-    mean = total / sequences.response_mask.sum(dim=1)
-    sizes = [1 + len(question.alternatives) for question in questions]
-    return sum(bool((part[0] > part[1:]).all()) for part in mean.split(sizes)) / len(questions)
+    options = [(question.correct, *question.alternatives) for question in questions]
+    found = option_logprobs(policy, encoder, [question.context for question in questions], options)
+    return sum(row.means[0] > max(row.means[1:]) for row in found) / len(questions)

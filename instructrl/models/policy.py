@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from instructrl import progress
+from instructrl import profiling, progress
 from instructrl.model_names import is_adapter_folder
 from instructrl.models.adapter_folders import read_policy, write_adapter
 from instructrl.models.adapters import has_adapter, whole
@@ -17,10 +17,12 @@ from instructrl.models.base import Base, Role
 from instructrl.models.conformance import paths_of_network
 from instructrl.models.folders import save_network
 from instructrl.models.masters import in_float32
+from instructrl.models.paths import SEPARATE, shared_prompt_states
 from instructrl.models.vocabulary import check_vocabulary, learn_every_embedding, num_ids, tell_of_holes
 from instructrl.ops import logprobs
 from instructrl.ops.logit_settings import LogitSettings
-from instructrl.types import Sequences
+from instructrl.ops.precision import widest
+from instructrl.types import Sequences, SharedPrompts
 
 
 class Policy(Role):
@@ -111,6 +113,31 @@ class Policy(Role):
             mask=sequences.counted,
             logit_settings=self.logit_settings,
         )
+
+    def shared_prompt_logprobs(self, rows: SharedPrompts) -> Tensor:
+        """Log-probability of each whole response, the sum over its tokens: [B, K] in nats, 0 where there is none; in
+        float64, where the device has it.
+
+        Each prompt is read once, where the network can.
+        """
+        dtype = widest(rows.tokens.device)
+        if self.paths.shared == SEPARATE:
+            return Policy.forward(self, rows.separate()).sum(dim=1, dtype=dtype).view(rows.last.shape)
+        profiling.count_tokens(rows.segments >= 0)
+        hidden = _as_multiplied(shared_prompt_states(self.lm, rows, self.paths.shared))
+        answered = rows.segments > 0
+        columns = rows.predecessors[:, :, None].expand(-1, -1, hidden.shape[2])
+        weight, bias = self.output_embedding()
+        found = logprobs.linear_token_logprobs(
+            hidden.gather(1, columns),
+            weight,
+            rows.tokens,
+            bias=bias,
+            mask=answered,
+            logit_settings=self.logit_settings,
+        )
+        sums = torch.zeros(rows.num_rows, rows.last.shape[1] + 1, dtype=dtype, device=found.device)
+        return sums.scatter_add(1, rows.segments.clamp(min=0), found.to(dtype))[:, 1:]
 
     def head_inputs(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the `linear_*` operations take: states [B, T, D] of the response tokens, weight [V, D], bias [V].

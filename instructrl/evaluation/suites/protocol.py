@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.evaluation.suites.settings import SuiteConfig
+from instructrl.rollout.options import Likelihoods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,21 +37,7 @@ class Written:
     finished: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weighed:
-    """The likelihood of each option of an item. totals: log-probabilities in nats, summed over the tokens of an option
-    in float64. num_tokens: of each option."""
-
-    totals: tuple[float, ...]
-    num_tokens: tuple[int, ...]
-
-    @property
-    def means(self) -> tuple[float, ...]:
-        """Log-probability per token of each option; 0 tokens have nothing to be likely of and give 0."""
-        return tuple(total / max(count, 1) for total, count in zip(self.totals, self.num_tokens, strict=True))
-
-
-Answer = Written | Weighed
+Answer = Written | Likelihoods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +81,7 @@ class Task:
 
     @property
     def is_written(self) -> bool:
-        """Whether its answers are written, not weighed."""
+        """Whether its answers are written, not options whose likelihoods are asked for."""
         return not self.items[0].options
 
     def at(self, places: Sequence[int]) -> "Task":
