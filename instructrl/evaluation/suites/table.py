@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from instructrl.evaluation.suites.bias import CROWS_PAIRS, WINOGENDER
 from instructrl.evaluation.suites.protocol import Suite
 
-SUITES: Mapping[str, Suite] = {}
+SUITES: Mapping[str, Suite] = {"winogender": WINOGENDER, "crows_pairs": CROWS_PAIRS}
