@@ -4,5 +4,6 @@ from collections.abc import Mapping
 
 from instructrl.evaluation.suites.bias import CROWS_PAIRS, WINOGENDER
 from instructrl.evaluation.suites.protocol import Suite
+from instructrl.evaluation.suites.truthfulqa import TRUTHFULQA
 
-SUITES: Mapping[str, Suite] = {"winogender": WINOGENDER, "crows_pairs": CROWS_PAIRS}
+SUITES: Mapping[str, Suite] = {"winogender": WINOGENDER, "crows_pairs": CROWS_PAIRS, "truthfulqa": TRUTHFULQA}
