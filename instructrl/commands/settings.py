@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instructrl.data.settings import DATE, Limits, LongPrompts, Turns
+from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.models.settings import AdapterConfig, Precision
 from instructrl.rollout.settings import EngineName, Truncation, VLLMConfig
 from instructrl.runs.named import NamedRun
@@ -140,16 +141,20 @@ class PPOCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalCommand:
-    """Win rates against a baseline, judged by a reward model."""
+    """Win rates against a baseline, judged by a reward model; public test sets; either, or both."""
 
-    # the baseline: a transformers folder or name
-    baseline: str
-    # models to compare with it: folders or names with the same tokenizer
+    # models: transformers folders or names; those that are compared with a baseline have its tokenizer
     models: tuple[str, ...]
-    # the judge: a folder that `instructrl rm` wrote, preferably not one that a model was trained against
-    reward_model: str
-    # prompts: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
-    data: str
+    # the baseline of the win rates
+    baseline: str | None = None
+    # their judge: a folder that `instructrl rm` wrote, preferably not one that a model was trained against
+    reward_model: str | None = None
+    # their prompts: a .jsonl, .jsonl.gz or .parquet file, or hub:NAME
+    data: str | None = None
+    # public test sets (docs/suites.md): NAME, or NAME=FOLDER
+    suites: tuple[str, ...] = ()
+    # of the public test sets
+    suite: SuiteConfig = SuiteConfig()
     # folder for results.json, which holds the responses too; `instructrl report` makes a page of it
     out: str
     # start over if `out` holds an earlier run
@@ -176,10 +181,20 @@ class EvalCommand:
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        names = [name.rstrip("/") for name in (self.baseline, *self.models)]
-        if len(names) < 2 or len(set(names)) < len(names):
+        names = [name.rstrip("/") for name in self.paths]
+        if not self.models or len(set(names)) < len(names):
             raise ValueError(f"models: found {list(self.models)}, accepted is at least one model, each different")
+        options = {name: getattr(self, name) is not None for name in ("baseline", "reward_model", "data")}
+        missing = [f"--{name.replace('_', '-')}" for name, given in options.items() if not given]
+        if missing and (any(options.values()) or not self.suites):
+            beside = "" if any(options.values()) else ", or --suites"
+            raise ValueError(f"{', '.join(missing)}: missing, accepted is all that win rates take{beside}")
         require_not_negative(self, "temperature")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of all models, the baseline first."""
+        return self.models if self.baseline is None else (self.baseline, *self.models)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

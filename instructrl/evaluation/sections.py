@@ -21,6 +21,7 @@ from instructrl.evaluation.formatting import (
 )
 from instructrl.evaluation.narrative import ACCURACIES, win_rates
 from instructrl.evaluation.style import model_indices
+from instructrl.evaluation.suite_views import models_of, suite_plot, suite_tables
 from instructrl.evaluation.table import Cell, TableView, main_columns
 
 Record = Mapping[str, Any]
@@ -80,6 +81,7 @@ def all_sections(results: Record, metrics: Sequence[Record], profile: Sequence[R
         _models(results),
         _preferences(results),
         _samples(results),
+        _suites(results),
         _reward_model(results),
         _optimisation(results, metrics),
         _tax(results),
@@ -195,6 +197,21 @@ def _samples(results: Record) -> Section:
     kind = str((results.get("run") or {}).get("prompts") or "held-out prompts")
     lead = f"The same {kind}, answered by every model. Long answers scroll."
     return Section(id="samples", title="Samples", lead=lead, samples=tuple(samples))
+
+
+def _suites(results: Record) -> Section:
+    entries = results.get("suites") or []
+    indices = model_indices(figures.all_models(results))
+    drawn = [suite_plot(entry, indices) for entry in entries]
+    names = list(dict.fromkeys(name for entry in entries for name in models_of(entry)))
+    return Section(
+        id="suites",
+        title="Public test sets",
+        lead="Dots with 95% intervals; what each set says of a model, and of how many items.",
+        legend=_legend(results, names),
+        plots=tuple(plot for plot in drawn if plot),
+        tables=tuple(table for entry in entries for table in suite_tables(entry)),
+    )
 
 
 def _reward_model(results: Record) -> Section:

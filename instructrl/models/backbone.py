@@ -125,6 +125,11 @@ def context_of(model: PreTrainedModel) -> int | None:
     return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # MPT's name
 
 
+def room_of(model: PreTrainedModel) -> int | None:
+    """Tokens of a sequence that a model takes as it was trained to; None where it names no end."""
+    return min(filter(None, (context_of(model), border(model.config))), default=None)
+
+
 def check_context(model: PreTrainedModel, needed: int, name: str = "limits") -> None:
     """Raise ValueError where the model has fewer positions than a sequence needs. name: of the setting that says so."""
     found = context_of(model)

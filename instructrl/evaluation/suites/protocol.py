@@ -94,12 +94,13 @@ class Suite:
     """A public set, as the table of suites has it.
 
     title: for people. what: it measures, in a few words. files: that it reads, of its folder; one that begins with "?"
-    may be missing. tasks: (paths of the files that are there, by their names in `files` without "?"; settings) -> its
-    tasks, with all items: that fewer are asked for is not its business. It raises ValueError for a file of another
-    layout, naming file and place.
+    may be missing. folder: where they lie, if it has not the suite's name. tasks: (paths of the files that are there,
+    by their names in `files` without "?"; settings) -> its tasks, with all items: that fewer are asked for is not its
+    business. It raises ValueError for a file of another layout, naming file and place.
     """
 
     title: str
     what: str
     files: tuple[str, ...]
     tasks: Callable[[Mapping[str, Path], SuiteConfig], list[Task]]
+    folder: str = ""

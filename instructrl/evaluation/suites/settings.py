@@ -25,8 +25,10 @@ class SuiteConfig:
     judges: str = "train"
     # the model that the judges are trained from; null is the first one that is evaluated
     judge_base: str | None = None
+    # tokens of prompts with their answers that are decoded together: memory for their keys and values
+    batch_tokens: int = 65536
     # of what is drawn: items and examples, and of the judges' training
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_positive(self, "items")
+        require_positive(self, "items", "batch_tokens")

@@ -1,0 +1,258 @@
+"""Models put through public test sets: which items fit a model, what it answers, and the `suites` entry of the results.
+
+What a model answers is kept in portions: an evaluation that was stopped goes on.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from instructrl.data.encoding import Encoder
+from instructrl.data.settings import Limits
+from instructrl.evaluation.contenders import PORTION
+from instructrl.evaluation.suites.protocol import Answer, Item, Suite, Task, Written
+from instructrl.evaluation.suites.settings import SuiteConfig
+from instructrl.evaluation.suites.table import SUITES
+from instructrl.models.backbone import room_of
+from instructrl.models.policy import Policy
+from instructrl.rollout.generate import Sampling, sample_texts
+from instructrl.rollout.options import Likelihoods, option_logprobs
+from instructrl.rollout.settings import Truncation
+from instructrl.runs.portions import Portions
+from instructrl.trainers.checkpoints import fingerprint
+from instructrl.trainers.log import RunLog
+from instructrl.types import Conversation, Message
+
+# Tokens of a sequence for a model that names no end.
+_ENDLESS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadSuite:
+    """A suite with its tasks, read and found good. notes: what a person should know of them, a line each."""
+
+    name: str
+    suite: Suite
+    tasks: tuple[Task, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examinee:
+    """A model that is asked. number: of it among all, for the files of its answers."""
+
+    name: str
+    number: int
+    policy: Policy
+    encoder: Encoder
+
+    @classmethod
+    def of(cls, name: str, number: int, policy: Policy, encoder: Encoder) -> "Examinee":
+        """encoder: whose tokenizer and chat template are taken, and whose limits are not: what fits the model fits."""
+        limits = Limits(max_prompt_tokens=_ENDLESS, max_response_tokens=_ENDLESS)
+        return cls(name=name, number=number, policy=policy, encoder=Encoder(encoder.tokenizer, limits, encoder.chat))
+
+    @property
+    def room(self) -> int:
+        """Tokens of a prompt with its answer that the model takes."""
+        return room_of(self.policy.lm) or _ENDLESS
+
+
+def read_suites(names: Sequence[str], config: SuiteConfig) -> list[ReadSuite]:
+    """names: NAME, of the table of suites, in a folder of `config.data`, or NAME=FOLDER.
+
+    Raises ValueError for an unknown name, a folder or file that is not there, and a file of another layout.
+    """
+    read = []
+    for given in names:
+        name, _, folder = given.partition("=")
+        if name not in SUITES:
+            raise ValueError(f"suites: found {name!r}, accepted are {', '.join(SUITES)}")
+        if name in {suite.name for suite in read}:
+            raise ValueError(f"suites: found {name!r} twice, accepted is each suite once")
+        suite = SUITES[name]
+        tasks = suite.tasks(_files(name, suite, folder, config), config)
+        read.append(_fewer(name, suite, tasks, config))
+    return read
+
+
+def _files(name: str, suite: Suite, given: str, config: SuiteConfig) -> dict[str, Path]:
+    """Those that are there, by their names."""
+    if not given and config.data is None:
+        raise ValueError(
+            f"suite.data: found nothing, accepted is a folder with a folder {suite.folder or name} of {suite.title}, "
+            f"or --suites {name}=FOLDER"
+        )
+    folder = Path(given) if given else Path(config.data or "") / (suite.folder or name)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: found no folder, accepted is one with {_listing(suite.files)} of {suite.title}")
+    found = {}
+    for file in suite.files:
+        path = folder / file.removeprefix("?")
+        if path.is_file():
+            found[path.name] = path
+        elif not file.startswith("?"):
+            raise ValueError(f"{path}: found no file, accepted is that of {suite.title}")
+    return found
+
+
+def _listing(files: Sequence[str]) -> str:
+    return ", ".join(file for file in files if not file.startswith("?")) or ", ".join(file[1:] for file in files)
+
+
+def _fewer(name: str, suite: Suite, tasks: Sequence[Task], config: SuiteConfig) -> ReadSuite:
+    """With as many items as are asked for, the same ones of all tasks that have as many."""
+    notes, chosen = [], []
+    for task in tasks:
+        total = len(task.items)
+        if config.items is None or config.items >= total:
+            chosen.append(task)
+            continue
+        places = sorted(random.Random(f"{config.seed} {name} {total}").sample(range(total), config.items))
+        chosen.append(task.at(places))
+        note = f"{config.items:,} of {total:,} items, drawn with seed {config.seed}"
+        notes += [note] if note not in notes else []
+    return ReadSuite(name=name, suite=suite, tasks=tuple(chosen), notes=tuple(notes))
+
+
+def check_fits(examinee: Examinee, suites: Sequence[ReadSuite]) -> None:
+    """Raise ValueError where a suite has no item that the model can be asked."""
+    for suite in suites:
+        if not any(_fitting(examinee, task) for task in suite.tasks):
+            raise ValueError(
+                f"{suite.name}: found no item whose prompt and answer fit into the {examinee.room} positions of "
+                f"{examinee.name}, accepted is a model with more"
+            )
+
+
+def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, folder: Path, log: RunLog) -> list[dict]:
+    """A model through all tasks of all suites: a mapping of suite, rows and notes each. See `suite_results`."""
+    chat = examinee.encoder.chat
+    known = fingerprint(examinee.policy, "" if chat is None else f"{chat.today} {chat.text}")
+    answered = []
+    total = sum(len(suite.tasks) for suite in suites)
+    with log.phase(f"suites: {examinee.name}", total, "answers") as bar:
+        for suite in suites:
+            rows, notes = [], []
+            for task in suite.tasks:
+                places = _fitting(examinee, task)
+                if len(places) < len(task.items):
+                    notes.append(_left_out(examinee, task, len(places)))
+                    log.warn(notes[-1])
+                if places:
+                    fitting = task.at(places)
+                    given = (known, fitting.items, task.max_tokens, task.stop)
+                    portions = Portions(folder, log, f"{examinee.number:02d}-{_slug(task)}", *given)
+                    answers = _answers(examinee, fitting, config, portions, bar.advance)
+                    rows += _rows(examinee, task, fitting, answers)
+                bar.advance(note=task.name)
+            answered.append({"suite": suite.name, "rows": rows, "notes": notes})
+    return answered
+
+
+def suite_results(suites: Sequence[ReadSuite], answered: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The `suites` entry of `results.json`. answered: what `ask` gave, a model each."""
+    made = []
+    for place, suite in enumerate(suites):
+        found = [model[place] for model in answered]
+        rows = [row for model in found for row in model["rows"]]
+        notes = [*suite.notes, *(note for model in found for note in model["notes"])]
+        made.append(
+            {"suite": suite.name, "title": suite.suite.title, "what": suite.suite.what, "notes": notes, "rows": rows}
+        )
+    return made
+
+
+def _slug(task: Task) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in task.name)
+
+
+def _left_out(examinee: Examinee, task: Task, fitting: int) -> str:
+    return (
+        f"{examinee.name}: {len(task.items) - fitting:,} of {len(task.items):,} items of {task.name} are left out, "
+        f"they do not fit into its {examinee.room:,} positions"
+    )
+
+
+def _rows(examinee: Examinee, task: Task, fitting: Task, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    about = {
+        "model": examinee.name,
+        "prompt": task.prompt,
+        "shots": task.shots,
+        "num_left_out": len(task.items) - len(fitting.items),
+    }
+    return [{**about, **asdict(measure)} for measure in task.measures(fitting.items, answers)]
+
+
+def _form(examinee: Examinee, item: Item) -> Item:
+    """As the model is asked: with a chat template, the context is what a user says, and an option what is answered."""
+    if examinee.encoder.chat is None:
+        return item
+    said = Conversation([Message("user", item.context.strip())])
+    return replace(item, context=said, options=tuple(option.strip() for option in item.options))
+
+
+def _fitting(examinee: Examinee, task: Task) -> list[int]:
+    """Places of the items that can be asked whole."""
+    encoder, places = examinee.encoder, []
+    for place, item in enumerate(task.items):
+        asked = _form(examinee, item)
+        answers = [encoder.response(text, prompt=asked.context, finished=False) for text in asked.options]
+        needed = max(map(len, answers), default=task.max_tokens)
+        if len(encoder.prompt(asked.context)) + needed <= examinee.room:
+            places.append(place)
+    return places
+
+
+def _answers(
+    examinee: Examinee,
+    task: Task,
+    config: SuiteConfig,
+    portions: Portions,
+    advance: Callable[..., None],
+) -> list[Answer]:
+    """In portions of which each is asked once."""
+    ask_some = _write if task.is_written else _weigh
+    answers: list[Answer] = []
+    for start in range(0, len(task.items), PORTION):
+        some = task.at(range(start, min(start + PORTION, len(task.items))))
+        work = partial(ask_some, examinee, some, config)
+        found = portions.once(f"{start:06d}", work)
+        answers += [_answer(row) for row in found]
+        advance(0, units=len(found))
+    return answers
+
+
+def _answer(row: Mapping[str, Any]) -> Answer:
+    if "text" in row:
+        return Written(**row)
+    return Likelihoods(totals=tuple(row["totals"]), num_tokens=tuple(row["num_tokens"]))
+
+
+def _write(examinee: Examinee, task: Task, config: SuiteConfig) -> list[dict[str, Any]]:
+    """The likeliest answers, token by token."""
+    contexts = [_form(examinee, item).context for item in task.items]
+    longest = max(len(examinee.encoder.prompt(context)) for context in contexts) + task.max_tokens
+    sampling = Sampling(
+        seed=0,  # nothing is drawn
+        temperature=0,
+        truncation=Truncation(stop=task.stop),
+        max_response_tokens=task.max_tokens,
+        batch_size=max(min(config.batch_tokens // longest, PORTION), 1),
+    )
+    found = sample_texts(examinee.policy, examinee.encoder, contexts, sampling)
+    return [
+        asdict(Written(text=text, finished=finished))
+        for text, finished in zip(found.texts, found.finished, strict=True)
+    ]
+
+
+def _weigh(examinee: Examinee, task: Task, config: SuiteConfig) -> list[dict[str, Any]]:
+    """The likelihoods of the options."""
+    asked = [_form(examinee, item) for item in task.items]
+    contexts, options = [item.context for item in asked], [item.options for item in asked]
+    found = option_logprobs(examinee.policy, examinee.encoder, contexts, options)
+    return [asdict(row) for row in found]
