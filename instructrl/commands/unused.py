@@ -4,8 +4,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from instructrl.commands.settings import CheckCommand, PPOCommand, RewardModelCommand, RunCommand, SFTCommand
+from instructrl.commands.settings import (
+    CheckCommand,
+    EvalCommand,
+    PPOCommand,
+    RewardModelCommand,
+    RunCommand,
+    SFTCommand,
+)
 from instructrl.data.settings import PrepareConfig
+from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.rollout.settings import VLLMConfig
 from instructrl.runs.chat_settings import ChatRunConfig
 
@@ -43,6 +51,16 @@ def _horizon(prefix: str, phase: str, recipe: Callable[[Any], Any]) -> Unused:
 
 _OF_A_STEP = _of_adapters("", lambda settings: settings)
 _RULES: Mapping[type, tuple[Unused, ...]] = {
+    EvalCommand: (
+        *(
+            Unused(option=f"suite.{field.name}", without="suites", when=lambda settings: not settings.suites)
+            for field in fields(SuiteConfig)
+        ),
+        *(
+            Unused(option=name, without="baseline", when=lambda settings: settings.baseline is None)
+            for name in ("temperature", "sampling", "long_prompts", "limits")
+        ),
+    ),
     RewardModelCommand: _OF_A_STEP,
     PPOCommand: (
         *_OF_A_STEP,

@@ -123,7 +123,7 @@ def compared(config: EvalCommand, prompts: Sequence[Prompt], performances: Seque
     run = {
         "description": f"models compared on {len(prompts)} prompts",
         "judge": f"reward model {config.reward_model}",
-        "judge_note": judge_note(config.reward_model, [*zip(names, config.paths, strict=True)][1:]),
+        "judge_note": judge_note(str(config.reward_model), [*zip(names, config.paths, strict=True)][1:]),
         "baseline": names[0],
         "prompts": "prompts",  # whoever asks knows whether they were held out
     }

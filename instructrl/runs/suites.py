@@ -137,7 +137,7 @@ def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, fo
     with log.phase(f"suites: {examinee.name}", total, "answers") as bar:
         for suite in suites:
             rows, notes = [], []
-            for task in suite.tasks:
+            for place, task in enumerate(suite.tasks):
                 places = _fitting(examinee, task)
                 if len(places) < len(task.items):
                     notes.append(_left_out(examinee, task, len(places)))
@@ -145,7 +145,7 @@ def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, fo
                 if places:
                     fitting = task.at(places)
                     given = (known, fitting.items, task.max_tokens, task.stop)
-                    portions = Portions(folder, log, f"{examinee.number:02d}-{_slug(task)}", *given)
+                    portions = Portions(folder, log, f"{examinee.number:02d}-{suite.name}-{place}", *given)
                     answers = _answers(examinee, fitting, config, portions, bar.advance)
                     rows += _rows(examinee, task, fitting, answers)
                 bar.advance(note=task.name)
@@ -164,10 +164,6 @@ def suite_results(suites: Sequence[ReadSuite], answered: Sequence[Sequence[Mappi
             {"suite": suite.name, "title": suite.suite.title, "what": suite.suite.what, "notes": notes, "rows": rows}
         )
     return made
-
-
-def _slug(task: Task) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in task.name)
 
 
 def _left_out(examinee: Examinee, task: Task, fitting: int) -> str:

@@ -27,6 +27,7 @@ STEPS = {
     "ppo": f"ppo --model model --reward-model reward --data prompts.jsonl --out out {_LIMITS} "
     "--ppo.num-episodes 8 --ppo.rollout-batch 8 --ppo.minibatch 4 --ppo.num-epochs 1",
     "eval": f"eval --baseline model --models other --reward-model reward --data prompts.jsonl --out out {_LIMITS}",
+    "suites": f"eval --models model --suites winogender --suite.data sets --out out {_LIMITS.split(' --limits')[0]}",
     "prepare": "data prepare --tokenizer model --out prepared --prompts prompts.jsonl",
     "report": "report finished",
     "smoke": "run smoke --out out --fresh",
@@ -95,6 +96,9 @@ def make_world(folder: Path) -> None:
     write_jsonl(folder / "comparisons.jsonl", comparisons(12))
     write_jsonl(folder / "prompts.jsonl", [Prompt(text=row.prompt) for row in rows])
     write_jsonl(folder / "corpus.jsonl", [Document(text=row.completion) for row in demonstrations(40, seed=1)])
+    (folder / "sets" / "winogender").mkdir(parents=True)
+    sentences = "".join(f"a.b.0.{gender}.txt\tw1 w{i}\n" for i, gender in enumerate(("male", "female", "neutral")))
+    (folder / "sets" / "winogender" / "all_sentences.tsv").write_text(f"sentid\tsentence\n{sentences}")
     (folder / "splits").mkdir()
     for name in ("demonstrations.train", "demonstrations.valid", "comparisons.train", "comparisons.valid"):
         text = (folder / f"{name.split('.')[0]}.jsonl").read_bytes()

@@ -1,0 +1,130 @@
+"""Public test sets that are not what their suites read."""
+
+from pathlib import Path
+
+from table import Row, text
+
+_SENTENCES = "sets/winogender/all_sentences.tsv"
+_HEADER = "sentid\tsentence\n"
+
+
+def _crows(content: str | bytes):
+    def make() -> None:
+        Path("sets/crows_pairs").mkdir()
+        text("sets/crows_pairs/crows_pairs_anonymized.csv", content)()
+
+    return make
+
+
+ROWS = [
+    Row(
+        what="unknown suite",
+        step="suites",
+        options="--suites winograd",
+        message="suites: found 'winograd', accepted are …winogender…",
+    ),
+    Row(
+        what="suite twice",
+        step="suites",
+        options="--suites winogender winogender=sets/winogender",
+        message="suites: found 'winogender' twice, accepted is each suite once",
+    ),
+    Row(
+        what="suite without data",
+        options="eval --models model --suites winogender --out new",
+        message="suite.data: found nothing, accepted is a folder with a folder winogender of Winogender, or --suites "
+        "winogender=FOLDER",
+    ),
+    Row(
+        what="suite whose folder is not there",
+        step="suites",
+        options="--suites crows_pairs",
+        message="sets/crows_pairs: found no folder, accepted is one with crows_pairs_anonymized.csv of CrowS-Pairs",
+    ),
+    Row(
+        what="suite in a folder of something else",
+        step="suites",
+        options="--suites winogender=splits",
+        message="splits/all_sentences.tsv: found no file, accepted is that of Winogender",
+    ),
+    Row(
+        what="suite file with another header",
+        step="suites",
+        make=text(_SENTENCES, "id\ttext\na.b.0.male.txt\tw1\n"),
+        message=f"{_SENTENCES}: found 'id', 'text', accepted is a header with sentid, sentence",
+    ),
+    Row(
+        what="suite row with a cell too many",
+        step="suites",
+        make=text(_SENTENCES, f"{_HEADER}a.b.0.male.txt\tw1\tw2\n"),
+        message=f"{_SENTENCES}, row 1: found 3 cells, accepted are 2",
+    ),
+    Row(
+        what="suite row without a sentence",
+        step="suites",
+        make=text(_SENTENCES, f"{_HEADER}a.b.0.male.txt\t \n"),
+        message=f"{_SENTENCES}, row 1: sentence: found ' ', accepted is a text",
+    ),
+    Row(
+        what="suite file without rows",
+        step="suites",
+        make=text(_SENTENCES, _HEADER),
+        message=f"{_SENTENCES}: found no rows, accepted is at least one",
+    ),
+    Row(
+        what="one sentence of a pair",
+        step="suites",
+        make=text(_SENTENCES, f"{_HEADER}a.b.0.male.txt\tw1\n"),
+        message=f"{_SENTENCES}: found no pair for a.b.0, accepted is a sentence of each of male, female",
+    ),
+    Row(
+        what="suite file in another encoding",
+        step="suites",
+        options="--suites crows_pairs",
+        make=_crows(b"sent_more,sent_less,bias_type\n\xff,b,c\n"),
+        message="sets/crows_pairs/crows_pairs_anonymized.csv: found bytes that are not UTF-8, accepted is a text file",
+    ),
+    Row(
+        what="quotation without an end in a suite file",
+        step="suites",
+        options="--suites crows_pairs",
+        make=_crows('sent_more,sent_less,bias_type\na,"b,c\n'),
+        message="sets/crows_pairs/crows_pairs_anonymized.csv, row 1: found unexpected end of data, accepted is a table",
+    ),
+    Row(
+        what="suite of which nothing fits the model",
+        step="suites",
+        make=text(_SENTENCES, _HEADER + "".join(f"a.b.0.{g}.txt\t{'w1 ' * 40}\n" for g in ("male", "female"))),
+        message="winogender: found no item whose prompt and answer fit into the 32 positions of model, accepted is a "
+        "model with more",
+    ),
+    Row(
+        what="no items of a suite",
+        step="suites",
+        options="--suite.items 0",
+        message="suite.items: found 0, accepted are positive numbers",
+    ),
+    Row(
+        what="neither win rates nor suites",
+        options="eval --models model --out new",
+        message="--baseline, --reward-model, --data: missing, accepted is all that win rates take, or --suites",
+    ),
+    Row(
+        what="win rates without a judge beside suites",
+        step="suites",
+        options="--baseline other --data prompts.jsonl",
+        message="--reward-model: missing, accepted is all that win rates take",
+    ),
+    Row(
+        what="settings of suites without suites",
+        step="eval",
+        options="--suite.items 10",
+        message="suite.items: found 10, which nothing uses without suites; accepted is both, or neither",
+    ),
+    Row(
+        what="settings of win rates without them",
+        step="suites",
+        options="--temperature 0",
+        message="temperature: found 0.0, which nothing uses without baseline; accepted is both, or neither",
+    ),
+]
