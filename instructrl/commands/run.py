@@ -7,9 +7,11 @@ from instructrl import distributed, progress, threads
 from instructrl.commands.settings import RunCommand
 from instructrl.commands.tracked import tracked
 from instructrl.evaluation.report import write_report
+from instructrl.evaluation.suite_views import terminal_tables
 from instructrl.evaluation.table import results_table
 from instructrl.models.backbone import hide_loading_bars
 from instructrl.runs.folder import check_folder, open_folder, settled_config
+from instructrl.runs.suites import read_suites
 from instructrl.trainers.log import RunLog
 
 
@@ -24,6 +26,7 @@ def main(command: RunCommand) -> int:
     hide_loading_bars()
     config = settled_config(config, folder, fresh=command.fresh)
     check_folder(folder, config, fresh=command.fresh)
+    read_suites(config.suites, config.suite)  # hours before they are needed
     given = command.named.read(config)
     open_folder(folder, config, fresh=command.fresh)
     log = RunLog(folder, continued=True)
@@ -35,7 +38,8 @@ def main(command: RunCommand) -> int:
     if distributed.is_main():
         with progress.wait("writing the report"):
             report = write_report(folder)
-        console.print(results_table(results))
+        for table in [results_table(results), *terminal_tables(results)]:
+            console.print(table)
         console.print(f"report: {report}", soft_wrap=True)
     return 0
 

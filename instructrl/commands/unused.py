@@ -50,12 +50,13 @@ def _horizon(prefix: str, phase: str, recipe: Callable[[Any], Any]) -> Unused:
 
 
 _OF_A_STEP = _of_adapters("", lambda settings: settings)
+_OF_SUITES = tuple(
+    Unused(option=f"suite.{field.name}", without="suites", when=lambda settings: not settings.suites)
+    for field in fields(SuiteConfig)
+)
 _RULES: Mapping[type, tuple[Unused, ...]] = {
     EvalCommand: (
-        *(
-            Unused(option=f"suite.{field.name}", without="suites", when=lambda settings: not settings.suites)
-            for field in fields(SuiteConfig)
-        ),
+        *_OF_SUITES,
         *(
             Unused(option=name, without="baseline", when=lambda settings: settings.baseline is None)
             for name in ("temperature", "sampling", "long_prompts", "limits")
@@ -97,6 +98,7 @@ _RULES: Mapping[type, tuple[Unused, ...]] = {
         for option in ("chat_template", "chat_date", "turns")
     ),
     ChatRunConfig: (
+        *_OF_SUITES,
         _horizon("recipe.", "ppo", lambda settings: settings.recipe),
         Unused(
             option="recipe.ppo.ptx_examples_per_episode",
@@ -109,6 +111,7 @@ _RULES: Mapping[type, tuple[Unused, ...]] = {
     ),
 }
 _OF_A_RUN = (
+    *_OF_SUITES,
     *_of_adapters("recipe.", lambda settings: settings.recipe),
     *(_horizon("recipe.", phase, lambda settings: settings.recipe) for phase in ("ppo", "ppo_ptx")),
     Unused(

@@ -1,7 +1,7 @@
 """All steps on a chat model that exists: prompts go through its own template, and what is trained are adapters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from instructrl.runs.chat_data import PANDALM, UNSHOWN, ChatMaterial, read_mater
 from instructrl.runs.chat_settings import CHAT_DESCRIPTION, ChatRunConfig, check_chat
 from instructrl.runs.examination import examine
 from instructrl.runs.experiment import model_judge
-from instructrl.runs.journal import Journal
 from instructrl.runs.standalone import load_encoder
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.ppo import RolloutObserver
@@ -58,15 +57,7 @@ def read_chat(config: ChatRunConfig) -> ChatInput:
 def run_chat(given: ChatInput, folder: Path, log: RunLog) -> dict[str, Any]:
     """All steps. Writes models and `results.json` into `folder`; returns the results."""
     config, material, encoder = given.config, given.material, given.encoder
-    work = steps.Workspace(
-        folder=folder,
-        log=log,
-        encoder=encoder,
-        recipe=config.recipe,
-        seed=config.seed,
-        config=asdict(config),
-        journal=Journal(folder, log, config.checkpoints, {"model": config.model}),
-    )
+    work = steps.Workspace.of_run(config, encoder, folder, log, {"model": config.model})
     sft, _ = steps.finetune(work, given.start, material.demonstrations, material.validation, phase="sft")
     reward_model = steps.fit_reward_model(work, sft, material.comparisons, material.demonstrations)
     judge = steps.fit_reward_model(work, sft, material.judge_comparisons, material.demonstrations, phase="judge")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from instructrl.data.settings import DATE, Limits
+from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.models.settings import AdapterConfig
 from instructrl.runs.recipe import any_in_parts, check_lengths
 from instructrl.settings import DeviceName, require_positive
@@ -93,6 +94,10 @@ class ChatRunConfig:
     blocks: int = 16
     # what each step does
     recipe: ChatRecipe = ChatRecipe()
+    # public test sets for all models at the end (docs/suites.md): NAME, or NAME=FOLDER
+    suites: tuple[str, ...] = ()
+    # of the public test sets
+    suite: SuiteConfig = SuiteConfig()
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
     # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)

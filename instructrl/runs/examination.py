@@ -9,6 +9,7 @@ from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam, block_losses
 from instructrl.runs.portions import Portions
 from instructrl.runs.steps import Workspace
+from instructrl.runs.suites import Examinee, ask, read_suites, suite_results
 from instructrl.tracking.masking import masked_values
 from instructrl.trainers.checkpoints import fingerprint
 from instructrl.types import Prompt
@@ -65,7 +66,20 @@ def examine(
         "config": masked_values(work.config),
         "versions": assemble.versions(),
     }
+    if work.suites:
+        results["suites"] = _suites(work, contenders)
     text = json.dumps(results, indent=1, allow_nan=False)
     if distributed.is_main():
         durable.write_text(work.folder / "results.json", text + "\n")
     return json.loads(text)  # as whoever reads the file has them
+
+
+def _suites(work: Workspace, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
+    """The models through public test sets. A model that is given its prompts in another form is no other model."""
+    suites, seen, asked = read_suites(work.suites, work.suite), [], []
+    for number, contender in enumerate(contenders):
+        if contender.policy not in seen:
+            seen.append(contender.policy)
+            examinee = Examinee.of(contender.name, number, contender.policy, work.encoder)
+            asked.append(ask(examinee, suites, work.suite, work.folder, work.log))
+    return suite_results(suites, asked)

@@ -1,7 +1,7 @@
 """All steps on your own files: what `instructrl data prepare` wrote, plain text, and a pretrained model."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from instructrl.models.policy import Policy
 from instructrl.models.roles import load_policy
 from instructrl.models.scoring import check_scalar_head
 from instructrl.runs.experiment import Material, run_experiment
-from instructrl.runs.journal import Journal
 from instructrl.runs.reading import Reader, check_preferences
 from instructrl.runs.settings import FilesConfig, check_paths
 from instructrl.runs.standalone import load_encoder, load_other_policy
@@ -72,15 +71,7 @@ def run_files(given: FilesInput, folder: Path, log: RunLog) -> dict[str, Any]:
     config = given.config
     for note in given.notes:
         log.warn(note)
-    work = Workspace(
-        folder=folder,
-        log=log,
-        encoder=given.encoder,
-        recipe=config.recipe,
-        seed=config.seed,
-        config=asdict(config),
-        journal=Journal(folder, log, config.checkpoints, _sources(config)),
-    )
+    work = Workspace.of_run(config, given.encoder, folder, log, _sources(config))
     run = {"name": "files", "seed": config.seed, "description": f"all steps on {config.data}"}
     return run_experiment(work, given.material, given.gpt, run, given.reward_base)
 

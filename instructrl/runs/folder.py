@@ -23,8 +23,9 @@ _held: dict[Path, int] = {}
 # The journal goes first: what it says is done has to be there. The settings are replaced at the end.
 _FOLDERS = (STATE, "models", "tensorboard", "wandb")
 _FILES = ("results.json", "report.html", "metrics.jsonl", "profile.jsonl", "tracking.json")
-# Settings that change no result: a run may go on with others, and may have been moved.
-_NO_RESULT = ("checkpoints", "out", "track", "device")
+# Settings that change no step: a run may go on with others, and may have been moved. Of public test sets, what was
+# asked before is not asked again.
+_NO_RESULT = ("checkpoints", "out", "track", "device", "suites", "suite")
 # And by their last name: where weights lie, which like the number of processes changes rounding alone.
 _ROUNDING = "spread"
 

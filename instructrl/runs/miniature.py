@@ -1,7 +1,7 @@
 """The paper's experiment in a generated world, from pretraining to the report, in minutes on a laptop."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, pstdev
@@ -18,7 +18,6 @@ from instructrl.rollout.generate import response_texts
 from instructrl.rollout.randomness import keyed_seed, take_disjoint
 from instructrl.runs import steps
 from instructrl.runs.examination import examine
-from instructrl.runs.journal import Journal
 from instructrl.runs.labeling import Labeling
 from instructrl.runs.settings import MINIATURE_DESCRIPTION, MiniatureConfig, MiniatureSizes
 from instructrl.trainers.log import RunLog
@@ -58,15 +57,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     """All steps. Writes models and `results.json` into `folder`; returns the results."""
     world = MiniatureWorld(WorldConfig(seed=config.seed))
     tokenizer = word_tokenizer(world.vocabulary())
-    work = steps.Workspace(
-        folder=folder,
-        log=log,
-        encoder=Encoder(tokenizer, config.recipe.limits),
-        recipe=config.recipe,
-        seed=config.seed,
-        config=asdict(config),
-        journal=Journal(folder, log, config.checkpoints),
-    )
+    work = steps.Workspace.of_run(config, Encoder(tokenizer, config.recipe.limits), folder, log)
     sets, data = _collect_prompts(world, work, config.sizes)
     documents = world.documents(config.sizes.documents, seed=0, without=sets.of_held_out_users())
     data["overlap"] = _overlap(world, documents, sets)

@@ -1,7 +1,7 @@
 """All steps on real public data: human rankings of four answers, human demonstrations, a novel, the GPT-2 tokenizer."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,6 @@ from instructrl.models.scoring import check_scalar_head
 from instructrl.rollout.randomness import keyed_seed, take_disjoint
 from instructrl.runs import steps
 from instructrl.runs.experiment import Material, run_experiment
-from instructrl.runs.journal import Journal
 from instructrl.runs.settings import PUBLIC_DESCRIPTION, PublicConfig
 from instructrl.trainers.log import RunLog
 from instructrl.types import Comparison, Demonstration, Prompt
@@ -58,15 +57,7 @@ def read_public(config: PublicConfig) -> PublicInput:
 def run_public(given: PublicInput, folder: Path, log: RunLog) -> dict[str, Any]:
     """All steps. Writes models and `results.json` into `folder`; returns the results."""
     config, gpt = given.config, given.gpt
-    work = steps.Workspace(
-        folder=folder,
-        log=log,
-        encoder=given.encoder,
-        recipe=config.recipe,
-        seed=config.seed,
-        config=asdict(config),
-        journal=Journal(folder, log, config.checkpoints),
-    )
+    work = steps.Workspace.of_run(config, given.encoder, folder, log)
     if gpt is None:
         gpt = steps.new_policy(work, config.shape)
         check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from instructrl.data.settings import DATE, Limits, LongPrompts
+from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.settings import DeviceName, require_positive
 from instructrl.tracking.settings import TrackerName
@@ -100,6 +101,10 @@ class MiniatureConfig:
     sizes: MiniatureSizes = MiniatureSizes()
     # what each step does
     recipe: Recipe = MINIATURE_RECIPE
+    # public test sets for all models at the end (docs/suites.md): NAME, or NAME=FOLDER
+    suites: tuple[str, ...] = ()
+    # of the public test sets
+    suite: SuiteConfig = SuiteConfig()
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
     # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
@@ -190,6 +195,10 @@ class PublicConfig:
         ppo=_public_ppo(0.0),
         ppo_ptx=_public_ppo(1.0),
     )
+    # public test sets for all models at the end (docs/suites.md): NAME, or NAME=FOLDER
+    suites: tuple[str, ...] = ()
+    # of the public test sets
+    suite: SuiteConfig = SuiteConfig()
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
     # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)
@@ -226,6 +235,10 @@ class FilesConfig:
     test_prompts: int = 1_000
     # what each step does
     recipe: Recipe = Recipe()
+    # public test sets for all models at the end (docs/suites.md): NAME, or NAME=FOLDER
+    suites: tuple[str, ...] = ()
+    # of the public test sets
+    suite: SuiteConfig = SuiteConfig()
     # also shows curves, samples, settings and times there (docs/tracking.md)
     track: TrackerName = "none"
     # where networks lie and run: auto is a CUDA GPU where there is one, else the CPU (docs/devices.md)

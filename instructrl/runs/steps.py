@@ -11,6 +11,7 @@ from torch import Tensor
 from instructrl import distributed, durable, progress
 from instructrl.data.encoding import Encoder
 from instructrl.evaluation.contenders import Contender
+from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.models.folders import room_for
 from instructrl.models.heap import give_back_large
 from instructrl.models.policy import Policy, gpt2_policy
@@ -23,7 +24,7 @@ from instructrl.rollout.generate import Samples, Sampling, sample_rollout, sampl
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
 from instructrl.rollout.scoring import score_texts
 from instructrl.runs.chat_settings import ChatRecipe
-from instructrl.runs.journal import Journal
+from instructrl.runs.journal import NO_SOURCES, Journal
 from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.trainers.checkpoints import Checkpoint, Checkpoints
 from instructrl.trainers.log import RunLog
@@ -43,7 +44,8 @@ class Workspace:
     """Where a run writes, and what all of its steps share.
 
     folder: models go to `folder/models/NAME`, in transformers' format. seed: of everything random. config: the
-    resolved configuration of the run, for the results. journal: of the steps that are done.
+    resolved configuration of the run, for the results. journal: of the steps that are done. suites, suite: the public
+    test sets that the models are put through at the end, as `read_suites` takes them.
     """
 
     folder: Path
@@ -53,6 +55,25 @@ class Workspace:
     seed: int
     config: Mapping[str, Any]
     journal: Journal
+    suites: Sequence[str] = ()
+    suite: SuiteConfig = SuiteConfig()
+
+    @classmethod
+    def of_run(
+        cls, config: Any, encoder: Encoder, folder: Path, log: RunLog, sources: Mapping[str, str | None] = NO_SOURCES
+    ) -> "Workspace":
+        """That of a named run. config: its settings. sources: as `Journal` takes them."""
+        return cls(
+            folder=folder,
+            log=log,
+            encoder=encoder,
+            recipe=config.recipe,
+            seed=config.seed,
+            config=asdict(config),
+            journal=Journal(folder, log, config.checkpoints, sources),
+            suites=config.suites,
+            suite=config.suite,
+        )
 
     @property
     def rendering(self) -> dict[str, str]:

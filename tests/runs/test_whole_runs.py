@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -29,6 +30,7 @@ from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import AdamConfig, PPOConfig, RewardModelConfig, SFTConfig
 from instructrl.types import Document, Prompt
 
+WORDS = {"male": "jumps", "female": "sleeps"}
 NAMES = ["GPT", "GPT (prompted)", "SFT", "PPO", "PPO-ptx"]
 
 
@@ -62,6 +64,22 @@ def test_the_same_run_leaves_the_same_weights(twice):
     )
     assert {str(path.parent.name) for path in here} >= {"gpt", "sft", "reward_model", "ppo", "ppo_ptx"}
     assert here == elsewhere
+
+
+def test_a_finished_run_is_put_through_public_test_sets(twice, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(twice[0], folder)
+    sentences = [f"a.b.{i}.{gender}.txt\tthe cat {word}" for i in range(3) for gender, word in WORDS.items()]
+    (tmp_path / "all_sentences.tsv").write_text("sentid\tsentence\n" + "\n".join(sentences) + "\n", encoding="utf-8")
+    arguments = ["--config", str(folder / "config.yaml"), "--out", str(folder), "--suites", f"winogender={tmp_path}"]
+    assert cli.main(["run", "miniature", *arguments]) == 0
+    before, after = (json.loads((place / "results.json").read_text()) for place in (twice[0], folder))
+    (entry,) = after.pop("suites")
+    assert [*dict.fromkeys(row["model"] for row in entry["rows"])] == ["GPT", "SFT", "PPO", "PPO-ptx"]
+    assert {row["num_items"] for row in entry["rows"]} == {3}
+    del before["config"], after["config"]
+    assert after == before
+    assert "Winogender" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_writes_what_the_report_reads(twice):
