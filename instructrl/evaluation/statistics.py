@@ -259,12 +259,13 @@ def tax_recovery(
     return MeanInterval(mean=share, low=1 - high, high=1 - low)
 
 
-def pair_rate(successes: Sequence[int], counts: Sequence[int]) -> PairRate | None:
+def pair_rate(successes: Sequence[float], counts: Sequence[int]) -> PairRate | None:
     """`r = sum(successes) / sum(counts)` over M prompts, with an interval for pairs that cluster by prompt.
 
-    The standard error is the ratio estimator's: `sqrt(M/(M-1) * sum((successes - r * counts)^2)) / sum(counts)`
-    (Cochran 1977, 6.3, without the correction for finite populations). Where that is 0 or has no meaning (one prompt,
-    or every prompt at the same rate) the interval is Wilson's with the prompts as trials.
+    successes: the sum over a prompt's pairs of what each counts, 0 to 1. The standard error is the ratio estimator's:
+    `sqrt(M/(M-1) * sum((successes - r * counts)^2)) / sum(counts)` (Cochran 1977, 6.3, without the correction for
+    finite populations). Where that is 0 or has no meaning (one prompt, or every prompt at the same rate) the interval
+    is Wilson's with the prompts as trials.
     """
     clusters = [(s, n) for s, n in zip(successes, counts, strict=True) if n]
     if not clusters:

@@ -90,3 +90,45 @@ def text_at(row: Mapping[str, Any], key: str, place: str) -> str:
 def texts(lines: Iterator[str] | Sequence[str]) -> list[str]:
     """Those that are not empty, without the space around them."""
     return [line.strip() for line in lines if line.strip()]
+
+
+def rows_at(row: Mapping[str, Any], key: str, place: str) -> list[tuple[str, dict[str, Any]]]:
+    """(where, object) of each entry of a list of objects. Raises LayoutError for anything else."""
+    found = []
+    for number, value in enumerate(list_at(row, key, place), 1):
+        if not isinstance(value, dict):
+            raise LayoutError(f"{place}: {key} {number}: found {repr(value)[:60]}, accepted is a JSON object")
+        found.append((f"{place}, {key} {number}", value))
+    return found
+
+
+def list_at(row: Mapping[str, Any], key: str, place: str) -> list[Any]:
+    """A list of a row, which may be empty. Raises LayoutError for anything else."""
+    return _of_kind(row, key, place, list, "a list")
+
+
+def object_at(row: Mapping[str, Any], key: str, place: str) -> dict[str, Any]:
+    """A JSON object in a row. Raises LayoutError for anything else."""
+    return _of_kind(row, key, place, dict, "a JSON object")
+
+
+def texts_at(row: Mapping[str, Any], key: str, place: str) -> list[str]:
+    """A list of texts, which may be empty itself. Raises LayoutError for anything else."""
+    return [text_at({key: value}, key, place) for value in list_at(row, key, place)]
+
+
+def label_at(row: Mapping[str, Any], key: str, place: str, labels: Mapping[str | int, int]) -> int:
+    """What a label means. labels: each that is accepted. Raises LayoutError for another."""
+    value = row.get(key)
+    if not isinstance(value, str | int) or value not in labels:
+        found = "nothing" if key not in row else repr(value)[:60]
+        raise LayoutError(f"{place}: {key}: found {found}, accepted are {', '.join(map(repr, labels))}")
+    return labels[value]
+
+
+def _of_kind(row: Mapping[str, Any], key: str, place: str, kind: type, name: str) -> Any:
+    value = row.get(key)
+    if not isinstance(value, kind):
+        found = "nothing" if key not in row else repr(value)[:60]
+        raise LayoutError(f"{place}: {key}: found {found}, accepted is {name}")
+    return value

@@ -16,7 +16,9 @@ class Item:
     context: the text before the answer, whole: instruction and examples are part of it. options: the texts whose
     likelihoods are asked for; empty where an answer is to be written. right: indices of the options that are right.
     references: what a written answer is compared with. question: what is asked, without its prompt, for judges. group:
-    what items are reported by as well, "" for nothing. weight: of the item in a mean, of the task's own scale.
+    what items are reported by as well, "" for nothing. weight: of the item in a mean, of the task's own scale. cluster:
+    items of one (a passage, a dialogue) resemble each other, so that intervals take clusters as independent, not items;
+    "" is a cluster of its own.
     """
 
     context: str
@@ -26,6 +28,7 @@ class Item:
     question: str = ""
     group: str = ""
     weight: float = 1.0
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,143 @@
+"""What written answers and chosen options are worth, and the intervals of their means.
+
+Items of one passage or dialogue resemble each other, so the intervals of what is measured on them are those of a ratio
+over clusters (`statistics.pair_rate`). Where items are independent, a share has Wilson's interval and a mean the normal
+one.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from instructrl.evaluation.statistics import PairRate, pair_rate, proportion
+from instructrl.evaluation.suites.protocol import Item, Measure
+from instructrl.rollout.options import Likelihoods
+
+QUAC_MIN_F1 = 0.4  # of people, below which its official script leaves a question out
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+# ---- answers to questions about a text
+
+
+def normalised(text: str) -> str:
+    """Lower case, without ASCII punctuation, articles and spare white space, as SQuAD's official script does it."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """SQuAD's F1 of two texts as bags of normalised tokens: `2 * common / (tokens of one + tokens of the other)`.
+
+    Where one of them has no tokens, it is 1 if neither has and 0 otherwise (Rajpurkar et al. 2018, evaluate-v2.0.py).
+    """
+    given, wanted = normalised(answer).split(), normalised(reference).split()
+    if not given or not wanted:
+        return float(given == wanted)
+    common = sum((Counter(given) & Counter(wanted)).values())
+    return 2 * common / (len(given) + len(wanted))
+
+
+def exact_match(answer: str, reference: str) -> float:
+    """1 where two texts are the same when normalised."""
+    return float(normalised(answer) == normalised(reference))
+
+
+def best(metric: Callable[[str, str], float], answer: str, references: Sequence[str]) -> float:
+    """The metric against the reference that is best for the answer."""
+    return max(metric(answer, reference) for reference in references)
+
+
+def quac_f1(answer: str, references: Sequence[str]) -> float | None:
+    """QuAC's own F1 (Choi et al. 2018, its official script): None for a question that people answer too differently.
+
+    A model is compared with as many references as a person is who is compared with the others: the mean over the
+    references of the best F1 against all but it. The same mean of the references themselves is the F1 of people; where
+    it is below 0.4 the question does not count. Of a single reference, its F1 counts.
+    """
+    if len(references) == 1:
+        return token_f1(answer, references[0])
+    rest = [[*references[:left], *references[left + 1 :]] for left in range(len(references))]
+    people = [best(token_f1, one, others) for one, others in zip(references, rest, strict=True)]
+    if sum(people) / len(people) < QUAC_MIN_F1:
+        return None
+    return sum(best(token_f1, answer, others) for others in rest) / len(rest)
+
+
+def drop_f1(answer: str, reference: str) -> float:
+    """DROP's own F1 of one written span against a reference, whose spans are its lines (Dua et al. 2019).
+
+    Tokens are also split at hyphens, numbers are compared by value, and bags are sets. A span that has numbers of which
+    the answer has none gives 0. The answer is aligned with the span that suits it best, and the others count 0:
+    `max over spans / number of spans`, rounded to two places as the official script rounds it.
+    """
+    spans = reference.split("\n")
+    return round(max(_span_f1(_drop_bag(answer), _drop_bag(span)) for span in spans) / len(spans), 2)
+
+
+def _drop_bag(text: str) -> set[str]:
+    words = (_drop_word(word) for word in re.split(r" |-", text.lower()))
+    return {part for word in words for part in word.split()}
+
+
+def _drop_word(word: str) -> str:
+    bare = word if _is_number(word) else word.translate(_PUNCTUATION)
+    return _ARTICLES.sub(" ", str(float(bare)) if _is_number(bare) else bare)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _span_f1(given: set[str], wanted: set[str]) -> float:
+    numbers = {word for word in wanted if _is_number(word)}
+    if numbers and not numbers & given:
+        return 0.0
+    common = len(given & wanted)
+    precision, recall = common / len(given) if given else 1.0, common / len(wanted) if wanted else 1.0
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+# ---- their means
+
+
+def mean_points(metric: str, items: Sequence[Item], values: Sequence[float], *, group: str = "") -> Measure:
+    """The mean, in points, of values of 0 to 1, with the interval over clusters. items: what the values are of."""
+    found = clustered(items, values)
+    return Measure(
+        metric=metric,
+        unit="points",
+        value=100 * found.rate,
+        low=100 * found.low,
+        high=100 * found.high,
+        num_items=len(items),
+        group=group,
+    )
+
+
+def accuracy(items: Sequence[Item], answers: Sequence[Likelihoods]) -> list[Measure]:
+    """How often the option of the highest log-probability per token is right (paper, appendix D: its "lowest" has to
+    mean the lowest negative one). The first of equal options is the answer."""
+    chosen = [row.means.index(max(row.means)) for row in answers]
+    right = sum(place in item.right for place, item in zip(chosen, items, strict=True))
+    rate = proportion(right, len(items))
+    return [Measure(metric="accuracy", value=rate.rate, low=rate.low, high=rate.high, num_items=len(items))]
+
+
+def clustered(items: Sequence[Item], values: Sequence[float]) -> PairRate:
+    """The mean of values of 0 to 1, one an item, with an interval that takes clusters of items as independent."""
+    sums: dict[str | int, float] = {}
+    counts: Counter[str | int] = Counter()
+    for place, (item, value) in enumerate(zip(items, values, strict=True)):
+        key = item.cluster or place
+        sums[key] = sums.get(key, 0.0) + value
+        counts[key] += 1
+    found = pair_rate(list(sums.values()), list(counts.values()))
+    if found is None:
+        raise ValueError("values: found none, accepted is at least one")
+    return found
