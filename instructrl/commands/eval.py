@@ -50,9 +50,10 @@ def main(config: EvalCommand) -> int:
         names = [
             {"name": name, "path": path} for name, path in zip(short_names(config.paths), config.paths, strict=True)
         ]
-        found = {"run": {}, "models": names, "samples": []}
+        found = {"run": {}, "models": names, "pairings": {}, "samples": []}
         found |= {} if comparing is None else compared(config, comparing.prompts, performances)
-        told = {"run": {**run, **found["run"]}, "models": found["models"], "config": asdict(config)}
+        told = {"run": {**run, **found["run"]}, "models": found["models"], **found["pairings"]}
+        told["config"] = asdict(config)
         given = {"suites": suite_results(suites, asked)} if suites else {}
         results = {**masked_values(told), **given, "samples": found["samples"], "versions": versions()}
         if distributed.is_main():

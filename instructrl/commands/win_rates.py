@@ -8,6 +8,7 @@ from typing import Any
 from instructrl.commands.settings import EvalCommand
 from instructrl.data.readers import holds_comparisons
 from instructrl.evaluation.contenders import PORTION
+from instructrl.evaluation.preferences.entries import all_by_scores, length_controlled
 from instructrl.evaluation.results import identities
 from instructrl.evaluation.statistics import outcomes_from_scores, win_rate
 from instructrl.models.policy import Policy
@@ -100,15 +101,19 @@ def compared(config: EvalCommand, prompts: Sequence[Prompt], performances: Seque
         [a == b for a, b in zip(identities(row.samples), identities(first.samples), strict=True)]
         for row in performances
     ]
+    outcomes = [
+        outcomes_from_scores(row.scores, first.scores, tied) for row, tied in zip(performances, same, strict=True)
+    ]
     models = [
         {
             "name": row.name,
             "path": path,
-            "win_rate": asdict(win_rate(outcomes_from_scores(row.scores, first.scores, tied), users)),
+            "win_rate": asdict(win_rate(won, users)),
+            "length_controlled": length_controlled(won, row.samples.texts, first.samples.texts),
             "score": sum(row.scores) / len(row.scores),
             "finished": sum(row.samples.finished) / len(prompts),
         }
-        for path, row, tied in zip(config.paths, performances, same, strict=True)
+        for path, row, won in zip(config.paths, performances, outcomes, strict=True)
     ]
     responses = [
         {
@@ -127,4 +132,9 @@ def compared(config: EvalCommand, prompts: Sequence[Prompt], performances: Seque
         "baseline": names[0],
         "prompts": "prompts",  # whoever asks knows whether they were held out
     }
-    return {"run": run, "models": models, "samples": responses}
+    pairings = all_by_scores(
+        {row.name: row.scores for row in performances},
+        {row.name: identities(row.samples) for row in performances},
+        users,
+    )
+    return {"run": run, "models": models, "pairings": pairings, "samples": responses}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from instructrl import __version__
 from instructrl.evaluation.contenders import Performance
+from instructrl.evaluation.preferences.entries import all_by_scores, length_controlled
 from instructrl.evaluation.statistics import (
     mean_interval,
     outcomes_from_scores,
@@ -58,6 +59,7 @@ def _model_row(performance: Performance, reference: Performance, prompts: Sequen
     return {
         "name": performance.name,
         "win_rate": asdict(win_rate(outcomes, users)),
+        "length_controlled": length_controlled(outcomes, performance.texts, reference.texts),
         "win_rate_by_category": by_category,
         "judge_score": asdict(mean_interval(scores)),
         "likert": asdict(mean_interval(likerts)) if likerts else None,
@@ -133,6 +135,13 @@ def head_to_head(performances: Sequence[Performance], prompts: Sequence[Prompt],
             if name != model
         },
     }
+
+
+def all_against_all(performances: Sequence[Performance], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """The entries that compare each contender with each other one, as `compare` does it against the baseline."""
+    scores = {p.name: [judgement.score for judgement in p.judgements] for p in performances}
+    responses = {performance.name: identities(performance) for performance in performances}
+    return all_by_scores(scores, responses, [prompt.user for prompt in prompts])
 
 
 def accuracy(scores: Sequence[Sequence[float]], comparisons: Sequence[Comparison]) -> dict[str, Any] | None:

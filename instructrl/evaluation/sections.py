@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from instructrl.evaluation import data_tables, figures, quality_views
+from instructrl.evaluation import data_tables, figures, pairing_views, quality_views
 from instructrl.evaluation.figures import Plot
 from instructrl.evaluation.formatting import (
     DASH,
@@ -79,6 +79,7 @@ def all_sections(results: Record, metrics: Sequence[Record], profile: Sequence[R
     """The sections that have something to show, in reading order."""
     made = [
         _models(results),
+        _pairings(results),
         _preferences(results),
         _samples(results),
         _suites(results),
@@ -149,6 +150,12 @@ def _models(results: Record) -> Section:
         headings = [(column.heading, column.unit) for column in columns]
         tables = (_model_table("", results, headings, [column.cells for column in columns]),)
     return Section(id="models", title="All models", tables=tables)
+
+
+def _pairings(results: Record) -> Section:
+    plots = tuple(plot for plot in (pairing_views.ratings_plot(results), pairing_views.length_plot(results)) if plot)
+    table = pairing_views.matrix_table(results)
+    return Section(id="pairings", title="Model against model", plots=plots, tables=(table,) if table.rows else ())
 
 
 def _preferences(results: Record) -> Section:

@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from instructrl.types import Comparison
+if TYPE_CHECKING:  # commands that read verdicts alone do without torch
+    from instructrl.types import Comparison
 
 Z95 = 1.959963984540054  # the 97.5% quantile of the standard normal distribution
 BOOTSTRAP_CHUNK = 1 << 20  # drawn indices held at a time: 8 MiB
@@ -98,17 +100,18 @@ def win_rate(
     Prompts of one user resemble each other, so the second interval resamples users with replacement and takes the
     2.5% and 97.5% quantiles of `sum(outcomes) / sum(prompts)` over the drawn users.
 
-    outcomes: [N] numbers out of {0, 0.5, 1}, N >= 1. users: [N], whose prompt it was; "" and None are unknown, and
-    every unknown user counts as a user of their own; without `users` all do. A single outcome has no sample standard
-    deviation: `standard_error` is then 0.5, the largest that an outcome in [0, 1] can have.
+    outcomes: [N] from 0 to 1, N >= 1; what lies between is how sure the judge is, and 0.5 a tie. users: [N], whose
+    prompt it was; "" and None are unknown, and every unknown user counts as a user of their own; without `users` all
+    do. A single outcome has no sample standard deviation: `standard_error` is then 0.5, the largest that an outcome in
+    [0, 1] can have.
     Raises ValueError for anything else.
     """
     values = _finite("outcomes", outcomes)
     if not len(values):
         raise ValueError("outcomes: found none, accepted is at least one")
-    strange = values[~np.isin(values, (0.0, 0.5, 1.0))]
+    strange = values[(values < 0) | (values > 1)]
     if len(strange):
-        raise ValueError(f"outcomes: found {strange[0]:g}, accepted are 0 (loss), 0.5 (tie) and 1 (win)")
+        raise ValueError(f"outcomes: found {strange[0]:g}, accepted are 0 (loss) to 1 (win), where a tie is 0.5")
     rate = float(values.mean())
     standard_error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.5
     if values.min() == values.max():
@@ -218,7 +221,7 @@ def three_way_agreement(
     return pair_rate(agreed, counted)
 
 
-def reward_accuracy(scores: Sequence[Sequence[float]], comparisons: Sequence[Comparison]) -> PairRate | None:
+def reward_accuracy(scores: Sequence[Sequence[float]], comparisons: "Sequence[Comparison]") -> PairRate | None:
     """The share of preferred pairs in which the reward model scores the winner strictly higher.
 
     scores: per comparison, [K] finite scores in the order of its completions. Returns None where no pair is preferred.
@@ -259,7 +262,7 @@ def tax_recovery(
     return MeanInterval(mean=share, low=1 - high, high=1 - low)
 
 
-def pair_rate(successes: Sequence[float], counts: Sequence[int]) -> PairRate | None:
+def pair_rate(successes: Sequence[float], counts: Sequence[float]) -> PairRate | None:
     """`r = sum(successes) / sum(counts)` over M prompts, with an interval for pairs that cluster by prompt.
 
     successes: the sum over a prompt's pairs of what each counts, 0 to 1. The standard error is the ratio estimator's:

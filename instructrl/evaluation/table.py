@@ -19,6 +19,9 @@ from instructrl.evaluation.formatting import (
 )
 from instructrl.evaluation.narrative import judge_sentence, num_prompts, prompts
 
+AT_EQUAL_LENGTHS = "At equal lengths"
+_ROOM = 8  # columns in a terminal of 80 characters
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
@@ -62,6 +65,10 @@ def main_columns(results: Mapping[str, Any]) -> list[Column]:
         rate = estimate(model.get("win_rate"))
         return rate and Cell(main=percent(rate.value), detail=percent_range(rate, DASH))
 
+    def at_equal_lengths(model: Mapping[str, Any]) -> Cell | None:
+        rate = None if model.get("name") == baseline else estimate(model.get("length_controlled"))
+        return rate and Cell(main=percent(rate.value), detail=percent_range(rate, DASH))
+
     def likert(model: Mapping[str, Any]) -> Cell | None:
         mean = estimate(model.get("likert"))
         return mean and Cell(main=decimal(mean.value), detail=decimal_range(mean, DASH))
@@ -71,6 +78,7 @@ def main_columns(results: Mapping[str, Any]) -> list[Column]:
 
     readers = [
         (f"Win rate against {baseline}" if baseline else "Win rate", "Win rate", "95% interval", win_rate),
+        (AT_EQUAL_LENGTHS, "Equal", "length-controlled", at_equal_lengths),
         ("Likert", "Likert", "1 to 7", likert),
         ("Reward", "Reward", "model score", plain("score", decimal)),
         ("KL", "KL", "nats a response", plain("kl", lambda value: decimal(value, 1))),
@@ -98,6 +106,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     table.collapse_padding = True
     table.add_column("Model", no_wrap=True)
     columns = main_columns(results)
+    if len(columns) > _ROOM:
+        columns = [column for column in columns if column.heading != AT_EQUAL_LENGTHS]
     for column in columns:
         table.add_column(column.short, justify="right", no_wrap=True)
     for row, model in enumerate(models):

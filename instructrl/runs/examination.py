@@ -52,6 +52,7 @@ def examine(
     with progress.wait("comparing the models"):
         models = assemble.compare(performances, prompts, baseline="SFT")
         head_to_head = assemble.head_to_head(performances, prompts, favourite)
+        pairings = assemble.all_against_all(performances, prompts)
     batch_sizes = {
         phase: getattr(work.recipe, phase).rollout_batch for phase in PPO_NAMES if hasattr(work.recipe, phase)
     }
@@ -60,6 +61,7 @@ def examine(
         **parts,
         "models": models,
         "head_to_head": head_to_head,
+        **pairings,
         "alignment_tax": assemble.alignment_tax(performances, start, pretrained=pretrained),
         "over_optimisation": assemble.over_optimisation(work.log.read_metrics(), PPO_NAMES, batch_sizes),
         "samples": assemble.samples(performances, prompts, samples),

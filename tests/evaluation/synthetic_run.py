@@ -36,6 +36,7 @@ def _model(index: int, name: str, rng: np.random.Generator) -> dict:
         "name": name,
         "win_rate": _win(RATES[name], 0.022, 1000),
         "win_rate_by_category": by_category,
+        "length_controlled": _interval(RATES[name] + 0.02 * index - 0.03, 0.03, num_prompts=1000),
         "likert": {"mean": 2.1 + 0.8 * index, "low": 2.0 + 0.8 * index, "high": 2.2 + 0.8 * index},
         "metadata": {flag: _interval(0.45 - 0.09 * index + 0.01 * i, 0.015, total=143) for i, flag in enumerate(FLAGS)},
         "score": -1.52 + 0.6 * index,
@@ -45,6 +46,17 @@ def _model(index: int, name: str, rng: np.random.Generator) -> dict:
         "response_tokens": 31.4 - 2 * index,
         "finished": 0.61 + 0.09 * index,
     }
+
+
+def _pairings() -> dict:
+    rates = [
+        [None if i == j else _interval(0.5 + 0.07 * (i - j), 0.03, num_pairs=1000) for j in range(5)] for i in range(5)
+    ]
+    ratings = [
+        {"model": name, "rating": 880.0 + 60 * i, "low": 868.0 + 60 * i, "high": 893.0 + 60 * i, "num_games": 4000}
+        for i, name in enumerate(MODELS)
+    ]
+    return {"win_rate_matrix": {"models": list(MODELS), "rates": rates}, "ratings": ratings}
 
 
 def _over_optimisation() -> list[dict]:
@@ -104,6 +116,7 @@ def make_results() -> dict:
                 "prompts": "held-out prompts",
                 "description": "The whole pipeline on a generated world: corpus, users, labelers and a rubric."},
         "models": [_model(index, name, rng) for index, name in enumerate(MODELS)],
+        **_pairings(),
         "reward_model": {
             "accuracy_training_labelers": _interval(0.712, 0.011, num_pairs=6021),
             "accuracy_heldout_labelers": _interval(0.698, 0.013, num_pairs=4410),

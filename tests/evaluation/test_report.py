@@ -20,7 +20,7 @@ TEXT_TAGS = {"h1", "h2", "h3", "h4", "p", "ul", "li", "a", "i", "small", "span",
 TABLE_TAGS = {"table", "thead", "tbody", "tr", "th", "td", "details", "summary", "figure", "figcaption"}
 ALLOWED_TAGS = DOCUMENT_TAGS | TEXT_TAGS | TABLE_TAGS | {"svg", "g", "path", "use", "defs", "clippath", "rect", "text"}
 SECTION_IDS = [
-    *("models", "quality", "samples", "reward-model", "optimisation"),
+    *("models", "pairings", "quality", "samples", "reward-model", "optimisation"),
     *("tax", "training", "policies", "data", "run"),
 ]
 

@@ -286,7 +286,7 @@ def test_no_share_of_a_tax_that_is_not_clearly_there():
     ("call", "message"),
     [
         (lambda: win_rate([]), "outcomes: found none"),
-        (lambda: win_rate([0.25]), "outcomes: found 0.25, accepted are 0"),
+        (lambda: win_rate([1.25]), "outcomes: found 1.25, accepted are 0"),
         (lambda: win_rate([math.nan]), "outcomes: found nan"),
         (lambda: win_rate([1, 0], ["a"]), "users: found 1, accepted is one an outcome, 2"),
         (lambda: proportion(1, 0), "total: found 0"),
