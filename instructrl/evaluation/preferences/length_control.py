@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 NUM_FOLDS = 5
-STRENGTHS = np.logspace(-4, 4, 10)  # inverse strengths of the penalty, as scikit-learn's LogisticRegressionCV has them
+STRENGTHS = 10.0 ** np.linspace(
+    -4, 4, 10
+)  # inverse strengths of the penalty, as scikit-learn's LogisticRegressionCV has them
 _ANCHOR_WEIGHT = 0.1  # alpaca_eval: 0.2 over the two versions of the baseline
 _CHUNK = 1 << 21  # predictions held at a time
 _MAX_STEPS = 200
@@ -86,10 +88,8 @@ def length_controlled_win_rate(
     gaps = _numbers("baseline_lengths", baseline_lengths, len(y)) - _numbers("lengths", lengths, len(y))
     if judged.sum() < NUM_FOLDS:
         return None
-    spread = gaps.std(ddof=1)
-    features = np.stack([np.tanh(gaps / spread) if spread > 0 else gaps * 0, hard, np.ones_like(y)], axis=1)
-    rows, targets = features[judged], y[judged]
-    weights = np.ones_like(targets)
+    features = np.stack([_standardised(gaps), hard, np.ones_like(y)], axis=1)
+    rows, targets, weights = features[judged], y[judged], np.ones(judged.sum())
     if anchors is not None:
         rows, targets, weights = _with_anchors(anchors, rows, targets)
     strength = _chosen_strength(rows, targets, weights)
@@ -199,6 +199,11 @@ def _with_anchors(anchors: Anchors, features: Array, targets: Array) -> tuple[Ar
     above = np.stack([gaps, hard, np.zeros(number)], axis=1)
     weights = np.concatenate([np.full(number, _ANCHOR_WEIGHT), np.ones(len(targets))])
     return np.concatenate([above, features]), np.concatenate([outcomes, targets]), weights
+
+
+def _standardised(gaps: Array) -> Array:
+    spread = gaps.std(ddof=1)
+    return np.tanh(gaps / spread) if spread > 0 else np.zeros_like(gaps)
 
 
 def _outcomes(values: Sequence[float] | Array) -> tuple[Array, NDArray[np.bool_]]:

@@ -95,7 +95,7 @@ def _fit(pairs: NDArray[np.int64], wins: Array, losses: Array, num_models: int) 
         curvature[:, first, second] -= bends
         curvature[:, second, first] -= bends
         curvature[:, range(num_models), range(num_models)] += bends @ np.abs(signs)
-        step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
+        step = np.asarray(np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0], dtype=np.float64)
         found = _searched(found, step, lambda at: _likelihood(at, first, second, wins, losses))
     raise RuntimeError(f"ratings: found no optimum in {_MAX_STEPS} steps")
 
