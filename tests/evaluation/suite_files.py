@@ -162,3 +162,86 @@ def squad_rows(begin: str) -> list[dict]:
                 row = {"id": turn["id"], "title": page["title"], "context": paragraph["context"]}
                 rows.append({**row, "question": turn["question"], "answers": {"text": texts, "answer_start": [0]}})
     return rows
+
+
+# ---- HellaSwag, RTE, SST, WSC: as many rows as asked for, so that there are enough examples
+
+
+def table(columns: tuple[str, ...], rows: list[dict]) -> str:
+    return "".join("\t".join(cells) + "\n" for cells in [columns, *([str(row[c]) for c in columns] for row in rows)])
+
+
+def hellaswag(begin: str, count: int) -> list[dict]:
+    rows = []
+    for i in range(count):
+        row = {
+            "ind": i,
+            "activity_label": f"Picking {begin}s",
+            "ctx_a": f"A {begin} {i} hangs high.",
+            "ctx_b": "the man",
+        }
+        row |= {"ctx": f"A {begin} {i} hangs high. the man", "split": "val", "split_type": "indomain", "label": i % 4}
+        rows.append({**row, "endings": [f"{verb} it." for verb in ("eats", "sees", "paints", "sells")]})
+    return rows
+
+
+def rte(begin: str, count: int) -> list[dict]:
+    labels = ("entailment", "not_entailment")
+    return [
+        {"premise": f"{begin} {i} is ripe.", "hypothesis": f"{begin} {i} is red.", "label": labels[i % 2], "idx": i}
+        for i in range(count)
+    ]
+
+
+def sst(begin: str, count: int) -> list[dict]:
+    return [{"sentence": f"a {begin} of {i} films ", "label": i % 2} for i in range(count)]
+
+
+def wsc(begin: str, count: int) -> list[dict]:
+    """Of each text two rows: what the pronoun refers to, and what it does not."""
+    rows = []
+    for i in range(count):
+        spans = {"span1_index": 0, "span1_text": "Ann" if i % 2 else "the tree", "span2_index": 5, "span2_text": "it"}
+        text = f"Ann saw the tree {begin} {i // 2} it, which was tall."
+        rows.append({"text": text, "target": {**spans, "span2_index": 6}, "idx": i, "label": i % 2 == 0})
+    return rows
+
+
+# ---- WMT15, CNN/DailyMail, TL;DR
+
+
+def sgm(sentences: list[str], kind: str) -> str:
+    """As the workshop publishes them: documents of segments, with entities."""
+    inside = "".join(f'<seg id="{i}">{s.replace("&", "&amp;")}</seg>\n' for i, s in enumerate(sentences, 1))
+    return f'<{kind} setid="x" srclang="any">\n<doc docid="1">\n<p>\n{inside}</p>\n</doc>\n</{kind}>\n'
+
+
+def french(begin: str, count: int) -> list[str]:
+    return [f"Le {begin} & {i} pommes." for i in range(count)]
+
+
+def english(begin: str, count: int) -> list[str]:
+    return [f"The {begin} & {i} apples." for i in range(count)]
+
+
+def wmt15(begin: str, count: int) -> dict[str, str]:
+    """Two files of sentences."""
+    return {
+        f"newsdiscuss{begin}2015-fren-src.fr.sgm": sgm(french(begin, count), "srcset"),
+        f"newsdiscuss{begin}2015-fren-ref.en.sgm": sgm(english(begin, count), "refset"),
+    }
+
+
+def wmt15_rows(begin: str, count: int) -> list[dict]:
+    pairs = zip(french(begin, count), english(begin, count), strict=True)
+    return [{"translation": {"fr": one, "en": other}} for one, other in pairs]
+
+
+def cnn_dm(count: int = 10) -> list[dict]:
+    return [{"article": f"News {i}.\n\nMore.", "highlights": f"Line {i}.\nEnd.", "id": f"{i}"} for i in range(count)]
+
+
+def tldr(count: int = 10) -> list[dict]:
+    return [
+        {"id": f"{i}", "subreddit": "r", "title": "T", "post": f"I ate {i}.", "summary": f"{i}."} for i in range(count)
+    ]

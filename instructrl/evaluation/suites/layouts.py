@@ -132,3 +132,12 @@ def _of_kind(row: Mapping[str, Any], key: str, place: str, kind: type, name: str
         found = "nothing" if key not in row else repr(value)[:60]
         raise LayoutError(f"{place}: {key}: found {found}, accepted is {name}")
     return value
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a text file, without a last empty one. Raises LayoutError where there are none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # str.splitlines also splits inside of sentences
+    except UnicodeDecodeError:
+        raise LayoutError(f"{path}: found bytes that are not UTF-8, accepted is a text file") from None
+    return _some(lines[:-1] if lines[-1] == "" else lines, path)

@@ -9,9 +9,14 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
 
-from instructrl.evaluation.statistics import PairRate, pair_rate, proportion
-from instructrl.evaluation.suites.protocol import Item, Measure
+import numpy as np
+from numpy.typing import NDArray
+
+from instructrl.evaluation.statistics import PairRate, bootstrap_interval, mean_interval, pair_rate, proportion
+from instructrl.evaluation.suites.protocol import Item, Measure, Written
 from instructrl.rollout.options import Likelihoods
 
 QUAC_MIN_F1 = 0.4  # of people, below which its official script leaves a question out
@@ -123,10 +128,18 @@ def mean_points(metric: str, items: Sequence[Item], values: Sequence[float], *, 
 def accuracy(items: Sequence[Item], answers: Sequence[Likelihoods]) -> list[Measure]:
     """How often the option of the highest log-probability per token is right (paper, appendix D: its "lowest" has to
     mean the lowest negative one). The first of equal options is the answer."""
-    chosen = [row.means.index(max(row.means)) for row in answers]
-    right = sum(place in item.right for place, item in zip(chosen, items, strict=True))
-    rate = proportion(right, len(items))
-    return [Measure(metric="accuracy", value=rate.rate, low=rate.low, high=rate.high, num_items=len(items))]
+    pairs = zip(items, answers, strict=True)
+    return [share("accuracy", items, [row.means.index(max(row.means)) in item.right for item, row in pairs])]
+
+
+def share(metric: str, items: Sequence[Item], right: Sequence[bool]) -> Measure:
+    """How many of the items are right, with Wilson's interval, or that over clusters where items share one."""
+    named = [item.cluster for item in items if item.cluster]
+    if len(set(named)) < len(named):
+        found = clustered(items, [float(value) for value in right])
+    else:
+        found = proportion(sum(right), len(items))
+    return Measure(metric=metric, value=found.rate, low=found.low, high=found.high, num_items=len(items))
 
 
 def clustered(items: Sequence[Item], values: Sequence[float]) -> PairRate:
@@ -141,3 +154,52 @@ def clustered(items: Sequence[Item], values: Sequence[float]) -> PairRate:
     if found is None:
         raise ValueError("values: found none, accepted is at least one")
     return found
+
+
+# ---- translations and summaries
+
+
+def bleu(items: Sequence[Item], answers: Sequence[Written]) -> list[Measure]:
+    """Corpus BLEU of sacrebleu, 0 to 100 (Papineni et al. 2002; Post 2018): its tokens 13a, case counts.
+
+    `min(1, exp(1 - r / c)) * exp(mean over n = 1..4 of log(common n-grams / n-grams))` of the c tokens that were
+    written and the r of the references; a length without common n-grams is smoothed. The interval resamples sentences,
+    of which it adds the counts.
+    """
+    of = library("sacrebleu").BLEU
+    texts, references = [answer.text.strip() for answer in answers], [item.references[0] for item in items]
+    # That a sentence may have fewer than four tokens is no news here: its counts are taken, not its score.
+    sentences = of(effective_order=True)
+    parts = [sentences.sentence_score(text, [wanted]) for text, wanted in zip(texts, references, strict=True)]
+    rows = [(*part.counts, *part.totals, part.sys_len, part.ref_len) for part in parts]
+
+    def scores(*sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        drawn = (list(map(int, row)) for row in zip(*sums, strict=True))
+        return np.array([of.compute_bleu(row[:4], row[4:8], *row[8:], smooth_method="exp").score for row in drawn])
+
+    low, high = bootstrap_interval(scores, list(np.array(rows, dtype=np.float64).T))
+    value = of().corpus_score(texts, [references]).score
+    value, low, high = (min(score, 100.0) for score in (value, low, high))  # rounding leaves a whole 100 above it
+    return [Measure(metric="BLEU", unit="points", value=value, low=low, high=high, num_items=len(items))]
+
+
+def rouge_l(items: Sequence[Item], answers: Sequence[Written]) -> list[Measure]:
+    """The mean F of ROUGE-L of rouge-score (Lin 2004), 0 to 1: `2 * l / (tokens of one + tokens of the other)`, where l
+    is the length of the longest common subsequence of all tokens, each reduced to its stem by Porter's rules.
+
+    Papers on summaries reduce to stems (option -m of ROUGE-1.5.5); without it, numbers are a little lower.
+    """
+    scorer = library("rouge_score", "rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
+    pairs = zip(items, answers, strict=True)
+    found = mean_interval([scorer.score(item.references[0], answer.text)["rougeL"].fmeasure for item, answer in pairs])
+    return [Measure(metric="ROUGE-L", value=found.mean, low=found.low, high=found.high, num_items=len(items))]
+
+
+def library(name: str, module: str = "") -> Any:
+    """A library that not everybody has. Raises ValueError where it is missing."""
+    try:
+        return import_module(f"{name}.{module}" if module else name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ValueError(f"suites: found no {name}, accepted is with it: pip install instructrl[suites]") from None

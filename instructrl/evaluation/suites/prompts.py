@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from instructrl.evaluation.suites import metrics
 from instructrl.evaluation.suites.layouts import LayoutError
 from instructrl.evaluation.suites.protocol import Item, Measures, Suite, Task
 from instructrl.evaluation.suites.settings import SuiteConfig
@@ -34,13 +35,14 @@ Readers = Mapping[str, Callable[[Path], list[Question]]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
     """How a set is asked. instruction: that opens each prompt, with the line breaks that follow it. shots: of a prompt
-    with examples; 0 where the paper gives none."""
+    with examples; 0 where the paper gives none. library: that its measures need, "" for none."""
 
     suite: str
     instruction: str
     shots: int
     measures: Measures
     max_tokens: int = 64
+    library: str = ""
 
     def as_suite(
         self, title: str, what: str, evaluated: Readers, trained: Readers, others: Sequence[str] = ()
@@ -53,6 +55,8 @@ class Form:
 
     def tasks(self, evaluated: Readers, trained: Readers, files: Mapping[str, Path], config: SuiteConfig) -> list[Task]:
         """One for each number of examples that is asked for; the examples are the same for all items of a task."""
+        if self.library:  # before hours are spent on answers
+            metrics.library(self.library)
         questions = _read_first(evaluated, files, self.suite)
         texts = {question.text for question in questions}
         made = []
