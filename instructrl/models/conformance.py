@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
 
 from instructrl.models.agreement import ACCEPTED, UnsuitableError, agree
-from instructrl.models.decoding import STEPS
+from instructrl.models.decoding import STEPS, CachedAfterAnyPrefix, States
 from instructrl.models.folders import silent, with_named_base, write_network
 from instructrl.models.paths import BATCHES, OF_A_NETWORK, SEPARATE, SHARED, Paths, shared_prompt_states
 from instructrl.models.projection import logits_of_projection
@@ -33,6 +33,8 @@ from instructrl.types import SharedPrompts
 
 # Tokens of the longest sequence: the limits of shrunken networks are about 8, their positions as many as are tried.
 _LENGTH, _POSITIONS = 20, 64
+# Rows of which a prompt decides what they do: each way of them.
+_WAYS = {"cached, prefix once": (STEPS["cached"], CachedAfterAnyPrefix)}
 # Fields that change no path, and differ from model to model.
 _LABELS = ("architectures", "id2label", "label2id", "instructrl_score_bias")
 
@@ -139,7 +141,9 @@ def _examine(small: PretrainedConfig, kind: type[PreTrainedModel], dtype: torch.
     batch = _first(BATCHES, lambda row: _batch_agrees(network, truth, row))
     if batch is None:
         raise UnsuitableError(f"{name}, whose states depend on other sequences and padding; {ACCEPTED}")
-    steps = _first(STEPS, lambda row: _steps_agree(network, truth, batch, row))
+    steps = _first(
+        STEPS, lambda row: all(_steps_agree(network, truth, batch, way) for way in _WAYS.get(row, (STEPS[row],)))
+    )
     if steps is None:
         raise UnsuitableError(f"{name}, whose states cannot be had token by token; {ACCEPTED}")
     rows, truth_of_rows = _shared_prompts(network)
@@ -240,14 +244,16 @@ def _shared_prompts_agree(network: PreTrainedModel, rows: SharedPrompts, truth: 
     return agree(shared_prompt_states(network, rows, row)[rows.segments > 0], truth)
 
 
-def _steps_agree(network: PreTrainedModel, truth: Tensor, batch: str, row: str) -> bool:
+def _steps_agree(
+    network: PreTrainedModel, truth: Tensor, batch: str, row: Callable[[PreTrainedModel, str, Tensor, Tensor], States]
+) -> bool:
     """Prompts of 6, 2 and 3 tokens, read at once and then token by token; a row leaves in between."""
     tokens = tokens_of(network)
     starts = [6, 2, 3]
     mask = torch.arange(6)[None, :] >= 6 - torch.tensor(starts)[:, None]
     prompt = torch.zeros(mask.shape, dtype=torch.int64)
     prompt[mask] = torch.cat([tokens[:start] for start in starts])
-    states = STEPS[row](network, batch, prompt, mask)
+    states = row(network, batch, prompt, mask)
     left = torch.tensor(starts)
     found = states.start()
     for step in range(_LENGTH - 6):

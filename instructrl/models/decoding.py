@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # a policy asks for its paths, of which STEPS is one
 # Tokens for which a cache makes room at once, and elements to which a row of logits is padded: what lies aligned is
 # multiplied faster.
 _ROOM, _ROW_ALIGNMENT = 64, 64
+# Tokens that prompts have to have in common for these to be read by themselves: it is a pass more.
+_SHORTEST_PREFIX = 32
 
 
 class Decoder:
@@ -111,6 +113,40 @@ class _CachedStates:
         return output.last_hidden_state[:, -1]
 
 
+class _CachedAfterPrefix(_CachedStates):
+    """Where all prompts begin with the same tokens, these are read once: examples before questions, or what a chat
+    template puts before everything. Padding then stands between them and the rest of a prompt."""
+
+    shortest = _SHORTEST_PREFIX
+
+    def start(self) -> Tensor:
+        length = self._length_of_prefix()
+        if length < self.shortest or len(self._prompt) == 1:
+            return super().start()
+        lengths, width = self._mask.sum(dim=1), self._mask.shape[1]
+        rest = int(lengths.max()) - length
+        first = width - lengths[:1] + torch.arange(length, device=lengths.device)
+        every, behind = self._mask, torch.arange(rest, device=lengths.device) >= rest - (lengths - length)[:, None]
+        self._mask = every[:1, :1].new_ones(1, length)
+        self._forward(self._prompt[:1, first], torch.arange(length, device=lengths.device)[None])
+        self._cache.batch_repeat_interleave(len(self._prompt))
+        self._mask = torch.cat([every.new_ones(len(every), length), behind.long()], dim=1)
+        return self._forward(self._prompt[:, width - rest :], position_ids(self._mask.bool())[:, length:])
+
+    def _length_of_prefix(self) -> int:
+        """Tokens with which all prompts begin; each has one more at least, whose state is asked for."""
+        lengths = self._mask.sum(dim=1)
+        columns = self._mask.shape[1] - lengths[:, None] + torch.arange(int(lengths.min()) - 1, device=lengths.device)
+        tokens = self._prompt.gather(1, columns)
+        return int((tokens == tokens[:1]).all(dim=0).long().cumprod(0).sum())
+
+
+class CachedAfterAnyPrefix(_CachedAfterPrefix):
+    """However few they are: for the examination of a network."""
+
+    shortest = 1
+
+
 class _CachedStatesWithoutPositions(_CachedStates):
     """For networks that make positions of the mask, and take none."""
 
@@ -169,6 +205,7 @@ class _RecomputedStates:
 
 # (network, row of `BATCHES`, prompt [B, P] int64 padded on the left, its mask [B, P] bool) -> states. The faster first.
 STEPS: Mapping[str, Callable[[PreTrainedModel, str, Tensor, Tensor], States]] = {
+    "cached, prefix once": _CachedAfterPrefix,
     "cached": _CachedStates,
     "cached, no positions": _CachedStatesWithoutPositions,
     "cached by length": _CachedByLength,
@@ -195,6 +232,13 @@ class _RoomyLayer(DynamicLayer):
         for store, states in zip(self._stores, new, strict=True):
             store[: len(states), :, start : self._length] = states
         return self._views(len(key_states))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._stores = tuple(
+            _with_room(x[:, :, : self._length].repeat_interleave(repeats, dim=0), self._length + _ROOM)
+            for x in self._stores
+        )
+        self._views(len(self._stores[0]))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]

@@ -121,7 +121,7 @@ def _fewer(name: str, suite: Suite, tasks: Sequence[Task], config: SuiteConfig) 
 def check_fits(examinee: Examinee, suites: Sequence[ReadSuite]) -> None:
     """Raise ValueError where a suite has no item that the model can be asked."""
     for suite in suites:
-        if not any(_fitting(examinee, task) for task in suite.tasks):
+        if not any(_fitting(examinee, task)[0] for task in suite.tasks):
             raise ValueError(
                 f"{suite.name}: found no item whose prompt and answer fit into the {examinee.room} positions of "
                 f"{examinee.name}, accepted is a model with more"
@@ -138,10 +138,11 @@ def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, fo
         for suite in suites:
             rows, notes = [], []
             for place, task in enumerate(suite.tasks):
-                places = _fitting(examinee, task)
-                if len(places) < len(task.items):
-                    notes.append(_left_out(examinee, task, len(places)))
-                    log.warn(notes[-1])
+                places, alike = _fitting(examinee, task)
+                found = _remarks(examinee, task, len(places), alike)
+                for note in found:
+                    log.warn(note)
+                notes += found
                 if places:
                     fitting = task.at(places)
                     given = (known, fitting.items, task.max_tokens, task.stop)
@@ -166,11 +167,16 @@ def suite_results(suites: Sequence[ReadSuite], answered: Sequence[Sequence[Mappi
     return made
 
 
-def _left_out(examinee: Examinee, task: Task, fitting: int) -> str:
-    return (
-        f"{examinee.name}: {len(task.items) - fitting:,} of {len(task.items):,} items of {task.name} are left out, "
-        f"they do not fit into its {examinee.room:,} positions"
-    )
+def _remarks(examinee: Examinee, task: Task, num_fitting: int, num_alike: int) -> list[str]:
+    total, found = f"of {len(task.items):,} items of {task.name}", []
+    if num_fitting < len(task.items):
+        found.append(
+            f"{examinee.name}: {len(task.items) - num_fitting:,} {total} are left out, they do not fit into its "
+            f"{examinee.room:,} positions"
+        )
+    if num_alike:
+        found.append(f"{examinee.name}: options of {num_alike:,} {total} are the same tokens to its tokenizer")
+    return found
 
 
 def _rows(examinee: Examinee, task: Task, fitting: Task, answers: Sequence[Answer]) -> list[dict[str, Any]]:
@@ -191,16 +197,17 @@ def _form(examinee: Examinee, item: Item) -> Item:
     return replace(item, context=said, options=tuple(option.strip() for option in item.options))
 
 
-def _fitting(examinee: Examinee, task: Task) -> list[int]:
-    """Places of the items that can be asked whole."""
-    encoder, places = examinee.encoder, []
+def _fitting(examinee: Examinee, task: Task) -> tuple[list[int], int]:
+    """Places of the items that can be asked whole; of how many of these two options are the same to the tokenizer."""
+    encoder, places, num_alike = examinee.encoder, [], 0
     for place, item in enumerate(task.items):
         asked = _form(examinee, item)
         answers = [encoder.response(text, prompt=asked.context, finished=False) for text in asked.options]
         needed = max(map(len, answers), default=task.max_tokens)
         if len(encoder.prompt(asked.context)) + needed <= examinee.room:
             places.append(place)
-    return places
+            num_alike += len(set(map(tuple, answers))) < len(set(asked.options))
+    return places, num_alike
 
 
 def _answers(

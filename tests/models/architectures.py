@@ -137,9 +137,10 @@ checked when you load a model is its own.
   for each completion.
 - *batches*: how rows of different lengths are put into one batch. `padded on the right` is for networks that take the
   position of a token from its column.
-- *sampling*: `cached`, from a cache; `cached by length`, from one cache for each length of prompt; `read anew`, without
-  a cache, because the cache of these networks loses something: every step reads all tokens again, which is right but
-  slow.
+- *sampling*: `cached`, from a cache; `cached, prefix once`, the same, and 32 tokens or more with which all prompts of a
+  batch begin (examples, a template's first words) are read once; `cached by length`, from one cache for each length of
+  prompt; `read anew`, without a cache, because the cache of these networks loses something: every step reads all tokens
+  again, which is right but slow.
 - *scalar head*: whether the family can be a reward model and a value function. Where transformers has no class for it,
   `instructrl.models.scalar_heads` makes one from transformers' generic head.
 - *logits*: a scale or a soft cap (a `tanh`) that the model applies to the projection of its hidden states. It is found

@@ -284,7 +284,7 @@ def examined(config):
 def test_a_path_that_differs_is_not_taken(monkeypatch):
     config = LlamaConfig(**SIZES)
     usual = examined(config)
-    assert (usual.batch, usual.steps, usual.shared) == ("padded", "cached", "one mask")
+    assert (usual.batch, usual.steps, usual.shared) == ("padded", "cached, prefix once", "one mask")
     truth = dict(BATCHES)["padded"]
     # Positions from the columns: right without padding, and only there.
     monkeypatch.setitem(

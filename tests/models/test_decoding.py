@@ -56,3 +56,43 @@ def test_dropped_rows_leave_the_others_where_they_can_stay():
         decoder = Decoder(policy, torch.zeros(6, 2, dtype=torch.int64), torch.ones(6, 2, dtype=torch.bool))
         order = decoder.drop(torch.tensor([False, True, False, True, False, False]))
     assert order.tolist() == [0, 4, 2, 5]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_tokens_that_all_prompts_begin_with_are_read_once(name):
+    torch.manual_seed(0)
+    policy = Policy(NETWORKS[name]().double().eval())
+    common = torch.randint(0, 50, (40,)).tolist()
+    texts = [[*common, *torch.randint(0, 50, (length,)).tolist()] for length in (7, 1, 3)]
+    width = max(map(len, texts))
+    prompt = torch.tensor([[0] * (width - len(text)) + text for text in texts])
+    mask = torch.tensor([[False] * (width - len(text)) + [True] * len(text) for text in texts])
+    read = []
+    with policy.lm.base_model.register_forward_pre_hook(
+        lambda module, args, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    ):
+        decoder = Decoder(policy, prompt, mask)
+    assert read == ([3 * width] if name == "sliding" else [40, 3 * 7])  # a window counts padding between two tokens
+    for step in range(70):
+        expected = torch.stack([policy.lm(torch.tensor([text])).logits[0, -1] for text in texts])
+        torch.testing.assert_close(decoder.projection(), expected, rtol=1e-9, atol=1e-9)
+        if step == 20:
+            texts = [texts[place] for place in decoder.drop(torch.tensor([False, True, False])).tolist()]
+        tokens = torch.randint(0, 50, (len(texts),))
+        decoder.append(tokens)
+        for text, token in zip(texts, tokens.tolist(), strict=True):
+            text.append(token)
+
+
+@torch.no_grad()
+def test_the_same_prompts_keep_a_token_of_their_own():
+    """Of which the state is asked for; and a single prompt has nothing in common."""
+    torch.manual_seed(0)
+    policy = Policy(NETWORKS["llama"]().double().eval())
+    text = torch.randint(0, 50, (41,))
+    expected = policy.lm(text[None]).logits[0, -1]
+    for rows in (1, 3):
+        prompt = text.repeat(rows, 1)
+        found = Decoder(policy, prompt, torch.ones_like(prompt, dtype=torch.bool)).projection()
+        torch.testing.assert_close(found, expected.repeat(rows, 1), rtol=1e-9, atol=1e-9)
