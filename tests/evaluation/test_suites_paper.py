@@ -41,7 +41,7 @@ def test_rows_are_those_of_the_paper(suite, prompt, shots, metric):
 
 
 def test_how_many_rows_there_are():
-    """3 wordings of three sets, and of TruthfulQA with two metrics; 8 sets with and without examples; 2 of summaries."""
+    """3 wordings of three sets, and of TruthfulQA with two metrics; 8 sets with and without examples; 2 summaries."""
     assert sum(map(len, PAPER.values())) == 3 * 3 + 3 * 2 + 8 * 2 + 2
     assert {key for key in PAPER if key[2]} == {(suite, "", shots) for suite, shots in SHOTS.items()}
     assert {suite for suite, *_ in PAPER} == set(NUM_ITEMS)
