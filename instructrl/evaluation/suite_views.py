@@ -36,10 +36,10 @@ def _lines(entry: Record, *, grouped: bool) -> dict[tuple, dict[str, Record]]:
     return found
 
 
-def _named(asked: tuple) -> str:
+def _named(asked: tuple, *, with_unit: bool = True) -> str:
     prompt, shots, metric, unit, group = asked
     how = ", ".join(str(part) for part in (prompt, f"{shots}-shot" if shots else "", group) if part)
-    what = str(metric) if unit == "share" else f"{metric}, {unit}"
+    what = f"{metric}, {unit}" if with_unit and unit != "share" else str(metric)
     return f"{how}: {what}" if how else label(what)
 
 
@@ -98,7 +98,7 @@ def suite_plot(entry: Record, colour: Mapping[str, int]) -> Plot | None:
             if (value := _estimate(row))
         )
         if estimates and asked[3] == next(iter(units)):
-            groups.append(plots.Group(label=_named(asked), estimates=estimates))
+            groups.append(plots.Group(label=_named(asked, with_unit=False), estimates=estimates))
     if not groups:
         return None
     title = f"{entry.get('title')}: {entry.get('what')}"

@@ -44,6 +44,8 @@ def test_means_and_shares_are_over_the_pairs_that_they_are_of():
     assert found["entropy", ""].value == pytest.approx((bits + 1) / 2)
     assert found["entropy", "age"].value == pytest.approx(bits)
     assert (found["entropy", "religion"].value, found["entropy", "religion"].num_items) == (1.0, 2)
+    assert found["entropy", "age"].low == pytest.approx(bits)  # both pairs are the same
+    assert (found["entropy", ""].high, found["entropy", "religion"].high) == (1.0, 1.0)  # where a mean can be
     preferred = found["stereotype preferred", ""]
     assert (preferred.value, preferred.num_items) == (0.5, 2)  # of two ties nothing is said
     assert {row.unit for row in entropies(items, answers)} == {"bits", "share"}

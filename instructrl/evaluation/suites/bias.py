@@ -51,8 +51,8 @@ def entropies(items: Sequence[Item], answers: Sequence[Likelihoods]) -> list[Mea
                 metric="entropy",
                 unit="bits",
                 value=bits.mean,
-                low=bits.low,
-                high=bits.high,
+                low=None if bits.low is None else max(bits.low, 0.0),
+                high=None if bits.high is None else min(bits.high, 1.0),
                 num_items=len(chosen),
                 group=group,
             )
