@@ -15,6 +15,7 @@ from instructrl.evaluation import plots
 from instructrl.evaluation.figures import Plot
 from instructrl.evaluation.formatting import DASH, Estimate, count, decimal, decimal_range, finite, label
 from instructrl.evaluation.style import MODEL_COLOURS, MUTED
+from instructrl.evaluation.suites.paper import MODELS, NOTES, PAPER, SIZES
 from instructrl.evaluation.table import Cell, TableView
 
 Record = Mapping[str, Any]
@@ -71,19 +72,40 @@ def suite_tables(entry: Record) -> list[TableView]:
     ]
 
 
-def _table(entry: Record, title: str, grouped: bool) -> TableView:
-    models = models_of(entry)
-    lines = _lines(entry, grouped=grouped)
-    headings = (("", ""), *((model, "") for model in models), ("Items", ""))
+def _table(entry: Record, title: str, grouped: bool, *, with_paper: bool = True) -> TableView:
+    models, lines = models_of(entry), _lines(entry, grouped=grouped)
+    paper = {asked: _in_paper(entry, asked) for asked in lines} if with_paper and not grouped else {}
+    beside = MODELS if any(paper.values()) else ()
+    headings = (
+        ("", ""),
+        *((model, "") for model in models),
+        ("Items", ""),
+        *((f"Paper: {model}", f"{SIZES[0]} ({', '.join(SIZES[1:])})") for model in beside),
+    )
     rows = tuple(
         (
             Cell(main=_named(asked)),
             *(_cell(found.get(model), asked[3]) for model in models),
             Cell(main=_num_items([*found.values()])),
+            *(_paper_cell(paper[asked].get(model), asked[3]) for model in beside),
         )
         for asked, found in lines.items()
     )
     return TableView(title=title, headings=headings, rows=rows)
+
+
+def _in_paper(entry: Record, asked: tuple) -> Mapping[str, Mapping[str, float]]:
+    """model -> size -> what the paper has; empty where it has nothing."""
+    prompt, shots, metric, *_ = asked
+    name = str(metric).partition(" (")[0]  # behind it stands whose measure it is
+    return PAPER.get((str(entry.get("suite")), prompt, shots), {}).get(name, {})
+
+
+def _paper_cell(sizes: Mapping[str, float] | None, unit: str) -> Cell:
+    if not sizes:
+        return Cell(main=DASH)
+    first, *others = (decimal(sizes[size], _DIGITS.get(unit, 3)) for size in SIZES)
+    return Cell(main=first, detail=f"({', '.join(others)})")
 
 
 def suite_plot(entry: Record, colour: Mapping[str, int]) -> Plot | None:
@@ -108,6 +130,9 @@ def suite_plot(entry: Record, colour: Mapping[str, int]) -> Plot | None:
 
 def _caption(entry: Record) -> str:
     notes = [str(note) for note in entry.get("notes") or []]
+    if any(_in_paper(entry, asked) for asked in _lines(entry, grouped=False)):
+        notes.append("The paper's models are of another scale, and were asked by another program")
+        notes += [NOTES[name]] if (name := str(entry.get("suite"))) in NOTES else []
     return " ".join(
         f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in (str(entry.get("what", "")), *notes) if text
     )
@@ -117,7 +142,7 @@ def terminal_tables(results: Record) -> list[Table]:
     """A table for each suite, groups left out. Text is shown as is, never as markup."""
     tables = []
     for entry in results.get("suites") or []:
-        view = _table(entry, str(entry.get("title")), False)
+        view = _table(entry, str(entry.get("title")), False, with_paper=False)
         table = Table(title=Text(view.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for heading, _ in view.headings:
             table.add_column(Text(heading), justify="right" if heading else "left")

@@ -13,6 +13,7 @@ from typing import Any
 from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
 from instructrl.evaluation.contenders import PORTION
+from instructrl.evaluation.formatting import listing
 from instructrl.evaluation.suites.protocol import Answer, Item, Suite, Task, Written
 from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.evaluation.suites.table import SUITES
@@ -136,17 +137,15 @@ def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, fo
     total = sum(len(suite.tasks) for suite in suites)
     with log.phase(f"suites: {examinee.name}", total, "answers") as bar:
         for suite in suites:
-            rows, notes = [], []
-            for place, task in enumerate(suite.tasks):
-                places, alike = _fitting(examinee, task)
-                found = _remarks(examinee, task, len(places), alike)
-                for note in found:
-                    log.warn(note)
-                notes += found
+            fits = [_fitting(examinee, task) for task in suite.tasks]
+            rows, notes = [], _remarks(examinee, suite, fits)
+            for note in notes:
+                log.warn(note)
+            for number, (task, (places, _)) in enumerate(zip(suite.tasks, fits, strict=True)):
                 if places:
                     fitting = task.at(places)
                     given = (known, fitting.items, task.max_tokens, task.stop)
-                    portions = Portions(folder, log, f"{examinee.number:02d}-{suite.name}-{place}", *given)
+                    portions = Portions(folder, log, f"{examinee.number:02d}-{suite.name}-{number}", *given)
                     answers = _answers(examinee, fitting, config, portions, bar.advance)
                     rows += _rows(examinee, task, fitting, answers)
                 bar.advance(note=task.name)
@@ -167,16 +166,21 @@ def suite_results(suites: Sequence[ReadSuite], answered: Sequence[Sequence[Mappi
     return made
 
 
-def _remarks(examinee: Examinee, task: Task, num_fitting: int, num_alike: int) -> list[str]:
-    total, found = f"of {len(task.items):,} items of {task.name}", []
-    if num_fitting < len(task.items):
-        found.append(
-            f"{examinee.name}: {len(task.items) - num_fitting:,} {total} are left out, they do not fit into its "
-            f"{examinee.room:,} positions"
-        )
-    if num_alike:
-        found.append(f"{examinee.name}: options of {num_alike:,} {total} are the same tokens to its tokenizer")
-    return found
+def _remarks(examinee: Examinee, suite: ReadSuite, fits: Sequence[tuple[list[int], int]]) -> list[str]:
+    """What a person should know of how a suite meets a model: each thing once, with the tasks that it is true of."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for task, (places, num_alike) in zip(suite.tasks, fits, strict=True):
+        total, num_left_out = f"of {len(task.items):,} items", len(task.items) - len(places)
+        if num_left_out:
+            why = f"are left out, they do not fit into its {examinee.room:,} positions"
+            found.setdefault((f"{num_left_out:,} {total}", why), []).append(task.name)
+        if num_alike:
+            why = "are the same tokens to its tokenizer"
+            found.setdefault((f"options of {num_alike:,} {total}", why), []).append(task.name)
+    return [
+        f"{examinee.name}: {what} of {suite.name if len(names) == len(suite.tasks) else listing(names)} {why}"
+        for (what, why), names in found.items()
+    ]
 
 
 def _rows(examinee: Examinee, task: Task, fitting: Task, answers: Sequence[Answer]) -> list[dict[str, Any]]:

@@ -48,6 +48,23 @@ def _model(index: int, name: str, rng: np.random.Generator) -> dict:
     }
 
 
+def _suites() -> list[dict]:
+    """A set that the paper has and one that it has not, with groups and what is left out."""
+    rows = []
+    for model, shift in (("GPT", 0.0), ("PPO", 0.2)):
+        about = {"model": model, "shots": 0, "unit": "share", "num_left_out": 3}
+        for prompt in ("QA", "instruction"):
+            for group, num_items in (("", 814), ("not adversarial", 380)):
+                value = {"value": 0.3 + shift, "low": 0.27 + shift, "high": 0.33 + shift, "num_items": num_items}
+                rows.append({**about, "prompt": prompt, "metric": "true (own judge)", "group": group, **value})
+    nothing = {"model": HOSTILE, "prompt": HOSTILE, "shots": 2, "metric": HOSTILE, "group": "", "unit": "points",
+               "value": None, "low": None, "high": None, "num_items": 0, "num_left_out": 9}  # fmt: skip
+    return [
+        {"suite": "truthfulqa", "title": "TruthfulQA", "what": "true answers", "notes": [HOSTILE], "rows": rows},
+        {"suite": HOSTILE, "title": HOSTILE, "what": HOSTILE, "notes": [], "rows": [nothing]},
+    ]
+
+
 def _pairings() -> dict:
     rates = [
         [None if i == j else _interval(0.5 + 0.07 * (i - j), 0.03, num_pairs=1000) for j in range(5)] for i in range(5)
@@ -145,6 +162,7 @@ def make_results() -> dict:
             "overlap": [{"what": "word for word in the corpus", "count": 41, "total": 1000}]},
         "config": {"seed": 0, "model": {"width": 128, "layers": 2}, "ppo": {"kl_coef": 0.02, "betas": [0.9, 0.95],
                    "missing_eos_score": None, "batch_size": 256}},
+        "suites": _suites(),
         "versions": {"instructrl": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.7"},
     }  # fmt: skip
 

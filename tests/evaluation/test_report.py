@@ -20,7 +20,7 @@ TEXT_TAGS = {"h1", "h2", "h3", "h4", "p", "ul", "li", "a", "i", "small", "span",
 TABLE_TAGS = {"table", "thead", "tbody", "tr", "th", "td", "details", "summary", "figure", "figcaption"}
 ALLOWED_TAGS = DOCUMENT_TAGS | TEXT_TAGS | TABLE_TAGS | {"svg", "g", "path", "use", "defs", "clippath", "rect", "text"}
 SECTION_IDS = [
-    *("models", "pairings", "quality", "samples", "reward-model", "optimisation"),
+    *("models", "pairings", "quality", "samples", "suites", "reward-model", "optimisation"),
     *("tax", "training", "policies", "data", "run"),
 ]
 
@@ -98,8 +98,8 @@ def test_hostile_text_is_shown_as_text(page):
     answers = sum(
         response["text"] == HOSTILE for s in make_results()["samples"] for response in s["responses"].values()
     )
-    # One more in a prompt.
-    assert page.text.count(HOSTILE) == answers + 1
+    # One more in a prompt; of public sets a note, and the title, model, prompt and metric of another.
+    assert page.text.count(HOSTILE) == answers + 1 + 5
 
 
 def poison(value):
@@ -152,6 +152,13 @@ def test_everything_that_is_there_is_shown(page):
         assert expected in page.text
     for name in MODELS:
         assert name in page.text
+
+
+def test_public_sets_stand_beside_the_paper(page):
+    for expected in ("QA: true (own judge)", "0.500", "0.470–0.530", "QA, not adversarial: true (own judge)", "814"):
+        assert expected in page.text
+    for expected in ("Paper: PPO-ptx", "1.3B (6B, 175B)", "0.297", "(0.476, 0.712)", "of another scale"):
+        assert expected in page.text
 
 
 def test_every_plot_says_what_it_shows(page):
