@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from instructrl import distributed, durable
+from instructrl.commands import lm_eval
 from instructrl.commands.settings import EvalCommand
 from instructrl.commands.tracked import tracked
 from instructrl.commands.win_rates import answered, compared, read_comparing
@@ -32,20 +33,23 @@ def main(config: EvalCommand) -> int:
     hide_loading_bars()
     check_folder(Path(config.out), config, fresh=config.fresh)
     suites, recipe = read_suites(config.suites, config.suite), Recipe(limits=config.limits)
+    opened = lm_eval.open_asked(config)
     comparing = None if config.baseline is None else read_comparing(config, recipe)
     same = None if comparing is None else comparing.reader.encoder
-    _check(config, same, suites)
+    _check(config, same, suites, opened)
     reader = Reader(_encoder(config.paths[0], config), config.long_prompts) if comparing is None else comparing.reader
     work = open_workspace(reader, recipe, config)
     with tracked(config.track, work.log, work.folder, config) as tracker:
-        performances, asked = [], []
+        performances, asked, harnessed = [], [], []
         for number, (name, policy, encoder) in enumerate(_models(config, same)):
             spread_for_use(policy, config.weights)
             if comparing is not None:
                 performances.append(answered(work, number, name, policy, comparing))
+            examinee = Examinee.of(name, number, policy, encoder)
             if suites:
-                examinee = Examinee.of(name, number, policy, encoder)
                 asked.append(ask(examinee, suites, config.suite, work.folder, work.log))
+            if opened:
+                harnessed.append(lm_eval.ask_tasks(work, examinee, opened, config))
         run = {"name": "eval", "seed": config.seed, "description": "models on public test sets"}
         names = [
             {"name": name, "path": path} for name, path in zip(short_names(config.paths), config.paths, strict=True)
@@ -54,7 +58,8 @@ def main(config: EvalCommand) -> int:
         found |= {} if comparing is None else compared(config, comparing.prompts, performances)
         told = {"run": {**run, **found["run"]}, "models": found["models"], **found["pairings"]}
         told["config"] = asdict(config)
-        given = {"suites": suite_results(suites, asked)} if suites else {}
+        public = suite_results(suites, asked) + lm_eval.lm_eval_results(harnessed)
+        given = {"suites": public} if public else {}
         results = {**masked_values(told), **given, "samples": found["samples"], "versions": versions()}
         if distributed.is_main():
             durable.write_text(work.folder / "results.json", json.dumps(results, indent=1) + "\n")
@@ -65,11 +70,15 @@ def main(config: EvalCommand) -> int:
     return 0
 
 
-def _check(config: EvalCommand, same: Encoder | None, suites: Sequence[ReadSuite]) -> None:
+def _check(
+    config: EvalCommand, same: Encoder | None, suites: Sequence[ReadSuite], opened: "Sequence[lm_eval.Asked]"
+) -> None:
     """Raise ValueError for a model that cannot be loaded or asked, before any is asked."""
-    if same is None or suites:
+    if same is None or suites or opened:
         for number, (name, policy, encoder) in enumerate(_models(config, same)):
-            check_fits(Examinee.of(name, number, policy, encoder), suites)
+            examinee = Examinee.of(name, number, policy, encoder)
+            check_fits(examinee, suites)
+            lm_eval.check_drawing(examinee, opened)
 
 
 def _models(config: EvalCommand, same: Encoder | None) -> Iterator[tuple[str, Policy, Encoder]]:

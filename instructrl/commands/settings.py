@@ -155,6 +155,12 @@ class EvalCommand:
     suites: tuple[str, ...] = ()
     # of the public test sets
     suite: SuiteConfig = SuiteConfig()
+    # tasks, groups or tags of lm-evaluation-harness (docs/lm_eval.md)
+    lm_eval: tuple[str, ...] = ()
+    # a folder with more of them: YAML files, whose functions are run
+    lm_eval_tasks: str | None = None
+    # the first items of each task alone
+    lm_eval_limit: int | None = None
     # folder for results.json, which holds the responses too; `instructrl report` makes a page of it
     out: str
     # start over if `out` holds an earlier run
@@ -186,10 +192,11 @@ class EvalCommand:
             raise ValueError(f"models: found {list(self.models)}, accepted is at least one model, each different")
         options = {name: getattr(self, name) is not None for name in ("baseline", "reward_model", "data")}
         missing = [f"--{name.replace('_', '-')}" for name, given in options.items() if not given]
-        if missing and (any(options.values()) or not self.suites):
-            beside = "" if any(options.values()) else ", or --suites"
+        if missing and (any(options.values()) or not (self.suites or self.lm_eval)):
+            beside = "" if any(options.values()) else ", or --suites, or --lm-eval"
             raise ValueError(f"{', '.join(missing)}: missing, accepted is all that win rates take{beside}")
         require_not_negative(self, "temperature")
+        require_positive(self, "lm_eval_limit")
 
     @property
     def paths(self) -> tuple[str, ...]:

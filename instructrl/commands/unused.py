@@ -61,6 +61,10 @@ _RULES: Mapping[type, tuple[Unused, ...]] = {
             Unused(option=name, without="baseline", when=lambda settings: settings.baseline is None)
             for name in ("temperature", "sampling", "long_prompts", "limits")
         ),
+        *(
+            Unused(option=name, without="lm_eval", when=lambda settings: not settings.lm_eval)
+            for name in ("lm_eval_tasks", "lm_eval_limit")
+        ),
     ),
     RewardModelCommand: _OF_A_STEP,
     PPOCommand: (

@@ -40,7 +40,7 @@ def _lines(entry: Record, *, grouped: bool) -> dict[tuple, dict[str, Record]]:
 def _named(asked: tuple, *, with_unit: bool = True) -> str:
     prompt, shots, metric, unit, group = asked
     how = ", ".join(str(part) for part in (prompt, f"{shots}-shot" if shots else "", group) if part)
-    what = f"{metric}, {unit}" if with_unit and unit != "share" else str(metric)
+    what = f"{metric}, {unit}" if with_unit and unit not in ("share", "") else str(metric)
     return f"{how}: {what}" if how else label(what)
 
 

@@ -107,7 +107,8 @@ ROWS = [
     Row(
         what="neither win rates nor suites",
         options="eval --models model --out new",
-        message="--baseline, --reward-model, --data: missing, accepted is all that win rates take, or --suites",
+        message="--baseline, --reward-model, --data: missing, accepted is all that win rates take, or --suites, or "
+        "--lm-eval",
     ),
     Row(
         what="win rates without a judge beside suites",
@@ -126,5 +127,21 @@ ROWS = [
         step="suites",
         options="--temperature 0",
         message="temperature: found 0.0, which nothing uses without baseline; accepted is both, or neither",
+    ),
+    Row(
+        what="folder of lm-eval's tasks that is not there",
+        options="eval --models model --lm-eval own --lm-eval-tasks gone --out new",
+        message="lm_eval_tasks: found no folder gone, accepted is one with YAML files of tasks",
+    ),
+    Row(
+        what="no items of lm-eval's tasks",
+        options="eval --models model --lm-eval own --lm-eval-limit 0 --out new",
+        message="lm_eval_limit: found 0, accepted are positive numbers",
+    ),
+    Row(
+        what="folder of lm-eval's tasks without a name of one",
+        step="suites",
+        options="--lm-eval-tasks splits",
+        message="lm_eval_tasks: found splits, which nothing uses without lm_eval; accepted is both, or neither",
     ),
 ]

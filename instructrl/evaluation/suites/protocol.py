@@ -45,8 +45,9 @@ Answer = Written | Likelihoods
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """A number that a suite gives of a model. metric: its name. unit: "share" of 0 to 1, "bits", or "points" of 0 to
-    100. low, high: its 95% interval, None where there is none. group: of which items, "" for all."""
+    """A number that a suite gives of a model. metric: its name. unit: "share" of 0 to 1, "bits", "points" of 0 to
+    100, or "" for a plain number. low, high: its 95% interval, None where there is none. group: of which items, "" for
+    all."""
 
     metric: str
     value: float
