@@ -74,13 +74,19 @@ def rows_of(folder: Path) -> Iterator[Row]:
 
 
 def results_of(results: Mapping[str, Any]) -> Results:
-    """Of `results.json`: win rates and scores of the models, and the responses that are shown."""
+    """Of `results.json`: win rates and scores of the models, what public sets say of them, and the responses that are
+    shown."""
     numbers = {}
     for model in results["models"]:
         rate = model.get("win_rate") or {}
         values = {"win_rate": rate.get("rate"), "win_rate_low": rate.get("low"), "win_rate_high": rate.get("high")}
         values["score"] = model.get("score")
         numbers |= {f"{model['name']}/{name}": float(x) for name, x in values.items() if isinstance(x, int | float)}
+    for entry in results.get("suites") or []:
+        for row in entry["rows"]:
+            asked = (entry["suite"], row["prompt"], f"{row['shots']}-shot" if row["shots"] else "", row["metric"])
+            if not row["group"] and isinstance(row["value"], int | float):
+                numbers[f"{row['model']}/{', '.join(filter(None, asked))}"] = float(row["value"])
     shown = results["samples"][:NUM_SHOWN]
     names = list(dict.fromkeys(name for row in shown for name in row["responses"]))
     return Results(

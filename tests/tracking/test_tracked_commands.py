@@ -12,6 +12,8 @@ import shown
 from lives import EVAL, NAMES, PPO, RM, SFT, life
 from shown import assert_shows
 
+from instructrl.tracking.rows import results_of
+
 REAL = [f"real {name}" for name in NAMES]
 
 
@@ -238,3 +240,14 @@ def test_no_secret_is_written_or_said(track, monkeypatch, tmp_path):
         more += last
     assert SECRET not in said + more
     assert not told(tmp_path)
+
+
+def test_what_public_sets_say_is_among_the_numbers_of_a_run():
+    row = {"model": "SFT", "prompt": "QA", "shots": 2, "metric": "true", "group": "", "value": 0.25}
+    rows = [row, {**row, "group": "law", "value": 1}, {**row, "prompt": "", "shots": 0, "value": None}]
+    results = {
+        "models": [{"name": "SFT", "score": 2}],
+        "samples": [],
+        "suites": [{"suite": "truthfulqa", "rows": rows}],
+    }
+    assert results_of(results).numbers == {"SFT/score": 2.0, "SFT/truthfulqa, QA, 2-shot, true": 0.25}
