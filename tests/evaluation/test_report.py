@@ -12,6 +12,7 @@ import pytest
 from synthetic_run import HOSTILE, MODELS, make_metrics, make_profile, make_results, write_run
 
 from instructrl.evaluation.figures import tax_plots
+from instructrl.evaluation.formatting import DASH
 from instructrl.evaluation.report import render, write_report
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -155,7 +156,13 @@ def test_everything_that_is_there_is_shown(page):
 
 
 def test_public_sets_stand_beside_the_paper(page):
-    for expected in ("QA: true (own judge)", "0.500", "0.470–0.530", "QA, not adversarial: true (own judge)", "814"):
+    for expected in (
+        "QA: true (own judge)",
+        "0.500",
+        f"0.470{DASH}0.530",
+        "QA, not adversarial: true (own judge)",
+        "814",
+    ):
         assert expected in page.text
     for expected in ("Paper: PPO-ptx", "1.3B (6B, 175B)", "0.297", "(0.476, 0.712)", "of another scale"):
         assert expected in page.text
