@@ -33,6 +33,7 @@ RUN_BY = {
     "docs/files_and_models.md": "test_your_own_files_from_start_to_end",
     "docs/lm_eval.md": "tests/integrations/test_lm_eval.py::test_the_example_of_the_page_runs",
     "docs/ops.md": "test_the_ops_example_runs",
+    "docs/suites.md": "tests/runs/test_suites.py::test_the_example_of_the_page_runs",
     "docs/tracking.md": "tests/tracking/test_callbacks.py::test_the_example_of_the_page_runs",
     "kernels/README.md": "test_the_backend_examples_run",
 }

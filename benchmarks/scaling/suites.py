@@ -18,12 +18,10 @@ from benchmarks.core.tables import command, markdown, spread, write_json
 from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import word_tokenizer
-from instructrl.evaluation.suites.protocol import Item, Measure, Suite, Task
-from instructrl.evaluation.suites.settings import SuiteConfig
+from instructrl.evaluation.suites.protocol import Item, Measure, Task
 from instructrl.models.policy import gpt2_policy
 from instructrl.rollout.generate import Sampling, sample_texts
-from instructrl.runs.suites import Examinee, ReadSuite, ask
-from instructrl.trainers.log import RunLog
+from instructrl.runs.suites import ReadSuite, put_through
 
 THREADS, WORDS, PROMPT, ANSWER, EXAMPLES = 2, 5000, 64, 32, 320
 
@@ -56,17 +54,14 @@ def main() -> None:
     encoder = Encoder(word_tokenizer([f"w{i}" for i in range(WORDS)]), Limits())
     shape = {"vocabulary": len(encoder.tokenizer), "context": 1024, "layers": 2, "width": 128, "heads": 2}
     policy = gpt2_policy(**shape, end_of_text=encoder.end_of_text).eval()
-    examinee = Examinee.of("model", 0, policy, encoder)
     contexts = texts(given.items, PROMPT, 0)
     options = [tuple(texts(4, 16, i + 1)) for i in range(given.items)]
     (examples,) = texts(1, EXAMPLES, -1)
     sampling = Sampling(seed=0, temperature=0, max_response_tokens=ANSWER)
 
     def through(asked: Task) -> float:
-        suite = Suite(title="Words", what="nothing", files=(), tasks=lambda files, config: [asked])
         with tempfile.TemporaryDirectory() as folder:
-            read = [ReadSuite(name="words", suite=suite, tasks=(asked,), notes=())]
-            return seconds(lambda: ask(examinee, read, SuiteConfig(), Path(folder), RunLog(Path(folder))))
+            return seconds(lambda: put_through(policy, encoder, [ReadSuite.own("words", asked)], folder))
 
     forms = {
         "suite, written answers": lambda: through(task(contexts)),

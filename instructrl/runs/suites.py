@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from instructrl import distributed
 from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
 from instructrl.evaluation.contenders import PORTION
@@ -29,6 +30,7 @@ from instructrl.types import Conversation, Message
 
 # Tokens of a sequence for a model that names no end.
 _ENDLESS = 1 << 20
+_CONFIG = SuiteConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,12 @@ class ReadSuite:
     name: str
     suite: Suite
     tasks: tuple[Task, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def own(cls, name: str, *tasks: Task, what: str = "") -> "ReadSuite":
+        """One that is in no table. what: it measures, in a few words."""
+        return cls(name=name, suite=Suite(title=name, what=what, files=(), tasks=lambda *_: [*tasks]), tasks=tasks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +158,26 @@ def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, fo
                 bar.advance(note=task.name)
             answered.append({"suite": suite.name, "rows": rows, "notes": notes})
     return answered
+
+
+def put_through(
+    policy: Policy,
+    encoder: Encoder,
+    suites: Sequence[ReadSuite],
+    folder: Path | str,
+    config: SuiteConfig = _CONFIG,
+    *,
+    name: str = "model",
+) -> list[dict[str, Any]]:
+    """One policy, wherever it comes from, through suites: an entry of `suites` in `results.json` each.
+
+    folder: for what is answered, so that the same call goes on. name: of the policy in the rows. Raises ValueError
+    where nothing of a suite fits the policy.
+    """
+    place, examinee = Path(folder), Examinee.of(name, 0, policy, encoder)
+    check_fits(examinee, suites)
+    distributed.from_main(lambda: place.mkdir(parents=True, exist_ok=True))
+    return suite_results(suites, [ask(examinee, suites, config, place, RunLog(place))])
 
 
 def suite_results(suites: Sequence[ReadSuite], answered: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from chats import CHATML
+from pages import blocks
+from pages import read as read_page
 from tiny import demonstrations, lively_policy, tiny_encoder, tiny_reward_model
 
 from instructrl import cli
@@ -14,7 +16,7 @@ from instructrl.data.encoding import Encoder
 from instructrl.data.readers import write_jsonl
 from instructrl.data.tokenizers import word_tokenizer
 from instructrl.evaluation.report import write_report
-from instructrl.evaluation.suites.protocol import Item, Measure, Suite, Task, Written
+from instructrl.evaluation.suites.protocol import Item, Measure, Task, Written
 from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.rollout.generate import Sampling, sample_texts
 from instructrl.rollout.options import option_logprobs
@@ -41,8 +43,7 @@ def nothing_seen():
 
 
 def read(*tasks: Task) -> list[ReadSuite]:
-    suite = Suite(title="A set", what="of numbers", files=(), tasks=lambda files, config: list(tasks))
-    return [ReadSuite(name="set", suite=suite, tasks=tasks, notes=())]
+    return [ReadSuite.own("set", *tasks, what="of numbers")]
 
 
 def weigh(*options: tuple[str, ...], context: str = "w1") -> Task:
@@ -75,7 +76,7 @@ def test_options_are_weighed_and_answers_are_written_token_by_token(tmp_path):
     assert {row["model"] for row in found["rows"]} == {"SFT"}
     assert [row["num_items"] for row in found["rows"]] == [2, 2]
     (entry,) = suite_results(tasks, [[found]])
-    assert (entry["suite"], entry["title"], len(entry["rows"])) == ("set", "A set", 2)
+    assert (entry["suite"], entry["what"], len(entry["rows"])) == ("set", "of numbers", 2)
     assert json.loads(json.dumps(entry)) == entry
 
 
@@ -209,3 +210,14 @@ def test_suites_stand_beside_win_rates(world, tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "Winogender" in shown
     assert "Win rate" in shown
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encoder = tiny_encoder()
+    lively_policy(encoder).save("toy/run/models/ppo", encoder.tokenizer)
+    (example,) = blocks(read_page("docs/suites.md"), "python")
+    made: dict = {}
+    exec(compile(example, "suites.md", "exec"), made)
+    assert [(row["metric"], row["num_items"]) for row in made["entry"]["rows"]] == [("accuracy", 2)]
+    assert list((tmp_path / "toy" / "opposites").rglob("00-opposites-0-*.json"))
