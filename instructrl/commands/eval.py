@@ -24,7 +24,7 @@ from instructrl.runs.judging import short_names
 from instructrl.runs.reading import Reader
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.standalone import load_encoder, open_workspace
-from instructrl.runs.suites import Examinee, ReadSuite, ask, check_fits, read_suites, suite_results
+from instructrl.runs.suites import Examinee, ReadSuite, ask, check_fits, read_suites, suite_results, with_judges
 from instructrl.tracking.masking import masked_values
 
 
@@ -40,6 +40,7 @@ def main(config: EvalCommand) -> int:
     reader = Reader(_encoder(config.paths[0], config), config.long_prompts) if comparing is None else comparing.reader
     work = open_workspace(reader, recipe, config)
     with tracked(config.track, work.log, work.folder, config) as tracker:
+        suites = with_judges(suites, config.suite, work.folder, config.paths[0], work.log)
         performances, asked, harnessed = [], [], []
         for number, (name, policy, encoder) in enumerate(_models(config, same)):
             spread_for_use(policy, config.weights)

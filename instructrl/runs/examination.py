@@ -7,9 +7,10 @@ from typing import Any
 from instructrl import distributed, durable, progress
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender, Exam, block_losses
+from instructrl.models.base import source_of
 from instructrl.runs.portions import Portions
 from instructrl.runs.steps import Workspace
-from instructrl.runs.suites import Examinee, ask, read_suites, suite_results
+from instructrl.runs.suites import Examinee, ask, read_suites, suite_results, with_judges
 from instructrl.tracking.masking import masked_values
 from instructrl.trainers.checkpoints import fingerprint
 from instructrl.types import Prompt
@@ -78,7 +79,9 @@ def examine(
 
 def _suites(work: Workspace, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
     """The models through public test sets. A model that is given its prompts in another form is no other model."""
-    suites, seen, asked = read_suites(work.suites, work.suite), [], []
+    base = source_of(contenders[0].policy.lm)
+    suites = with_judges(read_suites(work.suites, work.suite), work.suite, work.folder, base, work.log)
+    seen, asked = [], []
     for number, contender in enumerate(contenders):
         if contender.policy not in seen:
             seen.append(contender.policy)

@@ -5,7 +5,7 @@ What a model answers is kept in portions: an evaluation that was stopped goes on
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
 from instructrl.evaluation.contenders import PORTION
 from instructrl.evaluation.formatting import listing
+from instructrl.evaluation.suites import truthfulqa
 from instructrl.evaluation.suites.protocol import Answer, Item, Suite, Task, Written
 from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.evaluation.suites.table import SUITES
@@ -24,6 +25,7 @@ from instructrl.rollout.generate import Sampling, sample_texts
 from instructrl.rollout.options import Likelihoods, option_logprobs
 from instructrl.rollout.settings import Truncation
 from instructrl.runs.portions import Portions
+from instructrl.runs.suite_judges import check_judges, judging
 from instructrl.trainers.checkpoints import fingerprint
 from instructrl.trainers.log import RunLog
 from instructrl.types import Conversation, Message
@@ -35,12 +37,14 @@ _CONFIG = SuiteConfig()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadSuite:
-    """A suite with its tasks, read and found good. notes: what a person should know of them, a line each."""
+    """A suite with its tasks, read and found good. notes: what a person should know of them, a line each. files: those
+    that were read, by their names."""
 
     name: str
     suite: Suite
     tasks: tuple[Task, ...]
     notes: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def own(cls, name: str, *tasks: Task, what: str = "") -> "ReadSuite":
@@ -82,9 +86,32 @@ def read_suites(names: Sequence[str], config: SuiteConfig) -> list[ReadSuite]:
         if name in {suite.name for suite in read}:
             raise ValueError(f"suites: found {name!r} twice, accepted is each suite once")
         suite = SUITES[name]
-        tasks = suite.tasks(_files(name, suite, folder, config), config)
-        read.append(_fewer(name, suite, tasks, config))
+        files = _files(name, suite, folder, config)
+        found = _fewer(name, suite, suite.tasks(files, config), config)
+        if name == truthfulqa.NAME:
+            check_judges(files, config)
+        read.append(replace(found, files=files))
     return read
+
+
+def with_judges(
+    suites: Sequence[ReadSuite], config: SuiteConfig, folder: Path, base: str, log: RunLog
+) -> list[ReadSuite]:
+    """The same suites; answers that are judged are measured by judges, which are trained here, or loaded.
+
+    folder: of the evaluation; judges go to `folder/judges`. base: what they are trained from where the settings name
+    nothing.
+    """
+    return [_judged(suite, config, folder, base, log) if suite.name == truthfulqa.NAME else suite for suite in suites]
+
+
+def _judged(suite: ReadSuite, config: SuiteConfig, folder: Path, base: str, log: RunLog) -> ReadSuite:
+    questions = [item.question for item in suite.tasks[0].items]
+    measures, notes = judging(suite.files, config, folder / "judges", base, questions, log)
+    tasks = suite.tasks
+    if measures is not None:
+        tasks = tuple(replace(task, measures=measures) if task.is_written else task for task in tasks)
+    return replace(suite, tasks=tasks, notes=(*suite.notes, *notes))
 
 
 def _files(name: str, suite: Suite, given: str, config: SuiteConfig) -> dict[str, Path]:

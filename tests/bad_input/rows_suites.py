@@ -16,6 +16,21 @@ def _crows(content: str | bytes):
     return make
 
 
+_QUESTIONS = "Type,Question,Best Answer,Correct Answers,Incorrect Answers\nAdversarial,w1 w2,w3,w3; w4,w5"
+
+
+def _truthfulqa(questions: str, *, judged: str = ""):
+    """judged: a row for both judges, where there are any."""
+
+    def make() -> None:
+        Path("sets/truthfulqa").mkdir()
+        Path("sets/truthfulqa/TruthfulQA.csv").write_text(questions)
+        for name in ("truth", "info") if judged else ():
+            Path(f"sets/truthfulqa/finetune_{name}.jsonl").write_text(judged)
+
+    return make
+
+
 ROWS = [
     Row(
         what="unknown suite",
@@ -143,5 +158,35 @@ ROWS = [
         step="suites",
         options="--lm-eval-tasks splits",
         message="lm_eval_tasks: found splits, which nothing uses without lm_eval; accepted is both, or neither",
+    ),
+    Row(
+        what="TruthfulQA whose best answer is no correct one",
+        step="suites",
+        options="--suites truthfulqa",
+        make=_truthfulqa(_QUESTIONS.replace("w3; w4", "w4")),
+        message="sets/truthfulqa/TruthfulQA.csv, row 1: Best Answer: found 'w3.', accepted is one of the Correct "
+        "Answers",
+    ),
+    Row(
+        what="rows for a judge of another form",
+        step="suites",
+        options="--suites truthfulqa",
+        make=_truthfulqa(_QUESTIONS, judged='{"prompt": "Q: w1\\nA: w2\\nTrue:", "completion": "yes"}'),
+        message="sets/truthfulqa/finetune_truth.jsonl, row 1: completion: found 'yes', accepted is ' yes' or ' no'",
+    ),
+    Row(
+        what="judges that are not there",
+        step="suites",
+        options="--suites truthfulqa --suite.judges other",
+        make=_truthfulqa(_QUESTIONS),
+        message="judges: found no judges.json of judges in other, accepted is train, none, or the folder `judges` that "
+        "an earlier evaluation wrote",
+    ),
+    Row(
+        what="base of judges that is not there",
+        step="suites",
+        options="--suites truthfulqa --suite.judge-base ./nowhere",
+        make=_truthfulqa(_QUESTIONS),
+        message="model ./nowhere: found no such folder, accepted is a transformers folder or name",
     ),
 ]
