@@ -7,6 +7,8 @@ import pages
 import pytest
 from pages import BAD_INPUT, PAGES, ROOT, anchors, blocks, links, read, without_code
 
+from instructrl.evaluation.suites.table import SUITES
+
 WIDTH, README_LINES = 120, 200
 # Tables that a program wrote: the page, its file below benchmarks/results, and a column that the page leaves out.
 WRITTEN = (
@@ -36,6 +38,7 @@ MADE = (
     "generation_config.json",
     "instructrl.json",
 )
+SUITE_FILES = {file.removeprefix("?") for suite in SUITES.values() for file in suite.files}
 SUFFIXES = r"\.(?:py|md|toml|txt|svg|html|yaml|json|jsonl)"
 
 
@@ -45,8 +48,18 @@ def named_paths(page: str) -> set[str]:
     spans = re.findall(r"`([\w./-]+/|[\w./-]+" + SUFFIXES + r"|[\w.-]+(?:/[\w.-]+)+)`", without_code(read(page)))
     if page == BAD_INPUT or page.startswith("docs/hosts/"):
         spans = [path for path in spans if path.startswith(tuple(f"{folder}/" for folder in FOLDERS))]
-    paths = {*spans, *(path for path, _ in links(page))}
+    paths = {*spans, *(path for path, _ in links(page))} - SUITE_FILES
     return {path for path in paths if not path.startswith(MADE) and not path.startswith("1/")}
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_page_of_suites_names_their_files(suite):
+    """Those of which there are a source and its translations are named once, by what they begin with."""
+    page = read("docs/suites.md")
+    files = {file.removeprefix("?") for file in SUITES[suite].files}
+    missing = {file for file in files if f"`{file}`" not in page and f"`{file.split('-fren')[0]}" not in page}
+    assert f"`{suite}`" in page
+    assert not missing
 
 
 def tree() -> Iterator[str]:

@@ -22,6 +22,7 @@ import rows_ops_ranking  # noqa: E402
 import rows_options  # noqa: E402
 import rows_other_models  # noqa: E402
 import rows_python  # noqa: E402
+import rows_sets  # noqa: E402
 import rows_suites  # noqa: E402
 import rows_unused  # noqa: E402
 
@@ -37,7 +38,7 @@ FAMILIES = [
     ("Models", rows_models.ROWS),
     ("Tokenizers and reward models", rows_other_models.ROWS),
     ("Chat templates", rows_chat.ROWS),
-    ("Public test sets", rows_suites.ROWS),
+    ("Public test sets", [*rows_suites.ROWS, *rows_sets.ROWS]),
 ]
 
 _OP_ROWS = [*rows_ops.ROWS, *rows_ops_advantages.ROWS, *rows_ops_ranking.ROWS]

@@ -180,6 +180,7 @@ def test_another_layout(tmp_path, suite, files, message):
 
 @pytest.mark.parametrize(("suite", "library"), [("wmt15_fr_en", "sacrebleu"), ("tldr", "rouge_score")])
 def test_a_missing_library_is_told_before_the_models_are_asked(tmp_path, monkeypatch, suite, library):
+    write(tmp_path / suite, WMT15["plain"] if suite == "wmt15_fr_en" else {"test.jsonl": lines(tldr())})
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(
         ValueError, match=rf"^suites: found no {library}, accepted is with it: pip install instructrl\[su"

@@ -55,9 +55,9 @@ class Form:
 
     def tasks(self, evaluated: Readers, trained: Readers, files: Mapping[str, Path], config: SuiteConfig) -> list[Task]:
         """One for each number of examples that is asked for; the examples are the same for all items of a task."""
+        questions = _read_first(evaluated, files, self.suite)
         if self.library:  # before hours are spent on answers
             metrics.library(self.library)
-        questions = _read_first(evaluated, files, self.suite)
         texts = {question.text for question in questions}
         made = []
         for shots in self._shot_counts(config):
