@@ -52,7 +52,7 @@ def named_paths(page: str) -> set[str]:
     return {path for path in paths if not path.startswith(MADE) and not path.startswith("1/")}
 
 
-@pytest.mark.parametrize("suite", sorted(set(SUITES) - {"truthfulqa"}))
+@pytest.mark.parametrize("suite", SUITES)
 def test_the_page_of_suites_names_their_files(suite):
     """Those of which there are a source and its translations are named once, by what they begin with."""
     page = read("docs/suites.md")
