@@ -26,6 +26,7 @@ MADE = (
     "runs/",
     "models/",
     "state/",
+    "judges/",
     "toy",
     ".venv",
     "report.html",
