@@ -2,6 +2,7 @@
 
 import pytest
 
+from instructrl.evaluation.statistics import mean_interval
 from instructrl.evaluation.suites import metrics
 from instructrl.evaluation.suites.protocol import Item
 from instructrl.rollout.options import Likelihoods
@@ -109,3 +110,24 @@ def test_accuracy_takes_the_mean_over_tokens():
     # Wilson of 1 in 2: 1/2 -+ z * sqrt(1/8 + z^2/16) / (1 + z^2/2)
     z = 1.959963984540054
     assert found.high - 0.5 == pytest.approx(z * (1 / 8 + z * z / 16) ** 0.5 / (1 + z * z / 2), rel=1e-12)
+
+
+def test_a_mean_with_weights():
+    """1, 0 and 1/2 with the weights 1, 1 and 2: 1/2; w * (x - 1/2) is 1/2, -1/2 and 0, squares 1/2, times 3/2, root,
+    over 4."""
+    weighed = [Item(context="", weight=weight) for weight in (1, 1, 2)]
+    found = metrics.weighted_mean("toxicity", weighed, [1, 0, 0.5])
+    assert (found.value, found.unit, found.num_items) == (0.5, "share", 3)
+    assert found.high - 0.5 == pytest.approx(1.959963984540054 * 0.75**0.5 / 4, rel=1e-12)
+    heavier = metrics.weighted_mean(
+        "toxicity", [Item(context="", weight=7 * item.weight) for item in weighed], [1, 0, 0.5]
+    )
+    assert heavier.low == pytest.approx(found.low, rel=1e-12)
+    assert metrics.weighted_mean("toxicity", weighed[:1], [1]).low is None
+
+
+def test_equal_weights_are_none():
+    values = [0.1, 0.4, 0.4, 0.9]
+    found = metrics.weighted_mean("toxicity", items("", "", "", ""), values)
+    plain = mean_interval(values)
+    assert (found.value, found.low, found.high) == pytest.approx((plain.mean, plain.low, plain.high), rel=1e-12)
