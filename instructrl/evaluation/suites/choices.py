@@ -3,8 +3,8 @@
 Of the first three the answer is the option of the highest log-probability per token. A WSC answer is written: it names
 the noun if one of the two contains the other, as whole words when normalised, and it is right if it names the noun
 where the pronoun refers to it and does not where it does not. Examples of WSC are sentences in which it does, as in
-GPT-3. The sentence that an ending of HellaSwag goes on with begins with a capital, and a hypothesis of RTE loses its
-full stop, as in the figures.
+GPT-3. The sentence that an ending of HellaSwag goes on with begins with a capital, as in GPT-3's figure, and a
+hypothesis of RTE loses its full stop, because a question mark follows.
 
 Zellers et al. 2019, arXiv 1905.07830; Wang et al. 2018 and 2019, arXiv 1804.07461 and 1905.00537 (GLUE and SuperGLUE,
 which have RTE, SST-2 and WSC); Brown et al. 2020, arXiv 2005.14165, appendix G.
