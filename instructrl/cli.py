@@ -21,6 +21,7 @@ COMMANDS = {
     "rm": ("step 2: train a reward model on comparisons", "instructrl.commands.rm"),
     "ppo": ("step 3: PPO or PPO-ptx against a reward model", "instructrl.commands.ppo"),
     "eval": ("compare models on prompts, judged by a reward model", "instructrl.commands.eval"),
+    "judge": ("win rates, ratings and agreement of judges, from files of verdicts", "instructrl.commands.judge"),
     "generate": (
         "let a model answer prompts: given as options, in a file, or typed",
         "instructrl.commands.generate",

@@ -18,6 +18,7 @@ from instructrl.commands.settings import (
     DoctorCommand,
     EvalCommand,
     GenerateCommand,
+    JudgeCommand,
     MergeCommand,
     PPOCommand,
     ReportCommand,
@@ -146,6 +147,11 @@ READERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "rm": _step(RewardModelCommand, "rm", "Step 2: the reward model."),
     "ppo": _step(PPOCommand, "ppo", "Step 3: PPO against a reward model; PPO-ptx if ppo.ptx_coef is positive."),
     "eval": _step(EvalCommand, "eval", "Win rates of models against a baseline, judged by a reward model."),
+    "judge": _step(
+        JudgeCommand,
+        "judge",
+        "Win rates, ratings and agreement of judges from AlpacaEval's files, and reward models on RewardBench's.",
+    ),
     "generate": _step(
         GenerateCommand,
         "generate",

@@ -205,6 +205,54 @@ class EvalCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeCommand:
+    """Who is preferred to whom, by verdicts in files or by a reward model."""
+
+    # annotations of pairs as AlpacaEval writes them: annotations.json files, of one or several judges
+    annotations: tuple[str, ...] = ()
+    # responses as AlpacaEval writes them: a model_outputs.json of each model, which the reward model judges
+    outputs: tuple[str, ...] = ()
+    # results.json of `instructrl eval`: its responses, with the scores of its judge
+    results: str | None = None
+    # files of RewardBench, RewardBench 2 or JudgeBench, or others like them, on which the reward model is measured
+    benchmark: tuple[str, ...] = ()
+    # a folder that `instructrl rm` wrote: judges the outputs, the annotated pairs once more, and the benchmarks
+    reward_model: str | None = None
+    # the model that win rates are against; unset it is the first one of every pair, if that is the same one
+    baseline: str | None = None
+    # alpaca_eval's df_gamed.csv: with it the length-controlled win rate is that of the leaderboard, for annotations of
+    # AlpacaEval's own instructions in their order
+    gamed: str | None = None
+    # new folder for results.json and report.html, and for outputs and annotations as AlpacaEval writes them
+    out: str | None = None
+    # replace what an earlier `judge` wrote into `out`
+    fresh: bool = False
+    # of the weights; unset it is bfloat16 on a GPU, float32 on a CPU
+    weights: Precision | None = None
+    # template in which the reward model reads texts: auto (the tokenizer's, if it has one), none, or a Jinja file
+    chat_template: str = "auto"
+    # today's date, for a template that asks for it
+    chat_date: str = DATE
+    # where the network lies and runs; unset it is a CUDA GPU where there is one, else the CPU (docs/devices.md)
+    device: DeviceName | None = None
+    # length limits of prompts and responses, in tokens: what is longer is left out and counted
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if not (self.annotations or self.outputs or self.results or self.benchmark):
+            raise ValueError("annotations, outputs, results, benchmark: found none of them, accepted is at least one")
+        for name in ("outputs", "benchmark"):
+            if getattr(self, name) and self.reward_model is None:
+                raise ValueError(f"{name}: found files and no reward_model, which has to judge them; accepted are both")
+        if self.outputs and len(self.outputs) < 2:
+            raise ValueError("outputs: found one file, accepted are at least two, of different models")
+        if self.reward_model is not None and not (self.annotations or self.outputs or self.benchmark):
+            raise ValueError(
+                "reward_model: found one with nothing to judge, accepted is one with annotations, outputs or benchmark"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateCommand:
     """Sample responses of a model. Without --prompts and --data, each line of the standard input is a prompt."""
 

@@ -7,6 +7,7 @@ from typing import Any
 from instructrl.commands.settings import (
     CheckCommand,
     EvalCommand,
+    JudgeCommand,
     PPOCommand,
     RewardModelCommand,
     RunCommand,
@@ -96,6 +97,17 @@ _RULES: Mapping[type, tuple[Unused, ...]] = {
             when=lambda settings: settings.sft.pretraining_fraction == 0,
         ),
         _BLOCKS,
+    ),
+    JudgeCommand: (
+        *(
+            Unused(option=option, without="reward_model", when=lambda settings: settings.reward_model is None)
+            for option in (
+                *("weights", "chat_template", "chat_date", "device"),
+                *("limits.max_prompt_tokens", "limits.max_response_tokens"),
+            )
+        ),
+        Unused(option="gamed", without="annotations", when=lambda settings: not settings.annotations),
+        Unused(option="fresh", without="out", when=lambda settings: settings.out is None),
     ),
     CheckCommand: tuple(
         Unused(option=option, without="model", when=lambda settings: settings.model is None)

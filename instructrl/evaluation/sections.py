@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from instructrl.evaluation import data_tables, figures, pairing_views, quality_views
+from instructrl.evaluation import data_tables, figures, pairing_views, quality_views, verdict_views
 from instructrl.evaluation.figures import Plot
 from instructrl.evaluation.formatting import (
     DASH,
@@ -80,6 +80,7 @@ def all_sections(results: Record, metrics: Sequence[Record], profile: Sequence[R
     made = [
         _models(results),
         _pairings(results),
+        _judges(results),
         _preferences(results),
         _samples(results),
         _suites(results),
@@ -156,6 +157,15 @@ def _pairings(results: Record) -> Section:
     plots = tuple(plot for plot in (pairing_views.ratings_plot(results), pairing_views.length_plot(results)) if plot)
     table = pairing_views.matrix_table(results)
     return Section(id="pairings", title="Model against model", plots=plots, tables=(table,) if table.rows else ())
+
+
+def _judges(results: Record) -> Section:
+    tables = (
+        verdict_views.agreements_table(results),
+        verdict_views.judges_table(results),
+        *verdict_views.benchmark_tables(results),
+    )
+    return Section(id="judges", title="Judges", tables=tuple(table for table in tables if table.rows))
 
 
 def _preferences(results: Record) -> Section:

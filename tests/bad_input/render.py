@@ -14,6 +14,7 @@ import rows_configs  # noqa: E402
 import rows_data  # noqa: E402
 import rows_data_in_steps  # noqa: E402
 import rows_engines  # noqa: E402
+import rows_judge  # noqa: E402
 import rows_model_names  # noqa: E402
 import rows_models  # noqa: E402
 import rows_ops  # noqa: E402
@@ -39,6 +40,7 @@ FAMILIES = [
     ("Tokenizers and reward models", rows_other_models.ROWS),
     ("Chat templates", rows_chat.ROWS),
     ("Public test sets", [*rows_suites.ROWS, *rows_sets.ROWS]),
+    ("Verdicts and benchmarks of reward models", rows_judge.ROWS),
 ]
 
 _OP_ROWS = [*rows_ops.ROWS, *rows_ops_advantages.ROWS, *rows_ops_ranking.ROWS]

@@ -46,7 +46,11 @@ def bradley_terry(games: Games, *, seed: int = 0, num_resamples: int = 1000) -> 
     number = len(games.wins)
     if not number:
         raise ValueError("games: found none, accepted is at least one")
-    _check_linked(games)
+    if (other := unlinked(games)) is not None:
+        raise ValueError(
+            f"ratings: found no chain of comparisons from {games.models[0]!r} to {other!r}, accepted are models that "
+            "are all linked"
+        )
     resamples = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=num_resamples)
     drawn = np.concatenate([np.ones((1, number)), resamples])
     half = _VIRTUAL_DRAWS / 2
@@ -118,13 +122,9 @@ def _searched(found: Array, step: Array, likelihood: Callable[[Array], Array]) -
     return found + length * step
 
 
-def _check_linked(games: Games) -> None:
+def unlinked(games: Games) -> str | None:
+    """A model that no chain of comparisons links to the first one; None where all are linked."""
     reached = {0}
     for _ in games.models:
         reached |= {place for pair in games.pairs if reached & set(pair) for place in pair}
-    if len(reached) < len(games.models):
-        other = next(name for place, name in enumerate(games.models) if place not in reached)
-        raise ValueError(
-            f"ratings: found no chain of comparisons from {games.models[0]!r} to {other!r}, accepted are models that "
-            "are all linked"
-        )
+    return next((name for place, name in enumerate(games.models) if place not in reached), None)
