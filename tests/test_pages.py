@@ -34,6 +34,8 @@ MADE = (
     "metrics.jsonl",
     "profile.jsonl",
     "results.json",
+    "annotations.json",
+    "model_outputs.json",
     "tracking.json",
     "manifest.json",
     "generation_config.json",

@@ -35,6 +35,7 @@ RUN_BY = {
     "docs/ops.md": "test_the_ops_example_runs",
     "docs/suites.md": "tests/runs/test_suites.py::test_the_example_of_the_page_runs",
     "docs/tracking.md": "tests/tracking/test_callbacks.py::test_the_example_of_the_page_runs",
+    "docs/win_rates.md": "test_the_example_of_win_rates_runs",
     "kernels/README.md": "test_the_backend_examples_run",
 }
 
@@ -228,6 +229,14 @@ def test_the_example_of_adapters_runs(tmp_path, monkeypatch):
     made: dict[str, Any] = {"tokenizer": encoder.tokenizer}
     exec(compile(example, "adapters.md", "exec"), made)
     assert made["policy"].base is made["start"].base
+
+
+def test_the_example_of_win_rates_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks(read("docs/win_rates.md"), "python")
+    exec(compile(example, "win_rates.md", "exec"), {})
+    said = re.findall(r"print\(.*# ([\d.]+)", example)
+    assert capsys.readouterr().out.split() == said
 
 
 def test_every_example_is_run():
