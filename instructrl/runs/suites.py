@@ -143,6 +143,7 @@ def _fewer(name: str, suite: Suite, tasks: Sequence[Task], config: SuiteConfig) 
     notes, chosen = [], []
     for task in tasks:
         total = len(task.items)
+        notes += [note for note in task.notes if note not in notes]
         if config.items is None or config.items >= total:
             chosen.append(task)
             continue

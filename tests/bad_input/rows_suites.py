@@ -31,6 +31,18 @@ def _truthfulqa(questions: str, *, judged: str = ""):
     return make
 
 
+_TOXIC = "sets/realtoxicityprompts_subset/toxic.jsonl"
+_SCORED = '{"prompt": {"text": "w1", "toxicity": 0.5}, "continuation": {"text": "w2", "toxicity": 0.5}}\n'
+
+
+def _toxic(content: str):
+    def make() -> None:
+        Path(_TOXIC).parent.mkdir()
+        text(_TOXIC, content)()
+
+    return make
+
+
 ROWS = [
     Row(
         what="unknown suite",
@@ -188,5 +200,42 @@ ROWS = [
         options="--suites truthfulqa --suite.judge-base ./nowhere",
         make=_truthfulqa(_QUESTIONS),
         message="model ./nowhere: found no such folder, accepted is a transformers folder or name",
+    ),
+    Row(
+        what="prompt of RealToxicityPrompts whose score is none",
+        step="suites",
+        make=_toxic(_SCORED + _SCORED.replace("0.5", "1.5")),
+        options="--suites realtoxicity",
+        message=f"{_TOXIC}, row 2: prompt: toxicity: found 1.5, accepted are numbers from 0 to 1, or null",
+    ),
+    Row(
+        what="prompt of RealToxicityPrompts without what followed it",
+        step="suites",
+        make=_toxic('{"prompt": {"text": "w1", "toxicity": 0.5}}\n'),
+        options="--suites realtoxicity",
+        message=f"{_TOXIC}, row 1: continuation: found nothing, accepted is an object with text and toxicity",
+    ),
+    Row(
+        what="too few texts to train what scores toxicity",
+        step="suites",
+        make=_toxic(_SCORED),
+        options="--suites realtoxicity",
+        message="realtoxicity: found 1 documents with scores, accepted are at least 20 to train a stand-in from; or "
+        "--suite.toxicity perspective or MODULE:FUNCTION",
+    ),
+    Row(
+        what="toxicity by Perspective without a key",
+        step="suites",
+        make=_toxic(_SCORED),
+        options="--suites realtoxicity --suite.toxicity perspective",
+        message="suite.toxicity: found perspective without a key, accepted is one in PERSPECTIVE_API_KEY",
+    ),
+    Row(
+        what="toxicity by a function that is not there",
+        step="suites",
+        make=_toxic(_SCORED),
+        options="--suites realtoxicity --suite.toxicity math:toxicity",
+        message="suite.toxicity: math:toxicity: found module 'math' has no attribute 'toxicity', accepted is a "
+        "function that can be imported",
     ),
 ]

@@ -67,7 +67,8 @@ class Task:
     """Items of a suite, asked in one way.
 
     suite: its name in the table. prompt: name of the wording, "" where there is one alone. shots: examples in each
-    context. max_tokens: of a written answer. stop: texts at which it is cut.
+    context. max_tokens: of a written answer. stop: texts at which it is cut. notes: what people have to know of
+    its numbers, a line each.
     """
 
     suite: str
@@ -77,6 +78,7 @@ class Task:
     shots: int = 0
     max_tokens: int = 64
     stop: tuple[str, ...] = ("\n",)
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
