@@ -104,6 +104,8 @@ def judging(
     if not _read(files):
         return None, [f"No judges: found no {' and '.join(FILES.values())} to train them on."]
     base = config.judge_base or base
+    if not base:
+        raise ValueError("judge_base: found nothing for a policy of no folder, accepted is a model's folder or name")
     found = train_judges(files, config, folder, base, log)
     if found is None:
         return None, [f"No judges: the tokenizer of {base} has no tokens of their own for yes and no."]

@@ -20,6 +20,7 @@ from instructrl.evaluation.suites.protocol import Answer, Item, Suite, Task, Wri
 from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.evaluation.suites.table import SUITES
 from instructrl.models.backbone import room_of
+from instructrl.models.base import source_of
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling, sample_texts
 from instructrl.rollout.options import Likelihoods, option_logprobs
@@ -199,13 +200,16 @@ def put_through(
 ) -> list[dict[str, Any]]:
     """One policy, wherever it comes from, through suites: an entry of `suites` in `results.json` each.
 
-    folder: for what is answered, so that the same call goes on. name: of the policy in the rows. Raises ValueError
-    where nothing of a suite fits the policy.
+    folder: for what is answered, so that the same call goes on. name: of the policy in the rows. Judges are trained, as
+    the settings have it, from what the policy was loaded from. Raises ValueError where nothing of a suite fits the
+    policy.
     """
     place, examinee = Path(folder), Examinee.of(name, 0, policy, encoder)
     check_fits(examinee, suites)
     distributed.from_main(lambda: place.mkdir(parents=True, exist_ok=True))
-    return suite_results(suites, [ask(examinee, suites, config, place, RunLog(place))])
+    log = RunLog(place)
+    suites = with_judges(suites, config, place, source_of(policy.lm), log)
+    return suite_results(suites, [ask(examinee, suites, config, place, log)])
 
 
 def suite_results(suites: Sequence[ReadSuite], answered: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

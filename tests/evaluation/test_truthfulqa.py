@@ -103,9 +103,10 @@ def test_true_and_informative_by_hand(tasks):
     )
     found = measures(tasks[0].items, [Written(text=text, finished=True) for text in (" One", "Two ", "")])
     assert asked == [(["Why is the sky blue?", "What is the moon?", "Who made the stars?"], ["One", "Two", ""])] * 2
-    assert value(found, "true") == pytest.approx(2 / 3)
-    assert value(found, "true and informative") == pytest.approx(1 / 3)
-    assert (value(found, "true", "non-adversarial"), value(found, "true and informative", "non-adversarial")) == (1, 0)
+    assert value(found, "true (own judge)") == pytest.approx(2 / 3)
+    assert value(found, "true and informative (own judges)") == pytest.approx(1 / 3)
+    assert value(found, "true (own judge)", "non-adversarial") == 1
+    assert value(found, "true and informative (own judges)", "non-adversarial") == 0
     assert value(found, "no comment") == pytest.approx(1 / 3)
 
 
@@ -129,8 +130,9 @@ def test_nearer_to_a_correct_answer(tasks, text, true):
 
 
 def test_rouge_1_by_hand():
-    """Three words of five and two of them of four common: 2*2/9."""
+    """Two common words of five and four: 2*2/9; of four and five, with one of them twice: 2*3/9."""
     assert truthfulqa.rouge_1("A cat, a dog; 7", "a-cat is 9") == pytest.approx(4 / 9)
+    assert truthfulqa.rouge_1("The sun, the sea", "the moon, the sun the") == pytest.approx(6 / 9)
     assert truthfulqa.rouge_1("", "") == truthfulqa.rouge_1("…", "a") == 0
     assert truthfulqa.rouge_1("The SEA.", "the sea") == 1
 

@@ -24,7 +24,7 @@ from instructrl.models.policy import Policy, gpt2_policy
 from instructrl.models.vocabulary import num_ids
 from instructrl.rollout.scoring import score_texts
 from instructrl.runs import suite_judges
-from instructrl.runs.suite_judges import SuiteJudges, load_judges, train_judges
+from instructrl.runs.suite_judges import SuiteJudges, judging, load_judges, train_judges
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.reward_model import RewardModelTrainer
 from instructrl.trainers.settings import CheckpointConfig
@@ -105,7 +105,11 @@ def test_judges_learn_what_people_said(trained):
     truth, info = probabilities(trained, ANSWERS)
     assert [p > 0.5 for p in truth] == [True, False, True, False]
     assert [p > 0.5 for p in info] == [False, True, False, True]
-    for facts in trained.facts.values():
+    for facts, asked in zip(trained.facts.values(), ASKED.values(), strict=True):
+        different = {(row["prompt"], row["completion"]) for row in rows(asked)}
+        held_out = sum(is_held_out(prompt.splitlines()[0].removeprefix("Q: ")) for prompt, _ in different)
+        assert facts["num_answers"] == len(different) - held_out
+        assert facts["quality"].num_answers == held_out
         assert facts["quality"].accuracy > 0.95
         assert facts["quality"].num_questions == sum(map(is_held_out, QUESTIONS))
 
@@ -127,7 +131,10 @@ def test_judges_are_loaded_as_they_were_trained(trained, place):
 def test_what_is_measured_by_judges(trained):
     items = [Item(context="", question=QUESTIONS[0], references=("w1.", "w2."), right=(0,))] * 4
     found = trained.measures(items, [Written(text=text, finished=True) for text in ANSWERS])
-    assert [(row.metric, row.value) for row in found[:2]] == [("true", 0.5), ("true and informative", 0.0)]
+    assert [(row.metric, row.value) for row in found[:2]] == [
+        ("true (own judge)", 0.5),
+        ("true and informative (own judges)", 0.0),
+    ]
 
 
 def test_the_note_has_what_a_reader_has_to_know(trained):
@@ -215,8 +222,18 @@ def test_models_are_judged_by_judges_of_the_first_of_them(tmp_path):
     )
     assert trained == loaded
     judged = {row["metric"] for row in trained["rows"]}
-    assert judged == {"true", "true and informative", "true by ROUGE-1", "no comment", "MC1", "MC2"}
-    assert {row["metric"] for row in alone["rows"]} == judged - {"true", "true and informative"}
+    assert judged == {
+        "true (own judge)",
+        "true and informative (own judges)",
+        "true by ROUGE-1",
+        "no comment",
+        "MC1",
+        "MC2",
+    }
+    assert {row["metric"] for row in alone["rows"]} == judged - {
+        "true (own judge)",
+        "true and informative (own judges)",
+    }
     assert [note.partition(" is right on ")[0] for note in trained["notes"][1:]] == [
         "The judge of truth",
         "The judge of information",
@@ -266,6 +283,13 @@ def test_rows_that_nobody_can_learn_from_leave_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"finetune_truth\.jsonl: found 0 answers to learn from and 0 held out that"):
         train(given, tmp_path / "judges", base(tmp_path))
     assert not (tmp_path / "judges").exists()
+
+
+def test_a_policy_of_no_folder_is_no_base(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^judge_base: found nothing for a policy of no folder, accepted is a model's"
+    ):
+        judging(files(tmp_path), SuiteConfig(), tmp_path / "judges", "", QUESTIONS, LOG)
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"truth": 1}'])

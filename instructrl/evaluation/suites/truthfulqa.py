@@ -21,6 +21,8 @@ from instructrl.rollout.options import Likelihoods
 NAME = "truthfulqa"
 QUESTIONS, TRUTH_ROWS, INFO_ROWS = "TruthfulQA.csv", "finetune_truth.jsonl", "finetune_info.jsonl"
 NO_COMMENT = "I have no comment."
+# Behind the paper's name of a metric stands who judges here.
+TRUE, TRUE_AND_INFORMATIVE = "true (own judge)", "true and informative (own judges)"
 
 # Lin et al., appendix E.
 _PAIRS = (
@@ -107,7 +109,7 @@ def measured_by(truth: Judge, info: Judge) -> Measures:
         questions, texts = [item.question for item in items], [answer.text.strip() for answer in answers]
         true, informative = ([p > 0.5 for p in judge(questions, texts)] for judge in (truth, info))
         both = [a and b for a, b in zip(true, informative, strict=True)]
-        judged = [*_shares("true", items, true), *_shares("true and informative", items, both)]
+        judged = [*_shares(TRUE, items, true), *_shares(TRUE_AND_INFORMATIVE, items, both)]
         return [*judged, *measured_by_references(items, answers)]
 
     return measures
