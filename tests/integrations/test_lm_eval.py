@@ -109,6 +109,21 @@ def test_likelihoods_are_those_of_separate_sequences():
 
 
 @torch.no_grad()
+def test_an_answer_of_the_likeliest_tokens_is_told_beside_longer_ones():
+    policy, encoder = make("llama", "plain", "byte level")
+    rows = []
+    for text, length in (("the sky", 1), ("red grey", 4), ("why", 2)):
+        start = encoder.prompt(text)
+        ids = list(start)
+        for _ in range(length):
+            ids.append(int(policy.lm(torch.tensor([ids])).logits[0, -1, : policy.num_ids].argmax()))
+        answer = ids[len(start) :]
+        rows += [(start, answer), (start, [*answer[:-1], (answer[-1] + 1) % policy.num_ids])]
+    found = PolicyLM(policy, encoder)._weighed(rows, ["t"] * len(rows))
+    assert [largest for _, largest in found] == [True, False] * 3
+
+
+@torch.no_grad()
 def test_the_likeliest_answer_is_the_one_that_is_written():
     policy, encoder = make("llama", "plain", "byte level")
     lm, contexts = PolicyLM(policy, encoder), ["the sky", "red grey", "why"]
@@ -239,6 +254,19 @@ def test_the_numbers_of_a_task_and_their_place_in_the_results(folder):
     assert (first["low"], first["high"]) == (max(share - margin, 0), pytest.approx(min(share + margin, 1)))
     assert (first["unit"], first["num_items"], first["group"]) == ("share", 5, "")
     assert "SFT: local_few: 15 of the requests are longer than the model reads" in entry["notes"][0]
+
+
+def test_a_chat_template_in_force_is_used(folder, monkeypatch):
+    asked = []
+    own = PolicyLM.loglikelihood
+    monkeypatch.setattr(PolicyLM, "loglikelihood", lambda lm, rows: asked.append(rows) or own(lm, rows))
+    for chat in ("auto", "none"):
+        policy, encoder = make("gpt2", "chatml", "byte level", chat)
+        adapter.lm_eval_results(policy, encoder, ["local_few"], include_path=folder, limit=1)
+    context = asked[0][0].args[0]
+    roles = ["system", "user", "assistant", "user", "assistant", "user"]  # the description and two examples
+    assert [message.role for message in context.messages] == roles
+    assert not isinstance(asked[1][0].args[0], Conversation)
 
 
 def test_a_group_has_its_tasks_as_parts(tmp_path):
