@@ -1,8 +1,17 @@
-"""Tasks of lm-eval with their data, written into a folder: one for each kind of request."""
+"""Tasks of lm-eval with their data, written into a folder, one for each kind of request; and policies for them."""
 
 import json
 import random
 from pathlib import Path
+
+import torch
+from chats import tokenizer_of
+from models.architectures import make_lm
+
+from instructrl.data.chat import template_of
+from instructrl.data.encoding import Encoder
+from instructrl.data.settings import Limits
+from instructrl.models.policy import Policy
 
 _WORDS = ("the", "sky", "is", "blue", "at", "dusk", "red", "grey", "black", "name", "three", "colours", "and", "why")
 
@@ -88,3 +97,17 @@ test_split: test
     for name, text in (TASKS if tasks is None else tasks).items():
         (folder / f"{name}.yaml").write_text(f"task: {name}\n{source}{text}", encoding="utf-8")
     return folder
+
+
+def make(family: str, style: str, backend: str, chat: str = "none") -> tuple[Policy, Encoder]:
+    tokenizer = tokenizer_of(style, backend)
+    lm = make_lm(family, vocab_size=len(tokenizer))
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(1)
+        lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        for head in {
+            id(part.weight): part for part in (lm.get_input_embeddings(), lm.get_output_embeddings())
+        }.values():
+            head.weight.normal_(0, 0.5)
+    lm.generation_config.eos_token_id, lm.generation_config.pad_token_id = tokenizer.eos_token_id, 0
+    return Policy(lm, len(tokenizer)).eval(), Encoder(tokenizer, Limits(), template_of(tokenizer, chat))
