@@ -16,9 +16,10 @@ from instructrl import distributed, durable
 from instructrl.data.encoding import Encoder
 from instructrl.data.settings import Limits
 from instructrl.data.tokenizers import load_tokenizer
+from instructrl.evaluation.contenders import PORTION
 from instructrl.evaluation.suites.protocol import Measures
 from instructrl.evaluation.suites.settings import SuiteConfig
-from instructrl.evaluation.suites.truthfulqa import INFO_ROWS, TRUTH_ROWS, measured_by
+from instructrl.evaluation.suites.truthfulqa import INFO_ROWS, TRUTH_ROWS, Judge, measured_by
 from instructrl.evaluation.suites.truthfulqa_judge import (
     ASKED,
     VERDICTS,
@@ -41,8 +42,10 @@ from instructrl.models.settings import AdapterConfig
 from instructrl.models.spread import spread_for_use
 from instructrl.rollout.scoring import in_batches
 from instructrl.runs.journal import Journal
+from instructrl.runs.portions import Portions
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.steps import Workspace, fit_reward_model, seed_for
+from instructrl.trainers.checkpoints import fingerprint
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import AdamConfig, CheckpointConfig, RewardModelConfig
 
@@ -68,10 +71,10 @@ class SuiteJudges:
     judges: Mapping[str, VerdictJudge]
     facts: Mapping[str, Mapping[str, Any]]
 
-    @property
-    def measures(self) -> Measures:
-        """What written answers are measured by."""
-        return measured_by(self.judges["truth"], self.judges["info"])
+    def measures(self, folder: Path, log: RunLog) -> Measures:
+        """What written answers are measured by. folder: where verdicts are kept, so that none is given twice."""
+        truth, info = (_kept(judge, name, folder, log) for name, judge in self.judges.items())
+        return measured_by(truth, info)
 
     def notes(self, questions: Sequence[str]) -> list[str]:
         """For people, beside the numbers: how far the judges can be trusted. questions: that models are asked."""
@@ -93,14 +96,14 @@ def judging(
 ) -> tuple[Measures | None, list[str]]:
     """What written answers are measured by, None without judges, and notes for people.
 
-    files: of TruthfulQA, by name. folder: of judges that are trained. base: that they are trained from where the
-    settings name none. questions: that models are asked.
+    files: of TruthfulQA, by name. folder: of judges that are trained, and of verdicts. base: that judges are trained
+    from where the settings name none. questions: that models are asked.
     """
     if config.judges == "none":
         return None, []
     if config.judges != "train":
         found = load_judges(Path(config.judges), log)
-        return found.measures, found.notes(questions)
+        return found.measures(folder, log), found.notes(questions)
     if not _read(files):
         return None, [f"No judges: found no {' and '.join(FILES.values())} to train them on."]
     base = config.judge_base or base
@@ -109,7 +112,22 @@ def judging(
     found = train_judges(files, config, folder, base, log)
     if found is None:
         return None, [f"No judges: the tokenizer of {base} has no tokens of their own for yes and no."]
-    return found.measures, found.notes(questions)
+    return found.measures(folder, log), found.notes(questions)
+
+
+def _kept(judge: VerdictJudge, name: str, folder: Path, log: RunLog) -> Judge:
+    """The same judge, whose verdicts are kept in portions."""
+    known = fingerprint(judge.reward_model)
+
+    def judged(questions: Sequence[str], answers: Sequence[str]) -> list[float]:
+        given = fingerprint(known, questions, answers)
+        portions, found = Portions(folder, log, f"{name}-{given[:16]}", given), []
+        for start in range(0, len(questions), PORTION):
+            some = slice(start, start + PORTION)
+            found += portions.once(f"{start:06d}", lambda some=some: judge(questions[some], answers[some]))
+        return found
+
+    return judged
 
 
 def load_judges(folder: Path, log: RunLog) -> SuiteJudges:
@@ -242,7 +260,7 @@ def _lesson(rows: Sequence[JudgedAnswer], encoder: Encoder, adapter: AdapterConf
 def _trained(work: Workspace, policy: Policy, lesson: _Lesson, name: str) -> tuple[RewardModel, JudgeQuality]:
     learned, held_out = lesson.learned, lesson.held_out
     if not work.model(name).is_dir():
-        minutes = _estimated_minutes(policy, work.encoder, lesson)
+        minutes = _estimated_minutes(policy, work.encoder, work.recipe.adapter, lesson)
         takes = f"about {minutes:.0f} minutes" if minutes >= 1 else "less than a minute"
         counts = f"{len(learned):,} answers and is measured on {len(held_out):,}"
         work.log.say(f"the judge of {NAMES[name]} learns from {counts}: {takes}")
@@ -257,15 +275,17 @@ def _trained(work: Workspace, policy: Policy, lesson: _Lesson, name: str) -> tup
     return reward_model, JudgeQuality(**work.journal.once(f"{name}_held_out", measure, given))
 
 
-def _estimated_minutes(policy: Policy, encoder: Encoder, lesson: _Lesson) -> float:
-    """Of training and measuring, from a few rows: a backward pass costs as much as two forward passes."""
+def _estimated_minutes(policy: Policy, encoder: Encoder, adapter: AdapterConfig, lesson: _Lesson) -> float:
+    """Of training and measuring, from a few rows. A backward pass costs as much as two forward passes, for an adapter
+    alone as much as one."""
     some = lesson.learned[:_TIMED_ROWS]
     sequences = encoder.pairs([row.comparison.prompt for row in some], [VERDICTS[0]] * len(some)).to(policy.device)
     in_batches(policy, sequences)  # the first pass is slower
     start = time.perf_counter()
     in_batches(policy, sequences).cpu()
     seconds = time.perf_counter() - start
-    passes = (3 * len(lesson.learned) + len(lesson.held_out)) / len(some)
+    for_training = 3 if adapter.rank is None else 2
+    passes = (for_training * len(lesson.learned) + len(lesson.held_out)) / len(some)
     return passes * seconds / 60
 
 

@@ -15,6 +15,7 @@ from instructrl.evaluation.suites.protocol import Item, Written
 from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.evaluation.suites.truthfulqa_judge import (
     JudgedAnswer,
+    VerdictJudge,
     is_held_out,
     judge_quality,
     read_judged_answers,
@@ -117,7 +118,7 @@ def test_judges_learn_what_people_said(trained):
 def test_the_probability_of_a_yes_is_of_both_scores(trained):
     judge = trained.judges["truth"]
     prompt = f"Q: {QUESTIONS[0]}\nA: w1 tell w2\nTrue:"
-    yes, no = score_texts(judge._reward_model, judge._encoder, [prompt] * 2, [" yes", " no"]).double()
+    yes, no = score_texts(judge.reward_model, judge._encoder, [prompt] * 2, [" yes", " no"]).double()
     assert judge([QUESTIONS[0]], ["w1 tell w2"])[0] == pytest.approx(float(torch.sigmoid(yes - no)), rel=1e-5)
 
 
@@ -128,13 +129,32 @@ def test_judges_are_loaded_as_they_were_trained(trained, place):
     assert loaded.notes(QUESTIONS) == trained.notes(QUESTIONS)
 
 
-def test_what_is_measured_by_judges(trained):
-    items = [Item(context="", question=QUESTIONS[0], references=("w1.", "w2."), right=(0,))] * 4
-    found = trained.measures(items, [Written(text=text, finished=True) for text in ANSWERS])
+def test_what_judges_say_is_kept(trained, tmp_path, monkeypatch):
+    """Eight answers in portions of three; the second judge is stopped at its second portion."""
+    monkeypatch.setattr(suite_judges, "PORTION", 3)
+    call, asked = VerdictJudge.__call__, []
+
+    def broken_off(self, questions, answers):
+        asked.append(len(answers))
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return call(self, questions, answers)
+
+    monkeypatch.setattr(VerdictJudge, "__call__", broken_off)
+    items = [Item(context="", question=QUESTIONS[0], references=("w1.", "w2."), right=(0,))] * 8
+    answers = [Written(text=text, finished=True) for text in ANSWERS * 2]
+    with pytest.raises(KeyboardInterrupt):
+        trained.measures(tmp_path, LOG)(items, answers)
+    found = trained.measures(tmp_path, LOG)(items, answers)
+    assert asked == [3, 3, 2, 3, 3, 3, 2]
+    assert found == trained.measures(tmp_path, LOG)(items, answers)
+    assert len(asked) == 7
     assert [(row.metric, row.value) for row in found[:2]] == [
         ("true (own judge)", 0.5),
         ("true and informative (own judges)", 0.0),
     ]
+    trained.measures(tmp_path, LOG)(items, answers[::-1])
+    assert len(asked) == 13
 
 
 def test_the_note_has_what_a_reader_has_to_know(trained):

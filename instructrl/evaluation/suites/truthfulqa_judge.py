@@ -89,7 +89,7 @@ class VerdictJudge:
     """
 
     def __init__(self, reward_model: RewardModel, encoder: Encoder, asked: str, warn: Callable[[str], None]) -> None:
-        self._reward_model, self._encoder, self._asked, self._warn = reward_model, encoder, asked, warn
+        self.reward_model, self._encoder, self._asked, self._warn = reward_model, encoder, asked, warn
 
     def __call__(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
         read = [self._beginning(*pair) for pair in zip(questions, answers, strict=True)]
@@ -99,7 +99,7 @@ class VerdictJudge:
                 f"{self._asked.lower()}: their beginning is judged"
             )
         rows = [_verdicts(question, text, self._asked) for question, text in zip(questions, read, strict=True)]
-        scores = torch.tensor(comparison_scores(self._reward_model, self._encoder, rows), dtype=torch.float64)
+        scores = torch.tensor(comparison_scores(self.reward_model, self._encoder, rows), dtype=torch.float64)
         return (scores[:, 0] - scores[:, 1]).sigmoid().tolist()
 
     def _beginning(self, question: str, answer: str) -> str:
