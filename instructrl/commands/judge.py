@@ -59,6 +59,7 @@ def main(config: JudgeCommand) -> int:
         else "a reward model measured",
         "judge": found.pop("judge", None),
         "baseline": found.pop("baseline", None),
+        "prompts": "prompts",
     }
     results = {
         "run": {key: value for key, value in run.items() if value is not None},

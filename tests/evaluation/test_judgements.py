@@ -138,6 +138,13 @@ def test_the_order_of_the_responses_changes_no_number():
     assert one["length_controlled"]["rate"] == pytest.approx(other["length_controlled"]["rate"])
 
 
+def test_verdicts_of_several_people_on_an_instruction_are_not_independent():
+    rows = [said(float(i < 6), instruction=f"q{i}", models=("a", "b")) for i in range(10)]
+    once, thrice = ({m["name"]: m for m in judged(given)["models"]}["b"]["win_rate"] for given in (rows, rows * 3))
+    assert (once["low"], once["high"]) == pytest.approx((thrice["low"], thrice["high"]))
+    assert (once["num_prompts"], thrice["num_prompts"]) == (10, 10)
+
+
 def test_scores_of_models():
     rows = of_scores(["p", "q"], {"a": ["x", "y"], "b": ["z", "y"]}, {"a": [1.0, 2.0], "b": [0.0, 9.0]}, "rm")
     assert [row.outcome for row in rows] == [0.0, 0.5]  # the same response ties, whatever its two scores

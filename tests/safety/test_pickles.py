@@ -171,6 +171,20 @@ def test_data_of_pickles_are_refused(call, hostile_file, marker, tmp_path, name,
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("name", ["annotations.json", "outputs.json", "results.json", "benchmark.jsonl"])
+def test_verdicts_of_pickles_are_refused(call, good, hostile_file, marker, tmp_path, name):
+    hostile_file(tmp_path / name)
+    option = f"--{name.partition('.')[0]}"
+    more = {
+        "--outputs": [tmp_path / name, "--reward-model", good / "reward"],
+        "--benchmark": ["--reward-model", good / "reward"],
+    }
+    code, _, err = call("judge", option, tmp_path / name, *more.get(option, []))
+    assert code == 2
+    assert str(tmp_path / name) in err
+    assert not marker.exists()
+
+
 @pytest.mark.parametrize("name", [TENSORS, STRUCTURE])
 def test_a_state_of_pickles_is_refused(tmp_path, bomb, marker, name):
     folder = tmp_path / "step-00000001"

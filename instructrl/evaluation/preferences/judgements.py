@@ -1,7 +1,7 @@
 """What judges said of pairs of responses, and the numbers of one judge: win rates against a baseline, all pairs."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from instructrl.evaluation.preferences.entries import Gamed, all_against_all, length_controlled
 from instructrl.evaluation.preferences.games import games_from_verdicts
-from instructrl.evaluation.statistics import win_rate
+from instructrl.evaluation.statistics import pair_rate, win_rate
 
 if TYPE_CHECKING:  # verdicts alone are read without torch
     from instructrl.types import Comparison
@@ -149,16 +149,31 @@ def judged_models(judgements: Sequence[Judgement], baseline: str | None, gamed: 
 
 
 def _against(judgements: Sequence[Judgement], model: str, gamed: Gamed | None) -> dict[str, Any]:
-    """The numbers of a model against the baseline, as alpaca_eval has them, which gives its rates in percent."""
+    """The numbers of a model against the baseline, as alpaca_eval has them, which gives its rates in percent.
+
+    The interval takes instructions as independent, of which people may have judged one several times.
+    """
     pairs = [row if row.models is not None and row.models[1] == model else row.swapped for row in judgements]
     outcomes = np.array([np.nan if row.outcome is None else row.outcome for row in pairs])
     judged = outcomes[~np.isnan(outcomes)]
     if not len(judged):
         return {}
-    groups: list[Hashable] = [row.instruction for row in pairs if row.outcome is not None]
+    sums: dict[str, list[float]] = {}
+    for row in pairs:
+        if row.outcome is not None:
+            sums.setdefault(row.instruction, []).append(row.outcome)
+    clustered = pair_rate([sum(found) for found in sums.values()], [len(found) for found in sums.values()])
+    assert clustered is not None  # there is a verdict
+    rate = win_rate(judged, num_resamples=1)
     texts, theirs = [row.texts[1] for row in pairs], [row.texts[0] for row in pairs]
     return {
-        "win_rate": asdict(win_rate(judged, groups)),
+        "win_rate": {
+            "rate": rate.rate,
+            "standard_error": rate.standard_error,
+            "low": clustered.low,
+            "high": clustered.high,
+            "num_prompts": len(sums),
+        },
         "length_controlled": length_controlled(outcomes, texts, theirs, gamed),
         # A verdict between is taken for a win or a loss, and one half stays one half.
         "discrete_win_rate": float(np.where(judged == 0.5, 0.5, np.round(judged)).mean()),
