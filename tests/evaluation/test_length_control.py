@@ -9,6 +9,7 @@ from instructrl.evaluation.preferences.length_control import (
     NUM_FOLDS,
     Anchors,
     _chosen_strength,
+    _folds,
     fit,
     length_controlled_win_rate,
 )
@@ -99,6 +100,11 @@ def test_problems_side_by_side_do_not_meet():
     together = fit(features, targets, weights)
     for row, x in zip(weights, together, strict=True):
         np.testing.assert_allclose(fit(features, targets, row[None])[0], x, atol=1e-8)
+
+
+def test_folds_are_alpaca_evals():
+    """Of seven rows the last is in fold 0, the first in fold 1: 6, 5, 4, 3, 2, and 1, 0 again."""
+    assert _folds(7).tolist() == [1, 0, 4, 3, 2, 1, 0]
 
 
 def test_noise_is_penalised_and_signal_is_not():

@@ -181,13 +181,17 @@ def _cross_entropy(margins: Array, targets: Array) -> Array:
 
 def _chosen_strength(features: Array, targets: Array, weights: Array) -> float:
     number = len(targets)
-    fold = (number - 1 - np.arange(number)) % NUM_FOLDS
-    held_out = fold == np.arange(NUM_FOLDS)[:, None]
+    held_out = _folds(number) == np.arange(NUM_FOLDS)[:, None]
     kept = np.where(held_out, 0, weights)
     fitted = fit(features, targets, (STRENGTHS[:, None, None] * kept).reshape(-1, number))
     losses = (weights * _cross_entropy(fitted @ features.T, targets)).reshape(len(STRENGTHS), NUM_FOLDS, number)
     means = (losses * held_out).sum(axis=2) / held_out.sum(axis=1)
     return float(STRENGTHS[means.mean(axis=1).argmin()])
+
+
+def _folds(number: int) -> NDArray[np.int64]:
+    """In which fold each row is held out: rows are dealt from the last one on."""
+    return (number - 1 - np.arange(number)) % NUM_FOLDS
 
 
 def _with_anchors(anchors: Anchors, features: Array, targets: Array) -> tuple[Array, Array, Array]:
