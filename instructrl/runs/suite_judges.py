@@ -50,6 +50,7 @@ from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import AdamConfig, CheckpointConfig, RewardModelConfig
 
 FACTS = "judges.json"
+_GIVEN = "given.txt"
 FILES = {"truth": TRUTH_ROWS, "info": INFO_ROWS}
 NAMES = {"truth": "truth", "info": "information"}
 _CHECKPOINTS = CheckpointConfig()
@@ -179,6 +180,8 @@ def train_judges(
         return None
     adapter = _adapter_of(policy)
     lessons = {name: _lesson(rows[name], encoder, adapter, config.seed, name) for name in FILES}
+    given = fingerprint(policy, [row.comparison for name in FILES for row in rows[name]], config.seed)
+    distributed.from_main(lambda: _take_place(folder, given, log))
     work = _workspace(folder, encoder, adapter, config.seed)
     judges, facts = {}, {}
     for name, lesson in lessons.items():
@@ -196,6 +199,16 @@ def train_judges(
         kept = {name: {**found, "quality": asdict(found["quality"])} for name, found in facts.items()}
         durable.write_text(folder / FACTS, json.dumps(kept, indent=1) + "\n")
     return SuiteJudges(judges=judges, facts=facts)
+
+
+def _take_place(folder: Path, given: str, log: RunLog) -> None:
+    """Judges of another base, other rows or another seed give way. given: a digest of these."""
+    mark = folder / _GIVEN
+    if mark.is_file() and mark.read_text(encoding="utf-8") != given:
+        log.say(f"{folder}: found judges of another base, other rows or another seed: they are trained anew")
+        durable.remove(folder)
+    durable.make_folder(folder)
+    durable.write_text(mark, given)
 
 
 def _judge(reward_model: RewardModel, encoder: Encoder, name: str, log: RunLog) -> VerdictJudge:

@@ -265,6 +265,20 @@ def test_models_are_judged_by_judges_of_the_first_of_them(tmp_path):
     ]
 
 
+def test_judges_of_another_seed_give_way(tmp_path, monkeypatch):
+    """Settings of public sets may change in a run that is finished, whose steps stay."""
+    told: list[str] = []
+    monkeypatch.setattr(LOG, "say", told.append)
+    given, start, folder = files(tmp_path, per_question=1), base(tmp_path), tmp_path / "judges"
+    train(given, folder, start)
+    before = (folder / "models/truth/model.safetensors").read_bytes()
+    train(given, folder, start)
+    assert told == []
+    assert train_judges(given, SuiteConfig(seed=1), folder, start, LOG) is not None
+    assert told == [f"{folder}: found judges of another base, other rows or another seed: they are trained anew"]
+    assert (folder / "models/truth/model.safetensors").read_bytes() != before
+
+
 def test_a_vocabulary_without_verdicts_gives_no_judges(tmp_path):
     assert train_judges(files(tmp_path), SuiteConfig(), tmp_path / "judges", base(tmp_path, verdicts=()), LOG) is None
     assert not (tmp_path / "judges").exists()
