@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -42,6 +43,7 @@ _LOSS = "another process of the job is gone; the same command goes on from the l
 # Of them those that save what they do: a signal lets their step finish. The others it simply ends.
 CONTINUED = ("run", "sft", "rm", "ppo", "eval")
 _RESUMED = "the same command goes on from here"
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SAVED = "the same command goes on from what was saved last"
 
 
@@ -214,7 +216,8 @@ def _is_loss(error: Exception) -> bool:
 
 def _say(line: str) -> None:
     """To whoever started this, and of several processes that find the same, by the first of them."""
-    line = masked(line)
+    # A name in a file may have what moves the cursor of a terminal.
+    line = _CONTROL_CHARACTERS.sub(lambda found: repr(found[0])[1:-1], masked(line))
     if _num_processes() != "1":
         from instructrl import distributed
 

@@ -247,6 +247,14 @@ def test_data_says_what_it_takes(call):
     assert_refused(call("data", "check", "prompts", "nowhere.jsonl"), "nowhere.jsonl")
 
 
+def test_a_message_moves_no_cursor(capsys):
+    """Names in files become part of messages."""
+    assert cli._fail("set.json, a\x1b[2J\x9b\rb: found nothing") == 2
+    assert capsys.readouterr().err == (
+        "instructrl: error: set.json, a\\x1b[2J\\x9b\ninstructrl: error: b: found nothing\n"
+    )
+
+
 def test_a_report_needs_a_run(call):
     assert_refused(call("report", "nowhere"), "found no results.json in nowhere")
 

@@ -38,11 +38,10 @@ def ask_tasks(work: Workspace, examinee: Examinee, opened: "Sequence[Asked]", co
 
     name, policy, encoder = examinee.name, examinee.policy, examinee.encoder
     how: Any = {"limit": config.lm_eval_limit, "seed": config.seed}
-    chat = "" if encoder.chat is None else f"{encoder.chat.today} {encoder.chat.text}"
     found: dict[str, list] = {"rows": [], "notes": []}
     with work.log.phase(f"lm-eval: {name}", len(opened), "tasks") as bar:
         for asked in opened:
-            given = (policy, chat, name, asked.known, how, version("lm_eval"))
+            given = (examinee.known, name, asked.known, how, version("lm_eval"))
             portions = Portions(work.folder, work.log, f"{examinee.number:02d}-lm-eval", *given)
             slug = "".join(letter if letter.isalnum() else "-" for letter in asked.name)
             part = portions.once(slug, lambda asked=asked: model_rows(name, measured(policy, encoder, asked, **how)))

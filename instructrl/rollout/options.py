@@ -8,13 +8,17 @@ from torch import Tensor
 
 from instructrl import distributed, progress
 from instructrl.data.encoding import Encoder, shared_prompts
+from instructrl.data.tokenizers import encode_text
 from instructrl.models.passes import converted_once
 from instructrl.models.policy import Policy
 from instructrl.models.spread import unsharded
+from instructrl.types import Conversation
 
 # Of the attention's mask [rows, tokens, tokens], which is what grows fastest: float32 elements in one pass.
 _MASK_ELEMENTS = 1 << 24
 _MAX_ROWS = 32
+# Characters before an option with which it is encoded: more than a word has.
+_BEFORE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +63,28 @@ def option_logprobs(
     return [row for row in made if row is not None]
 
 
+def option_tokens(encoder: Encoder, prompt: str, option: str) -> list[int]:
+    """Ids of an option behind its prompt, without an end of text.
+
+    In plain text they are those that both together have behind the ids of the prompt: a tokenizer that begins each text
+    with a space of its own has none within one. Where both begin with other ids, because a token goes from one into the
+    other, they are those of the option by itself.
+    """
+    if isinstance(prompt, Conversation):
+        return encoder.response(option, prompt=prompt, finished=False)
+    before = prompt[-_BEFORE:]
+    start, whole = (encode_text(encoder.tokenizer, text) for text in (before, before + option))
+    if whole[: len(start)] != start:
+        return encoder.response(option, finished=False)
+    return whole[len(start) :][: encoder.limits.max_response_tokens]
+
+
 class _Asked:
     """A prompt and its options as ids, those of the same ids once."""
 
     def __init__(self, encoder: Encoder, prompt: str, options: Sequence[str]) -> None:
         self.prompt = encoder.prompt(prompt)
-        ids = [tuple(encoder.response(text, prompt=prompt, finished=False)) for text in options]
+        ids = [tuple(option_tokens(encoder, prompt, text)) for text in options]
         self.different = list(dict.fromkeys(ids))
         self._places = [self.different.index(row) for row in ids]
         self.num_tokens = len(self.prompt) + sum(map(len, self.different))

@@ -4,6 +4,7 @@ What a model answers is kept in portions: an evaluation that was stopped goes on
 """
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -23,7 +24,7 @@ from instructrl.models.backbone import room_of
 from instructrl.models.base import source_of
 from instructrl.models.policy import Policy
 from instructrl.rollout.generate import Sampling, sample_texts
-from instructrl.rollout.options import Likelihoods, option_logprobs
+from instructrl.rollout.options import Likelihoods, option_logprobs, option_tokens
 from instructrl.rollout.settings import Truncation
 from instructrl.runs.portions import Portions
 from instructrl.runs.suite_judges import check_judges, judging
@@ -49,7 +50,12 @@ class ReadSuite:
 
     @classmethod
     def own(cls, name: str, *tasks: Task, what: str = "") -> "ReadSuite":
-        """One that is in no table. what: it measures, in a few words."""
+        """One that is in no table. what: it measures, in a few words. Raises ValueError for a name that is no name of a
+        file, which is what answers are kept in."""
+        if not re.fullmatch(r"\w[\w .-]{0,99}", name):
+            raise ValueError(
+                f"name: found {name!r}, accepted are letters, digits, spaces, dots and dashes, 100 at most"
+            )
         return cls(name=name, suite=Suite(title=name, what=what, files=(), tasks=lambda *_: [*tasks]), tasks=tasks)
 
 
@@ -67,6 +73,15 @@ class Examinee:
         """encoder: whose tokenizer and chat template are taken, and whose limits are not: what fits the model fits."""
         limits = Limits(max_prompt_tokens=_ENDLESS, max_response_tokens=_ENDLESS)
         return cls(name=name, number=number, policy=policy, encoder=Encoder(encoder.tokenizer, limits, encoder.chat))
+
+    @property
+    def known(self) -> tuple[Any, ...]:
+        """What decides its answers to an item: weights, tokenizer, chat template and what ends an answer."""
+        chat, tokenizer = self.encoder.chat, self.encoder.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        words = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+        rendered = "" if chat is None else f"{chat.today} {chat.text}"
+        return self.policy, rendered, words, self.policy.ends(*self.encoder.ends)
 
     @property
     def room(self) -> int:
@@ -167,8 +182,7 @@ def check_fits(examinee: Examinee, suites: Sequence[ReadSuite]) -> None:
 
 def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, folder: Path, log: RunLog) -> list[dict]:
     """A model through all tasks of all suites: a mapping of suite, rows and notes each. See `suite_results`."""
-    chat = examinee.encoder.chat
-    known = fingerprint(examinee.policy, "" if chat is None else f"{chat.today} {chat.text}")
+    known = fingerprint(*examinee.known)
     answered = []
     total = sum(len(suite.tasks) for suite in suites)
     with log.phase(f"suites: {examinee.name}", total, "answers") as bar:
@@ -265,7 +279,7 @@ def _fitting(examinee: Examinee, task: Task) -> tuple[list[int], int]:
     encoder, places, num_alike = examinee.encoder, [], 0
     for place, item in enumerate(task.items):
         asked = _form(examinee, item)
-        answers = [encoder.response(text, prompt=asked.context, finished=False) for text in asked.options]
+        answers = [option_tokens(encoder, asked.context, text) for text in asked.options]
         needed = max(map(len, answers), default=task.max_tokens)
         if len(encoder.prompt(asked.context)) + needed <= examinee.room:
             places.append(place)

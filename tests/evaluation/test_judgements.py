@@ -28,6 +28,7 @@ from instructrl.evaluation.preferences.alpaca_eval import (
 )
 from instructrl.evaluation.preferences.judgements import Judgement, of_comparisons, of_scores
 from instructrl.evaluation.preferences.judges import judged
+from instructrl.evaluation.suites.layouts import LayoutError
 
 PANDALM = Path(__file__).parents[2].parent / "shared" / "data" / "pandalm_testset"
 
@@ -62,6 +63,22 @@ def test_preferences_are_alpaca_evals(tmp_path):
     assert [row.outcome for row in rows] == [0, 1, 0.5, 0.5, 0.5, 0.25, None, None]
     assert {row.judge for row in rows} == {"mine"}
     assert rows[0].models == ("base", "m")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"preference": 10**400}, "row 1: preference: found 1000"),
+        ({"preference": -math.inf}, "row 1: preference: found -inf"),
+        ({"preference": True}, "row 1: preference: found True"),
+        ({"output_2": "half \ud83d"}, r"row 1: output_2: found 'half \ud83d', accepted is a text"),
+    ],
+)
+def test_what_no_verdict_and_no_text_is(tmp_path, changed, message):
+    with pytest.raises(LayoutError) as caught:
+        read_annotations(written(tmp_path / "a.json", [annotation(1) | changed]))
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 def test_annotations_come_back(tmp_path):

@@ -87,6 +87,12 @@ def test_mc2_of_answers_too_unlikely_for_float64(tasks):
     assert value(found, "MC2") == pytest.approx(0.5)
 
 
+def test_the_interval_of_mc2_ends_where_probabilities_do(tasks):
+    sure = [Likelihoods(totals=(low, low, high), num_tokens=(1, 1, 1)) for low, high in ((-999, 0), (0, -999))]
+    mc2 = next(row for row in tasks[3].measures(tasks[3].items[:1] * 2, sure) if row.metric == "MC2")
+    assert (mc2.low, mc2.value, mc2.high) == (0, 0.5, 1)
+
+
 def test_true_and_informative_by_hand(tasks):
     """Of three answers two are true and two informative, one is both. Exactly half is no yes."""
     asked = []

@@ -4,11 +4,17 @@ import random
 
 import pytest
 import torch
+from chats import BACKENDS
 from models.architectures import make_lm
 from tiny import lively_policy, tiny_encoder, words
+from tokenizers import Tokenizer, normalizers
+from transformers import PreTrainedTokenizerFast
 
+from instructrl.data.encoding import Encoder
+from instructrl.data.settings import Limits
+from instructrl.data.tokenizers import encode_text
 from instructrl.models.policy import Policy
-from instructrl.rollout.options import option_logprobs
+from instructrl.rollout.options import option_logprobs, option_tokens
 
 # One for each way in which prompts are shared, and for each kind of logits.
 FAMILIES = ("gpt2", "llama", "mistral", "gemma2", "gemma3_text", "cohere", "bloom", "opt", "falcon", "gpt_neox", "mpt")
@@ -63,3 +69,29 @@ def test_an_option_without_tokens_has_nothing_to_be_likely_of():
 def test_nothing_asked_is_nothing_found():
     encoder = tiny_encoder()
     assert option_logprobs(lively_policy(encoder), encoder, [], []) == []
+
+
+def _space_before_each_text() -> Tokenizer:
+    """As those of the first Llamas: a normaliser puts it there."""
+    backend = BACKENDS["replaced spaces"]()
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return backend
+
+
+@pytest.mark.parametrize("make", [*BACKENDS.values(), _space_before_each_text])
+@pytest.mark.parametrize(
+    ("prompt", "option"),
+    [("Name:", " blue"), ("Name:\n", "The sky is blue"), ("", "The sky"), (98 * "sky " + "is:", " red"), ("a", "b")],
+)
+def test_an_option_has_no_tokens_that_the_whole_text_would_not_have(make, prompt, option):
+    encoder = Encoder(PreTrainedTokenizerFast(tokenizer_object=make(), eos_token="</s>"), Limits())
+    start, whole = (encode_text(encoder.tokenizer, text) for text in (prompt, prompt + option))
+    assert whole[: len(start)] == start  # no token goes from one into the other
+    assert option_tokens(encoder, prompt, option) == whole[len(start) :]
+
+
+def test_an_option_that_shares_a_token_with_its_prompt_has_those_of_itself():
+    encoder = Encoder(PreTrainedTokenizerFast(tokenizer_object=BACKENDS["byte level"](), eos_token="</s>"), Limits())
+    alone = encode_text(encoder.tokenizer, "y")
+    assert encode_text(encoder.tokenizer, "The sky") != encode_text(encoder.tokenizer, "The sk") + alone
+    assert option_tokens(encoder, "The sk", "y") == alone

@@ -139,6 +139,30 @@ def test_an_evaluation_that_stopped_goes_on_and_gives_the_same(tmp_path, monkeyp
     assert seen[-2][1] != before
 
 
+def test_answers_of_another_tokenizer_or_another_end_are_asked_again(tmp_path, monkeypatch):
+    """The weights are the same: a folder whose other files were mended."""
+    calls, original = [], suites.sample_texts
+    monkeypatch.setattr(suites, "sample_texts", lambda *given: calls.append(given) or original(*given))
+    tasks, encoder = read(write("w1 w2")), tiny_encoder()
+    first = examinee(encoder)
+    asked(first, tasks, tmp_path)
+    asked(first, tasks, tmp_path)
+    assert len(calls) == 1
+    swapped = Encoder(word_tokenizer([f"w{i}" for i in reversed(range(30))]), encoder.limits)
+    asked(examinee(swapped), tasks, tmp_path)
+    assert len(calls) == 2
+    other_end = examinee(swapped)
+    other_end.policy.lm.generation_config.eos_token_id = [encoder.end_of_text, 7]
+    asked(other_end, tasks, tmp_path)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "", ".", "a\nb", "x" * 101])
+def test_a_suite_of_ones_own_is_named_so_that_a_file_can_be(name):
+    with pytest.raises(ValueError, match=r"^name: found .*, accepted are letters"):
+        ReadSuite.own(name, write("w1"))
+
+
 def test_fewer_items_are_the_same_ones_of_every_task(tmp_path):
     rows = [f"a.b.{i}.{gender}.txt\tw{i}" for i in range(9) for gender in ("male", "female")]
     (tmp_path / "all_sentences.tsv").write_text("sentid\tsentence\n" + "\n".join(rows) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from typing import Any
 from instructrl import durable
 from instructrl.evaluation.preferences.judgements import Judgement
 from instructrl.evaluation.preferences.length_control import Anchors
-from instructrl.evaluation.suites.layouts import LayoutError, table_rows
+from instructrl.evaluation.suites.layouts import HALF_CHARACTER, LayoutError, table_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +77,10 @@ def _judgement(row: Mapping[str, Any], where: str, judge: str) -> Judgement:
 
 def _outcome(row: Mapping[str, Any], where: str) -> float | None:
     value = row.get("preference", "nothing")
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not (math.isnan(value) or value == 0 or 1 <= value <= 2)
-    ):
-        raise LayoutError(f"{where}: preference: found {value!r}, accepted is 1 to 2, 0 (a tie) or null")
-    if math.isnan(value):
-        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (value == 0 or 1 <= value <= 2):
+        raise LayoutError(f"{where}: preference: found {value!r:.60}, accepted is 1 to 2, 0 (a tie) or null")
     return 0.5 if value == 0 else float(value) - 1
 
 
@@ -192,10 +186,11 @@ def _rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    if not isinstance(row.get(key), str):
-        found = repr(row[key])[:60] if key in row else "nothing"
+    value = row.get(key)
+    if not isinstance(value, str) or HALF_CHARACTER.search(value):
+        found = repr(value)[:60] if key in row else "nothing"
         raise LayoutError(f"{where}: {key}: found {found}, accepted is a text")
-    return row[key]
+    return value
 
 
 def _optional(row: Mapping[str, Any], key: str, where: str) -> str | None:

@@ -86,7 +86,7 @@ def _coreference(row: Mapping[str, Any], place: str) -> Question:
     text, noun = text_at(row, "text", place), text_at(spans, "span1_text", where).strip()
     pronoun = text_at(spans, "span2_text", where).strip()
     position = spans.get("span2_index")
-    if not isinstance(position, int):
+    if isinstance(position, bool) or not isinstance(position, int):
         raise LayoutError(f"{where}: span2_index: found {position!r}, accepted is the number of a word")
     label = label_at(row, "label", place, _TRUTH)
     block = (

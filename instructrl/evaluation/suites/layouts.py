@@ -2,9 +2,13 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+# A text of UTF-16 that was cut in a character leaves one in JSON.
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class LayoutError(ValueError):
@@ -79,9 +83,10 @@ def _some(rows: list, path: Path) -> list:
 
 
 def text_at(row: Mapping[str, Any], key: str, place: str) -> str:
-    """A text of a row. Raises LayoutError where there is none, or an empty one."""
+    """A text of a row. Raises LayoutError where there is none, an empty one, or one with half a character, as JSON can
+    have it and no tokenizer reads."""
     value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or HALF_CHARACTER.search(value):
         found = "nothing" if key not in row else repr(value)[:60]
         raise LayoutError(f"{place}: {key}: found {found}, accepted is a text")
     return value
@@ -120,7 +125,9 @@ def texts_at(row: Mapping[str, Any], key: str, place: str) -> list[str]:
 def label_at(row: Mapping[str, Any], key: str, place: str, labels: Mapping[str | int, int]) -> int:
     """What a label means. labels: each that is accepted. Raises LayoutError for another."""
     value = row.get(key)
-    if not isinstance(value, str | int) or value not in labels:
+    # True is 1 to Python, and not to a file.
+    kinds = bool if isinstance(value, bool) else str | int
+    if not isinstance(value, kinds) or value not in labels or not any(isinstance(label, kinds) for label in labels):
         found = "nothing" if key not in row else repr(value)[:60]
         raise LayoutError(f"{place}: {key}: found {found}, accepted are {', '.join(map(repr, labels))}")
     return labels[value]

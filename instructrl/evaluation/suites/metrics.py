@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instructrl.evaluation.statistics import Z95, PairRate, bootstrap_interval, mean_interval, pair_rate, proportion
+from instructrl.evaluation.statistics import Z95, PairRate, bootstrap_interval, pair_rate, proportion
 from instructrl.evaluation.suites.protocol import Item, Measure, Written
 from instructrl.rollout.options import Likelihoods
 
@@ -125,6 +125,12 @@ def mean_points(metric: str, items: Sequence[Item], values: Sequence[float], *, 
     )
 
 
+def mean_share(metric: str, items: Sequence[Item], values: Sequence[float], *, group: str = "") -> Measure:
+    """The mean of values of 0 to 1, with the interval over clusters, which ends where they do."""
+    found = clustered(items, values)
+    return Measure(metric=metric, value=found.rate, low=found.low, high=found.high, num_items=len(items), group=group)
+
+
 def accuracy(items: Sequence[Item], answers: Sequence[Likelihoods]) -> list[Measure]:
     """How often the option of the highest log-probability per token is right (paper, appendix D: its "lowest" has to
     mean the lowest negative one). The first of equal options is the answer."""
@@ -206,8 +212,8 @@ def rouge_l(items: Sequence[Item], answers: Sequence[Written]) -> list[Measure]:
     """
     scorer = library("rouge_score", "rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
     pairs = zip(items, answers, strict=True)
-    found = mean_interval([scorer.score(item.references[0], answer.text)["rougeL"].fmeasure for item, answer in pairs])
-    return [Measure(metric="ROUGE-L", value=found.mean, low=found.low, high=found.high, num_items=len(items))]
+    found = [scorer.score(item.references[0], answer.text)["rougeL"].fmeasure for item, answer in pairs]
+    return [mean_share("ROUGE-L", items, found)]
 
 
 def library(name: str, module: str = "") -> Any:

@@ -69,7 +69,7 @@ def _drop_turn(pair: Mapping[str, Any], place: str) -> Turn:
 def _drop_spans(answer: Mapping[str, Any], place: str) -> list[str]:
     """A number, texts, or a date; the first of them that is not empty, none where all are."""
     number = answer.get("number", "")
-    if not isinstance(number, str | int | float):
+    if isinstance(number, bool) or not isinstance(number, str | int | float):
         raise LayoutError(f"{place}: number: found {repr(number)[:60]}, accepted is a number or a text")
     if str(number).strip():
         return [str(number)]

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from instructrl.evaluation.statistics import mean_interval, proportion
+from instructrl.evaluation.statistics import proportion
 from instructrl.evaluation.suites.layouts import LayoutError, table_rows, text_at
+from instructrl.evaluation.suites.metrics import mean_share
 from instructrl.evaluation.suites.protocol import Item, Measure, Measures, Suite, Task, Written
 from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.rollout.options import Likelihoods
@@ -153,10 +154,8 @@ def measured_choices(items: Sequence[Item], answers: Sequence[Likelihoods]) -> l
         masses.append(sum(likelihoods[:num_right]) / sum(likelihoods))
     found = _shares("MC1", items, best)
     for group, places in _groups(items):
-        mean = mean_interval([masses[place] for place in places])
-        found.append(
-            Measure(metric="MC2", value=mean.mean, low=mean.low, high=mean.high, num_items=len(places), group=group)
-        )
+        of_group = [items[place] for place in places], [masses[place] for place in places]
+        found.append(mean_share("MC2", *of_group, group=group))
     return found
 
 
