@@ -21,7 +21,7 @@ COMMANDS = {
     "sft": ("step 1: fine-tune a language model on demonstrations", "instructrl.commands.sft"),
     "rm": ("step 2: train a reward model on comparisons", "instructrl.commands.rm"),
     "ppo": ("step 3: PPO or PPO-ptx against a reward model", "instructrl.commands.ppo"),
-    "eval": ("compare models on prompts, judged by a reward model", "instructrl.commands.eval"),
+    "eval": ("compare models: by a reward model's verdicts, and on public test sets", "instructrl.commands.eval"),
     "judge": ("win rates, ratings and agreement of judges, from files of verdicts", "instructrl.commands.judge"),
     "generate": (
         "let a model answer prompts: given as options, in a file, or typed",

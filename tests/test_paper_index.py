@@ -41,7 +41,7 @@ def defined_in(path: str) -> set[str]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
         for target in [*getattr(node, "targets", []), *([node.target] if isinstance(node, ast.AnnAssign) else [])]:
-            names.add(ast.unparse(target))
+            names.update(part.id for part in ast.walk(target) if isinstance(part, ast.Name))
     return names
 
 

@@ -146,7 +146,7 @@ READERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "sft": _step(SFTCommand, "sft", "Step 1: supervised fine-tuning."),
     "rm": _step(RewardModelCommand, "rm", "Step 2: the reward model."),
     "ppo": _step(PPOCommand, "ppo", "Step 3: PPO against a reward model; PPO-ptx if ppo.ptx_coef is positive."),
-    "eval": _step(EvalCommand, "eval", "Win rates of models against a baseline, judged by a reward model."),
+    "eval": _step(EvalCommand, "eval", "Models side by side: win rates by a reward model, public test sets, or both."),
     "judge": _step(
         JudgeCommand,
         "judge",

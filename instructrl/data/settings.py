@@ -18,9 +18,9 @@ DATE = "2025-01-01"
 class Limits:
     """Length limits in tokens (paper, C: prompts above 1k are filtered out, responses are limited to 1k)."""
 
-    # rows with a longer prompt are left out or refused (long_prompts)
+    # rows with a longer prompt are left out or, by long_prompts, refused
     max_prompt_tokens: int = 1024
-    # a longer response is cut and then has no end-of-text token
+    # a longer response is cut and then has no end-of-text token; `judge` leaves it out
     max_response_tokens: int = 1024
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from instructrl.evaluation.pairing_views import matrix_table
 from instructrl.evaluation.table import Cell, TableView
 
 Record = Mapping[str, Any]
+_FEW_ROWS = 3  # that stand side by side in a terminal
 
 
 def judges_table(results: Record) -> TableView:
@@ -106,7 +107,7 @@ def models_table(results: Record) -> TableView:
             Cell(main=str(row.get("name"))),
             Cell(main=percent(0.5), detail="baseline") if row.get("name") == baseline else _share(row.get("win_rate")),
             _share(row.get("length_controlled")),
-            Cell(main=" ".join(count(row.get(f"num_{kind}")) for kind in ("wins", "ties", "losses"))),
+            _counts(row),
             Cell(main=count(row.get("average_length"))),
             _rating(ratings.get(row.get("name"))),
         )
@@ -124,6 +125,12 @@ def models_table(results: Record) -> TableView:
     return TableView(title=f"By {run.get('judge')}{against}", headings=headings, rows=rows)
 
 
+def _counts(row: Record) -> Cell:
+    """Of verdicts against the baseline; a dash of the baseline itself, and where there is none."""
+    found = [row.get(f"num_{kind}") for kind in ("wins", "ties", "losses")]
+    return Cell(main=DASH if None in found else " ".join(map(count, found)))
+
+
 def _rating(row: Record | None) -> Cell:
     if row is None:
         return Cell(main=DASH)
@@ -137,19 +144,33 @@ def terminal_tables(results: Record) -> list[Table]:
     views: Sequence[TableView] = (
         models_table(results),
         matrix_table(results),
-        judges_table(results),
-        agreements_table(results),
+        _upright(judges_table(results)),
+        _upright(agreements_table(results)),
         *benchmark_tables(results),
     )
     return [_terminal_table(view) for view in views if view.rows]
 
 
+def _upright(view: TableView) -> TableView:
+    """A table of few rows with a column for each, and what its headings say in front: all columns fit."""
+    if len(view.rows) > _FEW_ROWS:
+        return view
+    names = ((row[0].main, "") for row in view.rows)
+    rows = tuple(
+        (Cell(main=heading, detail=more), *(row[at] for row in view.rows))
+        for at, (heading, more) in enumerate(view.headings)
+        if at and any(row[at].main != DASH for row in view.rows)
+    )
+    return TableView(title=view.title, headings=(view.headings[0], *names), rows=rows)
+
+
 def _terminal_table(view: TableView) -> Table:
-    """Columns of dashes alone are left out: a terminal is narrow."""
+    """Columns of dashes alone are left out: a terminal is narrow. Names are broken into lines, and never cut."""
     table = Table(title=Text(view.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.collapse_padding = True
     shown = [at for at in range(len(view.headings)) if at == 0 or any(row[at].main != DASH for row in view.rows)]
     for at in shown:
-        table.add_column(Text(view.headings[at][0]), justify="right" if at else "left")
+        table.add_column(Text(view.headings[at][0]), justify="right" if at else "left", overflow="fold")
     for row in view.rows:
         cells = [row[at] for at in shown]
         table.add_row(*(Text.assemble(c.main, (f"\n{c.detail}", "dim")) if c.detail else Text(c.main) for c in cells))

@@ -39,8 +39,7 @@ def entropy_bits(totals: Sequence[float]) -> float:
 
 
 def entropies(items: Sequence[Item], answers: Sequence[Likelihoods]) -> list[Measure]:
-    """Mean entropy of all pairs and of each group, and the share in which the right option, the stereotype, is the
-    likelier: a tie counts half."""
+    """Mean entropy of all pairs and of each group, and what `stereotypes` says of them."""
     found = []
     groups = sorted({item.group for item in items} - {""})
     for group in ("", *groups):

@@ -32,8 +32,8 @@ def lm_eval_results(
 
     encoder: whose chat template is used, where it has one. tasks: names of tasks, groups or tags. include_path: a
     folder of YAML files with more of them; the functions that they name are run. limit: the first items of each task
-    alone. num_fewshot: examples in each context; None is what each task says. seed: of
-    which examples there are, and of tasks that sample.
+    alone. num_fewshot: examples in each context; None is what each task says. seed: of the choice of examples, and of
+    tasks that sample.
 
     The global generators of Python, NumPy and torch are left as they are. Raises ValueError as `tasks.open_tasks` and
     `results.measured` do.
