@@ -181,7 +181,7 @@ def check_fits(examinee: Examinee, suites: Sequence[ReadSuite]) -> None:
 
 
 def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, folder: Path, log: RunLog) -> list[dict]:
-    """A model through all tasks of all suites: a mapping of suite, rows and notes each. See `suite_results`."""
+    """A model through all tasks of all suites: a mapping of model, rows and notes each. See `suite_results`."""
     known = fingerprint(*examinee.known)
     answered = []
     total = sum(len(suite.tasks) for suite in suites)
@@ -190,7 +190,7 @@ def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, fo
             fits = [_fitting(examinee, task) for task in suite.tasks]
             rows, notes = [], _remarks(examinee, suite, fits)
             for note in notes:
-                log.warn(note)
+                log.warn(f"{examinee.name}: {note}")
             for number, (task, (places, _)) in enumerate(zip(suite.tasks, fits, strict=True)):
                 if places:
                     fitting = task.at(places)
@@ -199,7 +199,7 @@ def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, fo
                     answers = _answers(examinee, fitting, config, portions, bar.advance)
                     rows += _rows(examinee, task, fitting, answers)
                 bar.advance(note=task.name)
-            answered.append({"suite": suite.name, "rows": rows, "notes": notes})
+            answered.append({"model": examinee.name, "rows": rows, "notes": notes})
     return answered
 
 
@@ -232,7 +232,11 @@ def suite_results(suites: Sequence[ReadSuite], answered: Sequence[Sequence[Mappi
     for place, suite in enumerate(suites):
         found = [model[place] for model in answered]
         rows = [row for model in found for row in model["rows"]]
-        notes = [*suite.notes, *(note for model in found for note in model["notes"])]
+        told: dict[str, list[str]] = {}
+        for model in found:
+            for note in model["notes"]:
+                told.setdefault(note, []).append(model["model"])
+        notes = [*suite.notes, *(f"{listing(models)}: {note}" for note, models in told.items())]
         made.append(
             {"suite": suite.name, "title": suite.suite.title, "what": suite.suite.what, "notes": notes, "rows": rows}
         )
@@ -245,13 +249,13 @@ def _remarks(examinee: Examinee, suite: ReadSuite, fits: Sequence[tuple[list[int
     for task, (places, num_alike) in zip(suite.tasks, fits, strict=True):
         total, num_left_out = f"of {len(task.items):,} items", len(task.items) - len(places)
         if num_left_out:
-            why = f"are left out, they do not fit into its {examinee.room:,} positions"
+            why = f"are left out, they do not fit into {examinee.room:,} positions"
             found.setdefault((f"{num_left_out:,} {total}", why), []).append(task.name)
         if num_alike:
-            why = "are the same tokens to its tokenizer"
+            why = "are the same tokens to the tokenizer"
             found.setdefault((f"options of {num_alike:,} {total}", why), []).append(task.name)
     return [
-        f"{examinee.name}: {what} of {suite.name if len(names) == len(suite.tasks) else listing(names)} {why}"
+        f"{what} of {suite.name if len(names) == len(suite.tasks) else listing(names)} {why}"
         for (what, why), names in found.items()
     ]
 

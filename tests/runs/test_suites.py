@@ -108,8 +108,15 @@ def test_what_does_not_fit_is_left_out_counted_and_told(tmp_path, capsys):
     (found,) = asked(model, read(weigh(("w2",), ("w2 w3 w4",), context=long), write("w1", long)), tmp_path)
     assert [len(items) for items, _ in seen] == [1, 1]
     assert [row["num_left_out"] for row in found["rows"]] == [1, 1]
-    assert found["notes"][0] == ("SFT: 1 of 2 items of set are left out, they do not fit into its 32 positions")
+    assert found["notes"][0] == "1 of 2 items of set are left out, they do not fit into 32 positions"
     assert "1 of 2 items" in capsys.readouterr().err
+
+
+def test_what_is_true_of_several_models_is_told_once():
+    told = {"a": ["x"], "b": ["x", "y"], "c": []}
+    answered = [[{"model": name, "rows": [], "notes": notes}] for name, notes in told.items()]
+    (entry,) = suite_results(read(write("w1")), answered)
+    assert entry["notes"] == ["a and b: x", "b: y"]
 
 
 def test_an_evaluation_that_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatch):
@@ -214,7 +221,7 @@ def test_suites_alone_take_models_of_different_tokenizers(world, tmp_path, monke
     assert len(rows) == 6
     assert 0 < rows["a", "basic"] < 1
     assert rows["c", "basic"] == 1  # none of the words is one of its own: equal sentences
-    assert entry["notes"][0] == "c: options of 5 of 5 items of winogender are the same tokens to its tokenizer"
+    assert entry["notes"][0] == "c: options of 5 of 5 items of winogender are the same tokens to the tokenizer"
     shown = capsys.readouterr().out
     assert "Winogender" in shown
     assert "Win rate" not in shown
