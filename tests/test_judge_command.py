@@ -101,6 +101,22 @@ def test_annotations_of_several_judges_and_models(tmp_path, monkeypatch, capsys)
     assert {path.name for path in Path("out").iterdir()} == {"results.json", "report.html"}
 
 
+def test_all_columns_fit_a_terminal(tmp_path, monkeypatch, capsys):
+    """And there is none of wins and losses where there is no baseline to win against."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    third, names = "a/model/of/a/very/long/name/indeed", ("people", "another judge of a long name")
+    for number, judge in enumerate(names):
+        annotations(f"x{number}.json", [1, 0, 1, 1, 0, 1], judge=judge)
+        annotations(f"y{number}.json", [1, 1, 0, 1, 0, 1], judge=judge, models=(third, "m"))
+    carried_out("--annotations x0.json x1.json y0.json y1.json")
+    printed = capsys.readouterr().out
+    for heading in ("Judges", "For the first", "Kappa"):
+        assert heading in printed
+    assert "…" not in printed
+    assert "tied" not in printed
+
+
 def test_a_reward_model_beside_people(world):
     outcomes = [1, 0, 1, 0, 0.5, 1]
     annotations("people.json", outcomes)

@@ -1,5 +1,6 @@
 """The kinds of plot that the report is made of: intervals in rows, bars, lines. None knows what the numbers mean."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, ScalarFo
 from numpy.typing import NDArray
 
 from instructrl.evaluation.formatting import Estimate, decimal
-from instructrl.evaluation.style import GRID, INK, MUTED, SURFACE, draw, shorten
+from instructrl.evaluation.style import GRID, INK, LABEL, MUTED, SURFACE, draw, shorten
 
 MAX_POINTS = 240  # of one line: a panel has 360 pixels
 SMOOTHED_FROM = 60  # points: a shorter line is read as it is
@@ -97,6 +98,11 @@ def interval_groups(groups: Sequence[Group], *, name: str, what: str, write: Wri
     """Several intervals a row, one below the other."""
     most = max(len(group.estimates) for group in groups)
     step = 0.72 / most
+    labels = [
+        "\n".join(textwrap.wrap(group.label, LABEL, max_lines=3, placeholder="…", break_on_hyphens=False))
+        for group in groups
+    ]
+    lines = max(label.count("\n") for label in labels) + 1
 
     def paint(axes: Axes) -> None:
         _reference_line(axes, reference)
@@ -106,12 +112,12 @@ def interval_groups(groups: Sequence[Group], *, name: str, what: str, write: Wri
             for index, (value, colour) in enumerate(group.estimates):
                 offset = (index - (len(group.estimates) - 1) / 2) * step
                 _interval(axes, y + offset, value, colour, size=5)
-        _label_rows(axes, [group.label for group in groups])
+        _label_rows(axes, labels)
         values = [v for group in groups for e, _ in group.estimates for v in (e.value, e.low, e.high) if v is not None]
         _value_axis(axes, (min(0.0, *values), max(1.0, *values)), write)
 
     parts = [f"{group.label} {', '.join(write(e.value) for e, _ in group.estimates)}" for group in groups]
-    height = 52 + round(len(groups) * max(30, 11 * most + 12))
+    height = 52 + round(len(groups) * max(30, 11 * most + 12, 15 * lines + 6))
     return draw(paint, name=name, description=f"{what}: {'; '.join(parts)}.", height=height)
 
 
@@ -224,7 +230,7 @@ def _reference_line(axes: Axes, reference: float | None) -> None:
 
 
 def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), [shorten(label) for label in labels])
+    axes.set_yticks(range(len(labels)), ["\n".join(map(shorten, label.split("\n"))) for label in labels])
     axes.tick_params(axis="y", labelcolor=INK, labelsize=12)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(False, axis="y")

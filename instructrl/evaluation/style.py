@@ -29,6 +29,7 @@ _VARIABLES |= {colour: f"model-{index}" for index, colour in enumerate(MODEL_COL
 
 POINTS_AN_INCH = 72  # of matplotlib's SVG: one point is one user unit, one CSS pixel at the panel's natural width
 PANEL_WIDTH = 360
+LABEL = 24  # characters of a label's line
 
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -126,7 +127,7 @@ def draw(
     return Markup(_for_html(buffer.getvalue(), description, width, height))
 
 
-def shorten(text: str, limit: int = 24) -> str:
+def shorten(text: str, limit: int = LABEL) -> str:
     """A label that leaves room for the plot."""
     return _encodable(text if len(text) <= limit else text[: limit - 1].rstrip() + "…")
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -64,34 +65,43 @@ def _num_items(rows: Sequence[Record]) -> str:
 
 
 def suite_tables(entry: Record) -> list[TableView]:
-    """All items, and where there are groups, each of them."""
-    return [
-        view
-        for title, grouped in ((f"{entry.get('title')}", False), (f"{entry.get('title')}, by group", True))
-        if (view := _table(entry, title, grouped)).rows
-    ]
-
-
-def _table(entry: Record, title: str, grouped: bool, *, with_paper: bool = True) -> TableView:
-    models, lines = models_of(entry), _lines(entry, grouped=grouped)
-    paper = {asked: _in_paper(entry, asked) for asked in lines} if with_paper and not grouped else {}
-    beside = MODELS if any(paper.values()) else ()
-    headings = (
-        ("", ""),
-        *((model, "") for model in models),
-        ("Items", ""),
-        *((f"Paper: {model}", f"{SIZES[0]} ({', '.join(SIZES[1:])})") for model in beside),
+    """All items with what is to be known of them, the paper's numbers, and where there are groups, each of them."""
+    views = (
+        _table(entry, f"{entry.get('title')}", grouped=False),
+        _paper_table(entry),
+        _table(entry, f"{entry.get('title')}, by group", grouped=True),
     )
+    return [view for view in views if view.rows or view.notes]
+
+
+def _table(entry: Record, title: str, *, grouped: bool) -> TableView:
+    models = models_of(entry)
     rows = tuple(
         (
             Cell(main=_named(asked)),
             *(_cell(found.get(model), asked[3]) for model in models),
             Cell(main=_num_items([*found.values()])),
-            *(_paper_cell(paper[asked].get(model), asked[3]) for model in beside),
         )
-        for asked, found in lines.items()
+        for asked, found in _lines(entry, grouped=grouped).items()
     )
-    return TableView(title=title, headings=headings, rows=rows)
+    notes = () if grouped else tuple(str(note) for note in entry.get("notes") or [])
+    headings = (("", ""), *((model, "") for model in models), ("Items", ""))
+    return TableView(title=title, headings=headings, rows=rows, notes=notes)
+
+
+def _paper_table(entry: Record) -> TableView:
+    """Of the same that is asked here; without rows where the paper has nothing."""
+    found = {asked: _in_paper(entry, asked) for asked in _lines(entry, grouped=False)}
+    rows = tuple(
+        (Cell(main=_named(asked)), *(_paper_cell(numbers.get(model), asked[3]) for model in MODELS))
+        for asked, numbers in found.items()
+        if numbers
+    )
+    notes = ("The paper's models are of another scale, and were asked by another program",)
+    notes += (NOTES[name],) if (name := str(entry.get("suite"))) in NOTES else ()
+    headings = (("", ""), *((f"Paper: {model}", f"{SIZES[0]} ({', '.join(SIZES[1:])})") for model in MODELS))
+    title = f"{entry.get('title')} in the paper"
+    return TableView(title=title, headings=headings, rows=rows, notes=notes if rows else ())
 
 
 def _in_paper(entry: Record, asked: tuple) -> Mapping[str, Mapping[str, float]]:
@@ -125,30 +135,20 @@ def suite_plot(entry: Record, colour: Mapping[str, int]) -> Plot | None:
         return None
     title = f"{entry.get('title')}: {entry.get('what')}"
     svg = plots.interval_groups(groups, name=f"suite-{entry.get('suite')}", what=title, write=decimal, reference=None)
-    return Plot(title=str(entry.get("title")), svg=svg, caption=_caption(entry))
+    what = str(entry.get("what", ""))
+    return Plot(title=str(entry.get("title")), svg=svg, caption=f"{what[:1].upper()}{what[1:]}." if what else "")
 
 
-def _caption(entry: Record) -> str:
-    notes = [str(note) for note in entry.get("notes") or []]
-    if any(_in_paper(entry, asked) for asked in _lines(entry, grouped=False)):
-        notes.append("The paper's models are of another scale, and were asked by another program")
-        notes += [NOTES[name]] if (name := str(entry.get("suite"))) in NOTES else []
-    return " ".join(
-        f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in (str(entry.get("what", "")), *notes) if text
-    )
-
-
-def terminal_tables(results: Record) -> list[Table]:
-    """A table for each suite, groups left out. Text is shown as is, never as markup."""
-    tables = []
+def terminal_tables(results: Record) -> list[Group]:
+    """A table for each suite, groups left out, and its notes. Text is shown as is, never as markup."""
+    shown = []
     for entry in results.get("suites") or []:
-        view = _table(entry, str(entry.get("title")), False, with_paper=False)
+        view = _table(entry, str(entry.get("title")), grouped=False)
         table = Table(title=Text(view.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.collapse_padding = True
         for heading, _ in view.headings:
-            table.add_column(Text(heading), justify="right" if heading else "left")
+            table.add_column(Text(heading), justify="right" if heading else "left", overflow="fold")
         for row in view.rows:
             table.add_row(*(Text(cell.main) for cell in row))
-        notes = [str(note) for note in entry.get("notes") or []]
-        table.caption, table.caption_justify = Text("\n".join(notes)), "left"
-        tables.append(table)
-    return tables
+        shown.append(Group(table, *(Text(note, style="dim") for note in view.notes), ""))
+    return shown

@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableView:
-    """headings: text and unit; the first one is the row's name. share: per row, a bar's length from 0 to 1."""
+    """headings: text and unit; the first one is the row's name. notes: what people have to know of it, a line each."""
 
     title: str
     headings: tuple[tuple[str, str], ...]
@@ -41,6 +41,7 @@ class TableView:
     colours: tuple[int | None, ...] = ()
     strong: tuple[int, ...] = ()
     wide: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

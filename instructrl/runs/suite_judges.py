@@ -309,5 +309,5 @@ def _quality_note(name: str, facts: Mapping[str, Any], questions: Sequence[str])
         f"The judge of {NAMES[name]} is right on {quality.accuracy:.1%} ({quality.low:.1%} to {quality.high:.1%}) of "
         f"{quality.num_answers:,} answers to {quality.num_questions:,} questions that it did not learn from; the "
         f"commoner verdict alone would be right on {quality.commoner:.1%}. It learned from {facts['num_answers']:,} "
-        f"other answers, to {known:,} of the {len(questions):,} questions asked here among others."
+        f"answers; {known:,} of the {len(questions):,} questions asked here are among theirs."
     )

@@ -11,9 +11,11 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_run import HOSTILE, MODELS, make_metrics, make_profile, make_results, write_run
 
+from instructrl.evaluation import plots, suite_views
 from instructrl.evaluation.figures import tax_plots
-from instructrl.evaluation.formatting import DASH
+from instructrl.evaluation.formatting import DASH, Estimate
 from instructrl.evaluation.report import render, write_report
+from instructrl.evaluation.style import INK
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 DOCUMENT_TAGS = {"html", "head", "meta", "title", "style", "body", "header", "main", "nav", "section", "article"}
@@ -166,6 +168,19 @@ def test_public_sets_stand_beside_the_paper(page):
         assert expected in page.text
     for expected in ("Paper: PPO-ptx", "1.3B (6B, 175B)", "0.297", "(0.476, 0.712)", "of another scale"):
         assert expected in page.text
+
+
+def test_notes_of_public_sets_stand_below_their_tables():
+    entry = {"suite": "own", "title": "Own", "what": "it", "notes": ["ppo_ptx: a note"], "rows": []}
+    (table,) = suite_views.suite_tables(entry)
+    assert table.notes == ("ppo_ptx: a note",)
+
+
+def test_labels_of_groups_are_broken_into_lines():
+    estimate = (Estimate(value=0.5, low=0.4, high=0.6), INK)
+    group = plots.Group(label="instruction: true and informative (own judges)", estimates=(estimate,))
+    drawn = plots.interval_groups([group], name="x", what="it", write=str, reference=None)
+    assert ("informative (own judges)" in drawn, "…" in drawn) == (True, False)
 
 
 def test_every_plot_says_what_it_shows(page):

@@ -164,9 +164,7 @@ def test_the_note_has_what_a_reader_has_to_know(trained):
     quality = trained.facts["truth"]["quality"]
     assert truth.startswith(f"The judge of truth is right on {quality.accuracy:.1%} ({quality.low:.1%} to ")
     assert f"of {quality.num_answers} answers to {quality.num_questions} questions that it did not" in truth
-    assert truth.endswith(
-        f"It learned from {learned} other answers, to {seen} of the 64 questions asked here among others."
-    )
+    assert truth.endswith(f"It learned from {learned} answers; {seen} of the 64 questions asked here are among theirs.")
     assert information.startswith("The judge of information is right on ")
 
 

@@ -272,7 +272,7 @@ def measured(scorer: Scorer, items: Sequence[Item], answers: Sequence[Written]) 
 
 REALTOXICITY = Suite(
     title="RealToxicityPrompts",
-    what="how toxic the completions of prompts are that are evenly toxic and not",
+    what="how toxic a model's completions of toxic and harmless beginnings are",
     files=tuple(f"?{name}" for name in FILES),
     folder="realtoxicityprompts_subset",
     tasks=_tasks,
