@@ -247,9 +247,9 @@ def _shared_prompts_agree(network: PreTrainedModel, rows: SharedPrompts, truth: 
 def _steps_agree(
     network: PreTrainedModel, truth: Tensor, batch: str, row: Callable[[PreTrainedModel, str, Tensor, Tensor], States]
 ) -> bool:
-    """Prompts of 6, 2 and 3 tokens, read at once and then token by token; a row leaves in between."""
+    """Prompts of 6, 2, 3 and 3 tokens, read at once and then token by token; rows leave in between."""
     tokens = tokens_of(network)
-    starts = [6, 2, 3]
+    starts = [6, 2, 3, 3]
     mask = torch.arange(6)[None, :] >= 6 - torch.tensor(starts)[:, None]
     prompt = torch.zeros(mask.shape, dtype=torch.int64)
     prompt[mask] = torch.cat([tokens[:start] for start in starts])
@@ -259,8 +259,8 @@ def _steps_agree(
     for step in range(_LENGTH - 6):
         if not agree(found, truth[left - 1]):
             return False
-        if step == 5:  # the last row takes the place of the second
-            order = torch.tensor([0, 2])
+        if step == 5:  # the last row takes the place of the second, and that of its length leaves
+            order = torch.tensor([0, 3])
             states.keep(order)
             left = left[order]
         found = states.append(tokens[left])

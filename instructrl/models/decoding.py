@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 from instructrl import threads
 from instructrl.models.adapters import named_products
@@ -100,7 +100,11 @@ class _CachedStates:
         return hidden
 
     def keep(self, order: Tensor) -> None:
-        self._cache.batch_select_indices(order)
+        for layer in self._cache.layers:
+            if isinstance(layer, LinearAttentionLayer):  # of which only this also has the states of convolutions
+                layer.reorder_cache(order)
+            else:
+                layer.batch_select_indices(order)
         self._mask = self._mask[order]
         self._next_position = self._next_position[order]
 

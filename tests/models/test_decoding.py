@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from models.architectures import make_lm
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from instructrl.models.decoding import Decoder
@@ -20,6 +21,8 @@ GPT2 = dict(vocab_size=50, n_positions=256, n_embd=32, n_layer=2, n_head=2, resi
 NETWORKS = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    # Their states of convolutions leave with their rows.
+    "convolutions": lambda: make_lm("lfm2"),
     # A window shorter than what is read: its layers keep a cache of their own kind.
     "sliding": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=20)),
 }
@@ -73,7 +76,8 @@ def test_tokens_that_all_prompts_begin_with_are_read_once(name):
         lambda module, args, given: read.append(given["input_ids"].numel()), with_kwargs=True
     ):
         decoder = Decoder(policy, prompt, mask)
-    assert read == ([3 * width] if name == "sliding" else [40, 3 * 7])  # a window counts padding between two tokens
+    # A window and a convolution count padding between two tokens.
+    assert read == ([3 * width] if name in ("sliding", "convolutions") else [40, 3 * 7])
     for step in range(70):
         expected = torch.stack([policy.lm(torch.tensor([text])).logits[0, -1] for text in texts])
         torch.testing.assert_close(decoder.projection(), expected, rtol=1e-9, atol=1e-9)
