@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+from transformers.cache_utils import DynamicLayer
 
 from instructrl import threads
 from instructrl.models.adapters import named_products
@@ -100,11 +100,10 @@ class _CachedStates:
         return hidden
 
     def keep(self, order: Tensor) -> None:
-        for layer in self._cache.layers:
-            if isinstance(layer, LinearAttentionLayer):  # of which only this also has the states of convolutions
-                layer.reorder_cache(order)
-            else:
-                layer.batch_select_indices(order)
+        layers: list[Any] = self._cache.layers
+        for layer in layers:
+            # The states of convolutions have no other way to leave.
+            (layer.reorder_cache if hasattr(layer, "conv_states") else layer.batch_select_indices)(order)
         self._mask = self._mask[order]
         self._next_position = self._next_position[order]
 
