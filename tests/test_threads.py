@@ -59,7 +59,7 @@ def miniature_policy():
 @pytest.mark.usefixtures("four")
 def test_the_miniature_decodes_with_one_thread_and_trains_with_all():
     policy, seen = miniature_policy(), []
-    rows, reads = torch.ones(64, 92, dtype=torch.int64), torch.ones(64, 92, dtype=torch.bool)
+    rows, reads = torch.arange(64)[:, None].repeat(1, 92), torch.ones(64, 92, dtype=torch.bool)  # nothing in common
     with threads.by_work(), torch.no_grad():
         decoder = Decoder(policy, rows, reads)
         seen.append(torch.get_num_threads())

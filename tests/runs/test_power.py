@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tiny import demonstrations, tiny_encoder, tiny_policy, tiny_reward_model
 
 from instructrl import cli, durable
-from instructrl.commands import eval
+from instructrl.commands import win_rates
 from instructrl.data.readers import write_jsonl
 from instructrl.types import Prompt
 
@@ -202,9 +202,9 @@ def test_an_evaluation_of_its_own_goes_on_from_what_was_answered(tmp_path, monke
     words = ["eval", "--baseline", tmp_path / "model0", "--models", tmp_path / "model1", "--out", tmp_path / "out"]
     words += ["--reward-model", tmp_path / "judge", "--data", tmp_path / "rows.jsonl"]
     words += ["--limits.max-prompt-tokens", 12, "--limits.max-response-tokens", 8]
-    asked, sample = [], eval.sample_texts
-    monkeypatch.setattr(eval, "sample_texts", lambda *a, **k: asked.append(k["first_episode"]) or sample(*a, **k))
-    monkeypatch.setattr(eval, "PORTION", 2)
+    asked, sample = [], win_rates.sample_texts
+    monkeypatch.setattr(win_rates, "sample_texts", lambda *a, **k: asked.append(k["first_episode"]) or sample(*a, **k))
+    monkeypatch.setattr(win_rates, "PORTION", 2)
     assert cli.main([str(word) for word in words]) == 0
     assert asked == [0, 2, 4] * 2
     whole = (tmp_path / "out" / "results.json").read_bytes()
