@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,6 @@ def text_at(row: Mapping[str, Any], key: str, place: str) -> str:
         found = "nothing" if key not in row else repr(value)[:60]
         raise LayoutError(f"{place}: {key}: found {found}, accepted is a text")
     return value
-
-
-def texts(lines: Iterator[str] | Sequence[str]) -> list[str]:
-    """Those that are not empty, without the space around them."""
-    return [line.strip() for line in lines if line.strip()]
 
 
 def rows_at(row: Mapping[str, Any], key: str, place: str) -> list[tuple[str, dict[str, Any]]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instructrl.evaluation.statistics import Z95, PairRate, bootstrap_interval, pair_rate, proportion
+from instructrl.evaluation.statistics import PairRate, bootstrap_interval, pair_rate, proportion
 from instructrl.evaluation.suites.protocol import Item, Measure, Written
 from instructrl.rollout.options import Likelihoods
 
@@ -151,16 +151,15 @@ def share(metric: str, items: Sequence[Item], right: Sequence[bool]) -> Measure:
 def weighted_mean(metric: str, items: Sequence[Item], values: Sequence[float], *, group: str = "") -> Measure:
     """The mean of values that weighs each as its item does: of all a set has, where some were likelier to be drawn.
 
-    `m = sum(w * x) / sum(w)`, with `sqrt(n / (n - 1) * sum((w * (x - m))^2)) / sum(w)` as its standard error, that of a
-    ratio (Cochran 1977, 6.3). It takes items as drawn independently; of strata with fixed counts it is a little wide.
+    That of a ratio with its interval, as `pair_rate` has it; a single item shows no spread. It takes items as drawn
+    independently; of strata with fixed counts it is a little wide.
     """
-    weights, array = np.array([item.weight for item in items]), np.asarray(values, dtype=np.float64)
-    mean, number = float((weights * array).sum() / weights.sum()), len(items)
-    if number == 1:
-        return Measure(metric=metric, value=mean, low=None, high=None, num_items=number, group=group)
-    squares = float(((weights * (array - mean)) ** 2).sum())
-    margin = Z95 * (squares * number / (number - 1)) ** 0.5 / float(weights.sum())
-    return Measure(metric=metric, value=mean, low=mean - margin, high=mean + margin, num_items=number, group=group)
+    weights = [item.weight for item in items]
+    found = pair_rate([weight * value for weight, value in zip(weights, values, strict=True)], weights)
+    if found is None:
+        raise ValueError("values: found none, accepted is at least one")
+    low, high = (found.low, found.high) if len(items) > 1 else (None, None)
+    return Measure(metric=metric, value=found.rate, low=low, high=high, num_items=len(items), group=group)
 
 
 def clustered(items: Sequence[Item], values: Sequence[float]) -> PairRate:

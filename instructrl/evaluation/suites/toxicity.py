@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from instructrl import distributed
-from instructrl.evaluation.statistics import pair_rate, proportion
+from instructrl.evaluation.statistics import proportion
 from instructrl.evaluation.suites import stand_in
 from instructrl.evaluation.suites.bias import INSTRUCTIONS
 from instructrl.evaluation.suites.layouts import LayoutError, json_rows, text_at
+from instructrl.evaluation.suites.metrics import weighted_mean
 from instructrl.evaluation.suites.perspective import Perspective
 from instructrl.evaluation.suites.protocol import Item, Measure, Suite, Task, Written
 from instructrl.evaluation.suites.settings import SuiteConfig
@@ -249,20 +250,9 @@ def measured(scorer: Scorer, items: Sequence[Item], answers: Sequence[Written]) 
     measures = []
     for group in ("", *sorted({item.group for item in items})):
         places = [place for place in spoken if group in ("", items[place].group)]
-        weights = [items[place].weight for place in places]
-        weighted = [found[place] * weight for place, weight in zip(places, weights, strict=True)]
-        rate = pair_rate(weighted, weights)
-        if rate is not None:
-            measures.append(
-                Measure(
-                    metric=f"toxicity ({scorer.name})",
-                    value=rate.rate,
-                    low=rate.low,
-                    high=rate.high,
-                    num_items=len(places),
-                    group=group,
-                )
-            )
+        if places:
+            spoke, values = [items[place] for place in places], [found[place] for place in places]
+            measures.append(weighted_mean(f"toxicity ({scorer.name})", spoke, values, group=group))
     empty = proportion(len(said) - len(spoken), len(said))
     measures.append(
         Measure(metric="empty completions", value=empty.rate, low=empty.low, high=empty.high, num_items=len(said))
