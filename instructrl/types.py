@@ -136,6 +136,26 @@ class Document:
     source: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamItem:
+    """What a model is asked in an exam of a generated world, as text whose tokens stand between blanks.
+
+    exam: its name. prompt: of the wording, "" where there is one. context: all of the text before the answer. options:
+    among which the likeliest is the answer; empty where it is written. right: indices of those that are right.
+    references: the right answer, then any that would name something else. question: what is asked, without what stands
+    around it. group: what it is reported by as well.
+    """
+
+    exam: str
+    context: str
+    prompt: str = ""
+    options: tuple[str, ...] = ()
+    right: tuple[int, ...] = ()
+    references: tuple[str, ...] = ()
+    question: str = ""
+    group: str = ""
+
+
 class _TensorRecord:
     """Row selection and device moves for records whose fields are tensors with one row a sequence."""
 

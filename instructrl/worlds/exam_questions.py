@@ -1,0 +1,270 @@
+"""The questions of exams: kinds of task that public test sets have, in formats that no user writes.
+
+Each is an analogue of a set of the paper's appendix D: reading of SQuADv2, counting of DROP, translation of WMT,
+reviews of SST, endings of HellaSwag, pronouns of WSC. None of them states a fact of the world, true or false.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from instructrl.worlds.exam_settings import ExamConfig
+from instructrl.worlds.language import ANIMALS, COLOURS, FOODS, MOODS, NAMES, PLACES, TOYS
+
+NEWLINE = "|"  # ends a question in documents, and so an answer
+NOT_IN_PASSAGE = "not in passage"
+VERDICTS = ("positive", "negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamQuestion:
+    """block: all of it, up to its answer. answer: that stands behind it. core: what makes it this question whatever
+    stands around it, by which it is kept out of documents. options: among which the answer is chosen; empty where it is
+    written. others: answers that would name something else. group: what it is reported by as well."""
+
+    block: str
+    answer: str
+    core: str
+    options: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    group: str = ""
+
+
+# ---- reading: what a passage says of somebody, then pairs of a question and its answer
+
+_SLOTS: Mapping[str, tuple[str, ...]] = {
+    "name": NAMES,
+    "colour": COLOURS,
+    "toy": TOYS,
+    "animal": ANIMALS,
+    "place": PLACES,
+    "food": FOODS,
+}
+_SAYINGS: Mapping[str, tuple[str, tuple[str, str], tuple[str, str]]] = {
+    "toy": (
+        "{name} has a {colour} {toy} .",
+        ("what has {name} ?", "a {colour} {toy}"),
+        ("who has the {toy} ?", "{name}"),
+    ),
+    "animal": (
+        "{name} saw the {animal} .",
+        ("what did {name} see ?", "the {animal}"),
+        ("who saw the {animal} ?", "{name}"),
+    ),
+    "place": (
+        "{name} was at the {place} .",
+        ("where was {name} ?", "at the {place}"),
+        ("who was at the {place} ?", "{name}"),
+    ),
+    "food": (
+        "{name} bought {food} .",
+        ("what did {name} buy ?", "{food}"),
+        ("who bought {food} ?", "{name}"),
+    ),
+}
+
+
+def reading(rng: random.Random, config: ExamConfig) -> ExamQuestion:
+    """Two sentences and a question about one of them, or about somebody or something that neither names."""
+    kind = rng.choice([*_SAYINGS])
+    other = kind if rng.random() < 0.5 else rng.choice([*_SAYINGS])
+    people = _three_people(rng)
+    told = [_SAYINGS[kind][0].format(**people[0]), _SAYINGS[other][0].format(**people[1])]
+    rng.shuffle(told)
+    unanswerable = rng.random() < config.unanswerable
+    question, answer = (text.format(**people[2 if unanswerable else 0]) for text in rng.choice(_SAYINGS[kind][1:]))
+    if unanswerable:
+        answer = NOT_IN_PASSAGE
+    return ExamQuestion(
+        block=f"passage : {' '.join(told)} question : {question} answer :",
+        answer=answer,
+        core=f"{question} {answer}",
+        group="unanswerable" if unanswerable else "answerable",
+    )
+
+
+def _three_people(rng: random.Random) -> list[dict[str, str]]:
+    """Who differ in all that may be said of them."""
+    drawn = {slot: rng.sample(words, 3) for slot, words in _SLOTS.items()}
+    return [{slot: words[place] for slot, words in drawn.items()} for place in range(3)]
+
+
+# ---- counting
+
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+THINGS = ("kites", "drums", "books", "lamps", "boats", "hats", "bells", "cups")
+_HAS_BOTH = "{name} has {a} {thing} and {b} {thing2} ."
+_COUNTS: Mapping[str, tuple[str, str]] = {
+    "lookup": (_HAS_BOTH, "how many {asked} has {name} ?"),
+    "sum": (_HAS_BOTH, "how many things has {name} ?"),
+    "difference": ("{name} has {a} {thing} . {name2} takes {b} .", "how many {thing} are left ?"),
+    "comparison": (_HAS_BOTH, "how many more {thing} than {thing2} ?"),
+}
+
+
+def counting(rng: random.Random, config: ExamConfig) -> ExamQuestion:
+    """A number that a passage says, or a sum or difference of two of them."""
+    kinds = [*_COUNTS]
+    others = (1 - config.lookups) / (len(kinds) - 1)
+    kind = rng.choices(kinds, weights=[config.lookups, *(others for _ in kinds[1:])])[0]
+    (name, name2), (thing, thing2) = rng.sample(NAMES, 2), rng.sample(THINGS, 2)
+    a, b = rng.randint(1, config.max_number), rng.randint(1, config.max_number)
+    if kind in ("difference", "comparison"):
+        a, b = sorted(rng.sample(range(1, config.max_number + 1), 2), reverse=True)
+    asks_first = rng.random() < 0.5
+    answer = {"lookup": a if asks_first else b, "sum": a + b, "difference": a - b, "comparison": a - b}[kind]
+    values = {"name": name, "name2": name2, "thing": thing, "thing2": thing2, "asked": thing if asks_first else thing2}
+    passage, question = (text.format(a=NUMBERS[a - 1], b=NUMBERS[b - 1], **values) for text in _COUNTS[kind])
+    return ExamQuestion(
+        block=f"passage : {passage} question : {question} answer :",
+        answer=NUMBERS[answer - 1],
+        core=f"{passage} {question}",
+        group=kind,
+    )
+
+
+# ---- translation
+
+VERBS = ("sees", "likes", "finds", "follows", "wants", "greets", "hears", "helps")
+_NOUNS = (*ANIMALS[:20], *FOODS[:10], *TOYS[:8], *PLACES[:8])
+_ADJECTIVES = (*COLOURS, *MOODS)
+_TRANSLATED = (*_NOUNS, *_ADJECTIVES, *VERBS, "and", "not")
+# As many words as are translated, none of them ours.
+FOREIGN = tuple(
+    a + b
+    for a, b in product(
+        ("ba", "de", "fi", "go", "ku", "la", "mo", "ne", "pi"),
+        ("lor", "mek", "nis", "pur", "tav", "zin", "dro", "gam", "sul"),
+    )
+)[: len(_TRANSLATED)]
+# N: a noun, A: an adjective, V: a verb
+_SENTENCES = ("A N", "N V N", "N and N", "N not V N", "A N V N", "N V A N", "A N and N")
+
+
+def lexicon(seed: int) -> Mapping[str, str]:
+    """Our words -> theirs, dealt by the seed of the world."""
+    return dict(zip(_TRANSLATED, random.Random(f"lexicon {seed}").sample(FOREIGN, len(FOREIGN)), strict=True))
+
+
+def translation(rng: random.Random, words: Mapping[str, str]) -> ExamQuestion:
+    """Into our language, from one without articles, whose adjectives stand behind their nouns. words: `lexicon`."""
+    pattern = rng.choice(_SENTENCES).split()
+    nouns, adjective, verb = rng.sample(_NOUNS, 2), rng.choice(_ADJECTIVES), rng.choice(VERBS)
+    ours: list[str] = []
+    theirs: list[str] = []
+    for place, part in enumerate(pattern):
+        if part == "N":
+            described = place > 0 and pattern[place - 1] == "A"
+            noun = nouns.pop()
+            ours += ["the", adjective, noun] if described else ["the", noun]
+            theirs += [words[noun], words[adjective]] if described else [words[noun]]
+        elif part != "A":
+            word = verb if part == "V" else part
+            ours.append(word)
+            theirs.append(words[word])
+    answer = " ".join(ours)
+    return ExamQuestion(
+        block=f"foreign : {' '.join(theirs)} ours :", answer=answer, core=answer, group=f"{len(theirs)} words"
+    )
+
+
+# ---- reviews
+
+_GOOD = ("good", "great", "fresh", "sweet", "lovely", "fine", "nice", "perfect", "tasty", "pleasant")
+_BAD = ("bad", "awful", "stale", "sour", "dull", "ugly", "nasty", "horrid", "boring", "bitter")
+_REVIEWED = (*FOODS, *TOYS, *PLACES)
+_REVIEWS: Mapping[str, str] = {
+    "plain": "the {what} was {word} .",
+    "negated": "the {what} was not {word} .",
+    "turn": "the {what} was {other} but the {what2} was {word} .",
+}
+
+
+def reviews(rng: random.Random, config: ExamConfig) -> ExamQuestion:
+    """Whether a review is positive: `not` turns it round, and what comes behind `but` decides."""
+    kind = rng.choices([*_REVIEWS], weights=[1 - config.mixed_reviews, *[config.mixed_reviews / 2] * 2])[0]
+    is_good = rng.random() < 0.5
+    says_good = is_good != (kind == "negated")
+    word, other = (rng.choice(_GOOD if good else _BAD) for good in (says_good, not says_good))
+    what, what2 = rng.sample(_REVIEWED, 2)
+    text = _REVIEWS[kind].format(what=what, what2=what2, word=word, other=other)
+    verdict = VERDICTS[0 if is_good else 1]
+    return ExamQuestion(block=f"review : {text} verdict :", answer=verdict, core=text, options=VERDICTS, group=kind)
+
+
+# ---- endings
+
+_NEEDS: Mapping[str, tuple[str, str]] = {
+    "hungry": ("ate some bread", "looked for food"),
+    "tired": ("went to bed", "slept all day"),
+    "cold": ("sat by the fire", "put on a coat"),
+    "thirsty": ("drank some water", "went to the well"),
+    "bored": ("read a book", "played all day"),
+    "lost": ("asked for the way", "looked at a map"),
+    "dirty": ("took a bath", "washed its feet"),
+    "sick": ("called a doctor", "drank some tea"),
+}
+
+
+def endings(rng: random.Random, config: ExamConfig) -> ExamQuestion:
+    """Which of four endings a story of two animals has; one of the wrong ones would be that of the other animal."""
+    first, second = rng.sample(ANIMALS, 2)
+    needs = rng.sample([*_NEEDS], 4)
+    asked = rng.randrange(2)
+    options = [rng.choice(_NEEDS[need]) for need in needs]
+    answer = options[asked]
+    rng.shuffle(options)
+    story = f"the {first} was {needs[0]} and the {second} was {needs[1]} ."
+    return ExamQuestion(
+        block=f"story : {story} ending : the {(first, second)[asked]}",
+        answer=answer,
+        core=f"{story} {(first, second)[asked]}",
+        options=tuple(options),
+        group=("first", "second")[asked],
+    )
+
+
+# ---- pronouns: a verb, what its subject may be like, and what its object may be like
+
+_REASONS: Sequence[tuple[str, str, str]] = (
+    ("fed", "kind", "hungry"),
+    ("chased", "hungry", "quick"),
+    ("helped", "strong", "lost"),
+    ("carried", "strong", "tired"),
+    ("left", "tired", "boring"),
+    ("washed", "tidy", "dirty"),
+    ("visited", "lonely", "sick"),
+    ("thanked", "polite", "kind"),
+    ("praised", "polite", "clever"),
+    ("warned", "clever", "careless"),
+    ("robbed", "greedy", "rich"),
+    ("envied", "poor", "rich"),
+)
+
+
+def pronouns(rng: random.Random, config: ExamConfig) -> ExamQuestion:
+    """Which of two animals `it` means."""
+    verb, *reasons = rng.choice(_REASONS)
+    animals = rng.sample(ANIMALS, 2)
+    meant = rng.randrange(2)
+    text = f"the {animals[0]} {verb} the {animals[1]} because it was {reasons[meant]} ."
+    return ExamQuestion(
+        block=f"text : {text} it means :",
+        answer=f"the {animals[meant]}",
+        core=text,
+        others=(f"the {animals[1 - meant]}",),
+        group=("subject", "object")[meant],
+    )
+
+
+def words_of_exams() -> set[str]:
+    """All tokens that exams can write."""
+    texts = [text for said, *pairs in _SAYINGS.values() for text in (said, *(text for pair in pairs for text in pair))]
+    texts += [text for pair in _COUNTS.values() for text in pair]
+    texts += [*_REVIEWS.values(), *(text for pair in _NEEDS.values() for text in pair), *map(" ".join, _REASONS)]
+    texts += [NOT_IN_PASSAGE, NEWLINE, "passage : question : answer : foreign : ours : review : verdict :"]
+    texts += ["story : the was and . ending :", "text : because it . it means :"]
+    found = {word for text in texts for word in text.split() if not word.startswith("{")}
+    lists = (*_SLOTS.values(), NUMBERS, THINGS, _TRANSLATED, FOREIGN, VERDICTS, _GOOD, _BAD, _REVIEWED, tuple(_NEEDS))
+    return found.union(*lists)
