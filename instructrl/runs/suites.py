@@ -5,7 +5,7 @@ What a model answers is kept in portions: an evaluation that was stopped goes on
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -182,13 +182,35 @@ def check_fits(examinee: Examinee, suites: Sequence[ReadSuite]) -> None:
 
 def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, folder: Path, log: RunLog) -> list[dict]:
     """A model through all tasks of all suites: a mapping of model, rows and notes each. See `suite_results`."""
+    return [found.measured() for found in answers(examinee, suites, config, folder, log)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What a model answered to a suite. tasks: of those with items that fit the model, of these items alone, each with
+    its answers in their order and the number of items that were left out. notes: what a person should know."""
+
+    model: str
+    suite: ReadSuite
+    tasks: tuple[tuple[Task, list[Answer], int], ...]
+    notes: list[str]
+
+    def measured(self) -> dict[str, Any]:
+        """A mapping of model, rows and notes, as `suite_results` takes it."""
+        rows = [row for found in self.tasks for row in _rows(self.model, *found)]
+        return {"model": self.model, "rows": rows, "notes": self.notes}
+
+
+def answers(
+    examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, folder: Path, log: RunLog
+) -> Iterator[Answered]:
+    """What a model answers to all tasks of each suite, in their order; what was answered before is read."""
     known = fingerprint(*examinee.known)
-    answered = []
     total = sum(len(suite.tasks) for suite in suites)
     with log.phase(f"suites: {examinee.name}", total, "answers") as bar:
         for suite in suites:
             fits = [_fitting(examinee, task) for task in suite.tasks]
-            rows, notes = [], _remarks(examinee, suite, fits)
+            found, notes = [], _remarks(examinee, suite, fits)
             for note in notes:
                 log.warn(f"{examinee.name}: {note}")
             for number, (task, (places, _)) in enumerate(zip(suite.tasks, fits, strict=True)):
@@ -196,11 +218,10 @@ def ask(examinee: Examinee, suites: Sequence[ReadSuite], config: SuiteConfig, fo
                     fitting = task.at(places)
                     given = (known, fitting.items, task.max_tokens, task.stop)
                     portions = Portions(folder, log, f"{examinee.number:02d}-{suite.name}-{number}", *given)
-                    answers = _answers(examinee, fitting, config, portions, bar.advance)
-                    rows += _rows(examinee, task, fitting, answers)
+                    answered = _answers(examinee, fitting, config, portions, bar.advance)
+                    found.append((fitting, answered, len(task.items) - len(places)))
                 bar.advance(note=task.name)
-            answered.append({"model": examinee.name, "rows": rows, "notes": notes})
-    return answered
+            yield Answered(model=examinee.name, suite=suite, tasks=tuple(found), notes=notes)
 
 
 def put_through(
@@ -260,14 +281,9 @@ def _remarks(examinee: Examinee, suite: ReadSuite, fits: Sequence[tuple[list[int
     ]
 
 
-def _rows(examinee: Examinee, task: Task, fitting: Task, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    about = {
-        "model": examinee.name,
-        "prompt": task.prompt,
-        "shots": task.shots,
-        "num_left_out": len(task.items) - len(fitting.items),
-    }
-    return [{**about, **asdict(measure)} for measure in task.measures(fitting.items, answers)]
+def _rows(model: str, task: Task, answered: Sequence[Answer], num_left_out: int) -> list[dict[str, Any]]:
+    about = {"model": model, "prompt": task.prompt, "shots": task.shots, "num_left_out": num_left_out}
+    return [{**about, **asdict(measure)} for measure in task.measures(task.items, answered)]
 
 
 def _form(examinee: Examinee, item: Item) -> Item:
@@ -283,11 +299,11 @@ def _fitting(examinee: Examinee, task: Task) -> tuple[list[int], int]:
     encoder, places, num_alike = examinee.encoder, [], 0
     for place, item in enumerate(task.items):
         asked = _form(examinee, item)
-        answers = [option_tokens(encoder, asked.context, text) for text in asked.options]
-        needed = max(map(len, answers), default=task.max_tokens)
+        options = [option_tokens(encoder, asked.context, text) for text in asked.options]
+        needed = max(map(len, options), default=task.max_tokens)
         if len(encoder.prompt(asked.context)) + needed <= examinee.room:
             places.append(place)
-            num_alike += len(set(map(tuple, answers))) < len(set(asked.options))
+            num_alike += len(set(map(tuple, options))) < len(set(asked.options))
     return places, num_alike
 
 
@@ -300,14 +316,14 @@ def _answers(
 ) -> list[Answer]:
     """In portions of which each is asked once."""
     ask_some = _write if task.is_written else _weigh
-    answers: list[Answer] = []
+    answered: list[Answer] = []
     for start in range(0, len(task.items), PORTION):
         some = task.at(range(start, min(start + PORTION, len(task.items))))
         work = partial(ask_some, examinee, some, config)
         found = portions.once(f"{start:06d}", work)
-        answers += [_answer(row) for row in found]
+        answered += [_answer(row) for row in found]
         advance(0, units=len(found))
-    return answers
+    return answered
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:

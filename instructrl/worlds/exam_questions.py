@@ -35,49 +35,32 @@ class ExamQuestion:
 
 _SLOTS: Mapping[str, tuple[str, ...]] = {
     "name": NAMES,
-    "colour": COLOURS,
     "toy": TOYS,
     "animal": ANIMALS,
     "place": PLACES,
     "food": FOODS,
 }
-_SAYINGS: Mapping[str, tuple[str, tuple[str, str], tuple[str, str]]] = {
-    "toy": (
-        "{name} has a {colour} {toy} .",
-        ("what has {name} ?", "a {colour} {toy}"),
-        ("who has the {toy} ?", "{name}"),
-    ),
-    "animal": (
-        "{name} saw the {animal} .",
-        ("what did {name} see ?", "the {animal}"),
-        ("who saw the {animal} ?", "{name}"),
-    ),
-    "place": (
-        "{name} was at the {place} .",
-        ("where was {name} ?", "at the {place}"),
-        ("who was at the {place} ?", "{name}"),
-    ),
-    "food": (
-        "{name} bought {food} .",
-        ("what did {name} buy ?", "{food}"),
-        ("who bought {food} ?", "{name}"),
-    ),
-}
+# Of each: what is said, and what can be asked of it.
+_SAYINGS: Sequence[tuple[str, tuple[str, str]]] = (
+    ("{name} has a {toy}", ("what has {name} ?", "who has a {toy} ?")),
+    ("{name} saw the {animal}", ("what saw {name} ?", "who saw the {animal} ?")),
+    ("{name} left the {place}", ("what left {name} ?", "who left the {place} ?")),
+    ("{name} likes {food}", ("what likes {name} ?", "who likes {food} ?")),
+)
 
 
 def reading(rng: random.Random, config: ExamConfig) -> ExamQuestion:
     """Two sentences and a question about one of them, or about somebody or something that neither names."""
-    kind = rng.choice([*_SAYINGS])
-    other = kind if rng.random() < 0.5 else rng.choice([*_SAYINGS])
+    first = rng.choice(_SAYINGS)
+    second = first if rng.random() < 0.5 else rng.choice(_SAYINGS)
     people = _three_people(rng)
-    told = [_SAYINGS[kind][0].format(**people[0]), _SAYINGS[other][0].format(**people[1])]
-    rng.shuffle(told)
+    said = [first[0].format(**people[0]), second[0].format(**people[1])]
     unanswerable = rng.random() < config.unanswerable
-    question, answer = (text.format(**people[2 if unanswerable else 0]) for text in rng.choice(_SAYINGS[kind][1:]))
-    if unanswerable:
-        answer = NOT_IN_PASSAGE
+    question = rng.choice(first[1]).format(**people[2 if unanswerable else 0])
+    answer = NOT_IN_PASSAGE if unanswerable else said[0]
+    rng.shuffle(said)
     return ExamQuestion(
-        block=f"passage : {' '.join(told)} question : {question} answer :",
+        block=f"passage : {said[0]} . {said[1]} . question : {question} answer :",
         answer=answer,
         core=f"{question} {answer}",
         group="unanswerable" if unanswerable else "answerable",
@@ -116,9 +99,10 @@ def counting(rng: random.Random, config: ExamConfig) -> ExamQuestion:
     answer = {"lookup": a if asks_first else b, "sum": a + b, "difference": a - b, "comparison": a - b}[kind]
     values = {"name": name, "name2": name2, "thing": thing, "thing2": thing2, "asked": thing if asks_first else thing2}
     passage, question = (text.format(a=NUMBERS[a - 1], b=NUMBERS[b - 1], **values) for text in _COUNTS[kind])
+    counted = {"lookup": values["asked"], "sum": "things"}.get(kind, thing)
     return ExamQuestion(
         block=f"passage : {passage} question : {question} answer :",
-        answer=NUMBERS[answer - 1],
+        answer=f"{NUMBERS[answer - 1]} {counted}",
         core=f"{passage} {question}",
         group=kind,
     )
@@ -171,9 +155,8 @@ def translation(rng: random.Random, words: Mapping[str, str]) -> ExamQuestion:
 
 # ---- reviews
 
-_GOOD = ("good", "great", "fresh", "sweet", "lovely", "fine", "nice", "perfect", "tasty", "pleasant")
-_BAD = ("bad", "awful", "stale", "sour", "dull", "ugly", "nasty", "horrid", "boring", "bitter")
-_REVIEWED = (*FOODS, *TOYS, *PLACES)
+_GOOD = ("good", "great", "fresh", "sweet", "lovely", "fine")
+_BAD = ("bad", "awful", "stale", "sour", "dull", "bitter")
 _REVIEWS: Mapping[str, str] = {
     "plain": "the {what} was {word} .",
     "negated": "the {what} was not {word} .",
@@ -187,7 +170,7 @@ def reviews(rng: random.Random, config: ExamConfig) -> ExamQuestion:
     is_good = rng.random() < 0.5
     says_good = is_good != (kind == "negated")
     word, other = (rng.choice(_GOOD if good else _BAD) for good in (says_good, not says_good))
-    what, what2 = rng.sample(_REVIEWED, 2)
+    what, what2 = rng.sample(FOODS, 2)
     text = _REVIEWS[kind].format(what=what, what2=what2, word=word, other=other)
     verdict = VERDICTS[0 if is_good else 1]
     return ExamQuestion(block=f"review : {text} verdict :", answer=verdict, core=text, options=VERDICTS, group=kind)
@@ -199,10 +182,8 @@ _NEEDS: Mapping[str, tuple[str, str]] = {
     "hungry": ("ate some bread", "looked for food"),
     "tired": ("went to bed", "slept all day"),
     "cold": ("sat by the fire", "put on a coat"),
-    "thirsty": ("drank some water", "went to the well"),
     "bored": ("read a book", "played all day"),
     "lost": ("asked for the way", "looked at a map"),
-    "dirty": ("took a bath", "washed its feet"),
     "sick": ("called a doctor", "drank some tea"),
 }
 
@@ -230,16 +211,12 @@ def endings(rng: random.Random, config: ExamConfig) -> ExamQuestion:
 _REASONS: Sequence[tuple[str, str, str]] = (
     ("fed", "kind", "hungry"),
     ("chased", "hungry", "quick"),
-    ("helped", "strong", "lost"),
     ("carried", "strong", "tired"),
     ("left", "tired", "boring"),
-    ("washed", "tidy", "dirty"),
+    ("helped", "kind", "lost"),
+    ("washed", "strong", "dirty"),
     ("visited", "lonely", "sick"),
-    ("thanked", "polite", "kind"),
-    ("praised", "polite", "clever"),
-    ("warned", "clever", "careless"),
-    ("robbed", "greedy", "rich"),
-    ("envied", "poor", "rich"),
+    ("warned", "clever", "lost"),
 )
 
 
@@ -260,11 +237,11 @@ def pronouns(rng: random.Random, config: ExamConfig) -> ExamQuestion:
 
 def words_of_exams() -> set[str]:
     """All tokens that exams can write."""
-    texts = [text for said, *pairs in _SAYINGS.values() for text in (said, *(text for pair in pairs for text in pair))]
+    texts = [text for said, asked in _SAYINGS for text in (said, *asked)]
     texts += [text for pair in _COUNTS.values() for text in pair]
     texts += [*_REVIEWS.values(), *(text for pair in _NEEDS.values() for text in pair), *map(" ".join, _REASONS)]
     texts += [NOT_IN_PASSAGE, NEWLINE, "passage : question : answer : foreign : ours : review : verdict :"]
     texts += ["story : the was and . ending :", "text : because it . it means :"]
     found = {word for text in texts for word in text.split() if not word.startswith("{")}
-    lists = (*_SLOTS.values(), NUMBERS, THINGS, _TRANSLATED, FOREIGN, VERDICTS, _GOOD, _BAD, _REVIEWED, tuple(_NEEDS))
+    lists = (*_SLOTS.values(), NUMBERS, THINGS, _TRANSLATED, FOREIGN, VERDICTS, _GOOD, _BAD, tuple(_NEEDS))
     return found.union(*lists)

@@ -32,9 +32,9 @@ class ExamConfig:
     items: int = 200
     # examples in front of a question, each an examination of its own
     shots: tuple[int, ...] = (0, 3)
-    # questions of a document, at least and at most
+    # questions of a document, at least and at most; long ones are fewer
     min_questions: int = 3
-    max_questions: int = 4
+    max_questions: int = 8
     # share of all questions that no document holds, from which those that are asked are taken
     reserved: float = 0.2
     # share of the questions about a passage that it does not answer
@@ -51,9 +51,9 @@ class ExamConfig:
             raise ValueError(f"items: found {self.items}, accepted is at least 1")
         if not self.shots or len(set(self.shots)) < len(self.shots) or not all(0 <= shots <= 3 for shots in self.shots):
             raise ValueError(f"shots: found {self.shots}, accepted are different numbers from 0 to 3")
-        if not 1 <= self.min_questions <= self.max_questions <= 4:
+        if not 1 <= self.min_questions <= self.max_questions:
             found = f"{self.min_questions} to {self.max_questions}"
-            raise ValueError(f"max_questions: found {found}, accepted are 1 to 4, the fewest first")
+            raise ValueError(f"max_questions: found {found}, accepted are numbers from 1, the fewest first")
         if not 2 <= self.max_number <= 5:
             raise ValueError(f"max_number: found {self.max_number}, accepted are 2 to 5")
         if not 0.0 < self.reserved < 1.0:

@@ -19,6 +19,7 @@ from instructrl.worlds.overlap import Quotes
 # Of a question with its answer and what ends it, so that one behind three examples fits 104 tokens.
 MAX_QUESTION_TOKENS = 26
 MAX_ANSWER_TOKENS = 12
+MAX_DOCUMENT_TOKENS = 4 * MAX_QUESTION_TOKENS
 _MAX_DIGEST = 1 << 64
 _CONFIG = ExamConfig()
 
@@ -42,10 +43,15 @@ class Exams:
         self._examples = {name: self._examples_of(name) for name in self.names}
 
     def document(self, rng: random.Random) -> str:
-        """A few questions of one exam with their answers, none of them reserved; 104 tokens at most."""
+        """A few questions of one exam with their answers, none of them reserved: as many as are drawn, and fit."""
         name = rng.choices(self.names, weights=self._weights)[0]
-        number = rng.randint(self._config.min_questions, self._config.max_questions)
-        return "".join(f"{_solved(self._draw(name, rng, reserved=False))} " for _ in range(number)).strip()
+        solved: list[str] = []
+        for _ in range(rng.randint(self._config.min_questions, self._config.max_questions)):
+            text = _solved(self._draw(name, rng, reserved=False))
+            if len(" ".join([*solved, text]).split()) > MAX_DOCUMENT_TOKENS:
+                break
+            solved.append(text)
+        return " ".join(solved)
 
     def is_reserved(self, name: str, question: ExamQuestion) -> bool:
         """Whether the question of that exam is kept out of documents and examples, whatever stands around it."""

@@ -121,7 +121,7 @@ def test_a_share_of_zero_leaves_an_exam_out():
         ({"items": 0}, "items: found 0"),
         ({"shots": (0, 4)}, "shots: found"),
         ({"shots": ()}, "shots: found"),
-        ({"max_questions": 5}, "max_questions: found 3 to 5"),
+        ({"max_questions": 2}, "max_questions: found 3 to 2"),
         ({"max_number": 6}, "max_number: found 6"),
         ({"reserved": 0.0}, "reserved: found 0.0"),
         ({"lookups": 1.5}, "lookups: found 1.5"),
@@ -135,22 +135,20 @@ def test_settings_say_what_they_accept(changes, message):
 # ---- that answers are right, by other ways to them
 
 
-_ASKING = ("what", "who", "where", "did", "has", "saw", "was", "see", "buy", "bought", "at", "the", "?")
+_ASKING = ("what", "who", "a", "the", "has", "saw", "left", "likes", "?")
 
 
-def test_answers_about_a_passage_stand_in_it_unless_it_has_none():
+def test_answers_about_a_passage_are_its_sentences_unless_it_has_none():
     seen = set()
     for item in ITEMS["reading"]:
-        passage, question = parts(r"passage : (.*) question : (.*) answer :", item.question)
-        (answer, *_), said = item.references, passage.split(" . ")
-        asked = {*question.split()} - {*_ASKING}
+        passage, question = parts(r"passage : (.*) \. question : (.*) answer :", item.question)
+        (answer,), said = item.references, passage.split(" . ")
+        (asked,) = {*question.split()} - {*_ASKING}
+        about = [line for line in said if asked in line.split()]
+        assert about == ([answer] if item.group == "answerable" else [])
+        assert (answer == "not in passage") == (item.group == "unanswerable")
+        assert not about or (set(_ASKING) & {*question.split()}) - {"what", "who", "?"} <= {*answer.split()}
         seen.add(item.group)
-        if answer == "not in passage":
-            assert item.group == "unanswerable"
-            assert not asked & set(passage.split())
-        else:
-            (line,) = [line for line in said if asked <= set(line.split())]
-            assert f" {answer} " in f" {line.removesuffix(' .')} "
     assert seen == {"answerable", "unanswerable"}
 
 
@@ -165,7 +163,9 @@ def test_numbers_are_counted():
             "difference": said[0] - said[1],
             "comparison": said[0] - said[1],
         }
-        assert item.references == (NUMBERS[expected[item.group] - 1],)
+        number, thing = item.references[0].split()
+        assert number == NUMBERS[expected[item.group] - 1]
+        assert thing in (*question.split(), "things")
     assert {item.group for item in ITEMS["counting"]} == {"lookup", "sum", "difference", "comparison"}
 
 
@@ -193,10 +193,7 @@ def test_reviews_endings_and_pronouns_have_one_right_option():
             assert len(set(item.options)) == len(item.options) == {"reviews": 2, "endings": 4}[name]
     for item in ITEMS["reviews"]:
         last = item.question.split(" but ")[-1]
-        is_good = bool(
-            {"good", "great", "fresh", "sweet", "lovely", "fine", "nice", "perfect", "tasty", "pleasant"}
-            & {*last.split()}
-        )
+        is_good = bool({"good", "great", "fresh", "sweet", "lovely", "fine"} & {*last.split()})
         assert item.references == ("positive" if is_good != (" not " in last) else "negative",)
     for item in ITEMS["pronouns"]:
         nouns = parts(r"text : the (\w+) \w+ the (\w+) because it was \w+ . it means :", item.question)

@@ -1,0 +1,118 @@
+"""Models through the exams of a world: who is asked what, how often, and what is kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from instructrl.data.encoding import Encoder
+from instructrl.data.settings import Limits
+from instructrl.data.tokenizers import word_tokenizer
+from instructrl.evaluation.contenders import Contender
+from instructrl.models.policy import Policy, gpt2_policy
+from instructrl.runs import suites
+from instructrl.runs.journal import Journal
+from instructrl.runs.recipe import Recipe
+from instructrl.runs.steps import Workspace
+from instructrl.runs.world_exams import Sat, exam_results, sit_exams
+from instructrl.trainers.log import RunLog
+from instructrl.trainers.settings import CheckpointConfig
+from instructrl.worlds.exam_settings import ExamConfig
+from instructrl.worlds.exams import Exams
+
+EXAMS = Exams(100, ExamConfig(items=6))
+ENCODER = Encoder(word_tokenizer(sorted(Exams.vocabulary())), Limits(max_prompt_tokens=104, max_response_tokens=32))
+
+
+def policy(seed: int) -> Policy:
+    torch.manual_seed(seed)
+    words = len(ENCODER.tokenizer)
+    return gpt2_policy(
+        vocabulary=words, context=136, layers=1, width=16, heads=2, end_of_text=ENCODER.end_of_text
+    ).eval()
+
+
+GPT, PPO = policy(0), policy(1)
+CONTENDERS = [
+    Contender(name="GPT", policy=GPT),
+    Contender(name="GPT (prompted)", policy=GPT, form="say {} .".format),
+    Contender(name="PPO", policy=PPO),
+]
+
+
+def workspace(folder: Path) -> Workspace:
+    folder.mkdir(exist_ok=True)
+    log = RunLog(folder)
+    return Workspace(
+        folder=folder,
+        log=log,
+        encoder=ENCODER,
+        recipe=Recipe(),
+        seed=1,
+        config={},
+        journal=Journal(folder, log, CheckpointConfig()),
+    )
+
+
+@pytest.fixture(scope="module")
+def sat(tmp_path_factory) -> Sat:
+    return sit_exams(workspace(tmp_path_factory.mktemp("exams")), CONTENDERS, EXAMS)
+
+
+def test_every_policy_is_asked_once_without_and_with_examples(sat):
+    assert set(sat.scores) == {"GPT", "PPO"}
+    for exams in sat.scores.values():
+        assert list(exams) == list(EXAMS.names)
+        assert all({shots: len(found) for shots, found in row.items()} == {0: 6, 3: 6} for row in exams.values())
+        assert all(0.0 <= score <= 1.0 for row in exams.values() for found in row.values() for score in found)
+    assert [entry["suite"] for entry in sat.entries] == [f"exam {name}" for name in EXAMS.names]
+    for entry in sat.entries:
+        whole = [row for row in entry["rows"] if not row["group"]]
+        assert [(row["model"], row["shots"], row["num_items"]) for row in whole] == [
+            (model, shots, 6) for model in ("GPT", "PPO") for shots in (0, 3)
+        ]
+        assert entry["notes"] == []
+
+
+def test_rows_are_the_means_of_what_the_tax_is_made_from(sat):
+    results = exam_results(sat)
+    assert json.loads(json.dumps(results)) == results
+    for entry in sat.entries:
+        for row in entry["rows"]:
+            if not row["group"]:
+                found = sat.scores[row["model"]][entry["suite"].removeprefix("exam ")][row["shots"]]
+                assert row["value"] == pytest.approx(100 * sum(found) / 6)
+    values = {
+        model: [r["value"] for e in sat.entries for r in e["rows"] if r["model"] == model and not r["group"]]
+        for model in ("GPT", "PPO")
+    }
+    tax = (sum(values["GPT"]) - sum(values["PPO"])) / 12
+    assert results["tax"]["all"]["tax"]["PPO"]["mean"] == pytest.approx(tax)
+
+
+def test_an_examination_that_stopped_goes_on_and_gives_the_same(sat, tmp_path, monkeypatch):
+    asked = []
+    write, weigh = suites.sample_texts, suites.option_logprobs
+
+    def listening(original, limit):
+        def ask(given, *arguments):
+            if len(asked) == limit:
+                raise KeyboardInterrupt
+            asked.append(given)
+            return original(given, *arguments)
+
+        return ask
+
+    def listen(limit: int) -> None:
+        monkeypatch.setattr(suites, "sample_texts", listening(write, limit))
+        monkeypatch.setattr(suites, "option_logprobs", listening(weigh, limit))
+
+    listen(15)
+    with pytest.raises(KeyboardInterrupt):
+        sit_exams(workspace(tmp_path), CONTENDERS, EXAMS)
+    listen(1000)
+    found = sit_exams(workspace(tmp_path), CONTENDERS, EXAMS)
+    assert found == sat
+    assert len(asked) == 24  # six exams twice for each of two policies, none of them again
+    assert {place < 12 for place, given in enumerate(asked) if given is GPT} == {True}
