@@ -21,6 +21,7 @@ def comparison_loss(
     preferred: Tensor,
     num_prompts: int | Tensor,
     *,
+    weights: Tensor | None = None,
     margins: Tensor | None = None,
     center_coef: float = 0.0,
 ) -> ComparisonLoss:
@@ -31,6 +32,7 @@ def comparison_loss(
 
     scores: [P, K] float. preferred: [P, K, K] bool, True where completion i was preferred to j.
     num_prompts: prompts with at least one preferred pair in the whole optimiser batch.
+    weights: [P] float, of the prompts; None: each weighs 1.
     margins: as in `ranking.pairwise_ranking_loss`.
     center_coef: of the mean over the same pairs of `(scores[p, i] + scores[p, j])^2`, which keeps scores about 0
     (Eisenstein et al., arXiv 2312.09244, equation 2).
@@ -41,5 +43,7 @@ def comparison_loss(
         sums = torch.where(preferred, scores.unsqueeze(2) + scores.unsqueeze(1), 0.0)
         per_prompt = per_prompt + center_coef * sums.square().sum(dim=(1, 2))
     per_prompt = per_prompt / ranking.num_pairs.clamp(min=1)
+    if weights is not None:
+        per_prompt = per_prompt * weights
     count = max(num_prompts, 1) if isinstance(num_prompts, int) else num_prompts.clamp(min=1)
     return ComparisonLoss(per_prompt.sum() / count, ranking.num_pairs.sum(), ranking.num_correct.sum())

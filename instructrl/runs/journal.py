@@ -115,6 +115,43 @@ class Journal:
         durable.write_text(self._folder / _FILE, json.dumps(content, indent=1) + "\n")
 
 
+class FinishedSteps(Journal):
+    """The journal of a run that is only read: what its steps gave, and nothing is carried out or written.
+
+    folder: of the run. Raises ValueError where its journal is not as it was written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._run = folder
+        self._steps = _read(folder / STATE / _FILE)
+
+    def has(self, name: str) -> bool:
+        """Whether the run has done a step."""
+        return any(entry["name"] == name for entry in self._steps)
+
+    def once(
+        self, name: str, step: Callable[[Checkpoints, Checkpoint | None], Any], given: Mapping[str, Any] = NOTHING
+    ) -> Any:
+        """The result of a step that the run has done with what is given here.
+
+        Raises ValueError where it has not, or with other data or networks.
+        """
+        entry = next((entry for entry in self._steps if entry["name"] == name), None)
+        if entry is None:
+            raise ValueError(
+                f"{self._run}: found a run that has not done the step {name}, accepted is one that has; the command "
+                "that began it goes on with it"
+            )
+        before, now = json.loads(entry["given"]), {what: fingerprint(value) for what, value in given.items()}
+        if before != now:
+            changed = [what for what in {**before, **now} if before.get(what) != now.get(what)]
+            raise ValueError(
+                f"{self._run}: found other content of the {' and the '.join(changed)} than its step {name} was carried "
+                "out with, accepted is the run as it was left, and read by the program that made it"
+            )
+        return entry["result"]
+
+
 def _digest(value: Any, advance: Callable[[], None]) -> str:
     digest = fingerprint(value)
     advance()

@@ -308,9 +308,13 @@ def optimize_policy(
     blocks: Tensor | None = None,
     observer: RolloutObserver | None = None,
     engine: RolloutEngine = sample_rollout,
+    reference: Policy | None = None,
+    keep: Sequence[int] = (),
 ) -> Policy:
     """Step 3 on a copy of `start`, with the recipe's settings for `phase` ("ppo" or "ppo_ptx").
 
+    reference: what the KL is measured from; None: the start. keep: numbers of iterations in rising order, after each of
+    which the averaged policy is saved as `kept_policy` names it.
     Returns the averaged policy, which is also saved.
 
     PPO and PPO-ptx share the seed: they see the same prompts, and differ by the mix alone.
@@ -331,12 +335,27 @@ def optimize_policy(
             phase=phase,
             observer=observer,
             engine=engine,
+            reference=None if reference is None else _learner(work, reference, f"{phase} reference"),
         )
-        return _train(work, trainer, checkpoints, found, lambda: work.save(trainer.averaged, phase))
+        if found is not None:
+            trainer.resume(found)
+        for iteration in keep:
+            if iteration >= trainer.step:
+                trainer.run(work.log, until=iteration, checkpoints=checkpoints)
+                work.save(trainer.averaged, kept_policy(phase, iteration))
+                trainer.save(checkpoints, work.log)
+        return _train(work, trainer, checkpoints, None, lambda: work.save(trainer.averaged, phase))
 
     given = {"model": start, "reward model": reward_model, "prompts": prompts, "plain text": blocks, **work.rendering}
+    if reference is not None:
+        given["reference"] = reference
     work.journal.once(phase, step, given)
     return work.load(phase)
+
+
+def kept_policy(phase: str, iteration: int) -> str:
+    """The name of the averaged policy that `optimize_policy` kept after so many iterations."""
+    return f"{phase}_iteration_{iteration:04d}"
 
 
 def sample_completions(

@@ -17,6 +17,7 @@ from instructrl.profiling import PHASES, Profile
 from instructrl.progress import Line
 from instructrl.tracking.callbacks import Callback, CheckpointDone, PhaseDone, Sample, StepDone
 from instructrl.tracking.masking import masked
+from instructrl.trainers.optimization import NotFiniteError
 
 _NO_SECONDS: Mapping[str, float] = MappingProxyType({})
 
@@ -98,11 +99,11 @@ class RunLog:
     ) -> None:
         """One row of `metrics.jsonl`, of which callbacks are told. seconds, samples: see `StepDone`.
 
-        Raises RuntimeError for a number that is not finite.
+        Raises NotFiniteError for a number that is not finite.
         """
         for name, value in values.items():
             if value != value or value in (float("inf"), float("-inf")):
-                raise RuntimeError(f"{phase}, step {step}: {name} is {value}; lower the learning rate of this phase")
+                raise NotFiniteError(f"{phase}, step {step}: {name} is {value}; lower the learning rate of this phase")
         self._append("metrics.jsonl", {"phase": phase, "step": step, **values})
         row, self._num_rows = self._num_rows, self._num_rows + 1
         for callback in self._told():

@@ -189,7 +189,7 @@ class Trainer(ABC):
                 return self.train_step()
         except NotFiniteError as error:
             kept = log.keep(f"failed-{self.phase}-{self.step:08d}.json", self.batch())
-            raise RuntimeError(
+            raise NotFiniteError(
                 f"{where}: {error}; nothing of this step is saved. The batch is in {kept}; look at it, or lower the "
                 "learning rate of this phase"
             ) from error

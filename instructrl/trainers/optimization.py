@@ -14,7 +14,7 @@ from instructrl.trainers.settings import AdamConfig
 
 
 class NotFiniteError(RuntimeError):
-    """A loss or a gradient is NaN or infinite."""
+    """A loss, a gradient or a metric is NaN or infinite."""
 
 
 class Update:

@@ -1,7 +1,7 @@
 """Step 2: the reward model on comparisons (paper, 3.5 and C.2)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,11 @@ from instructrl.types import Comparison, Demonstration, SharedPrompts
 
 
 class RewardModelTrainer(Trainer):
-    """Trains on rankings. A batch element is a prompt with all of its preferred pairs; each completion is read once."""
+    """Trains on rankings. A batch element is a prompt with all of its preferred pairs; each completion is read once.
+
+    With `pairs_as_rows` it is one pair, which weighs what it does among those of its prompt: over a pass, every prompt
+    weighs the same either way.
+    """
 
     def __init__(
         self,
@@ -35,8 +39,11 @@ class RewardModelTrainer(Trainer):
         seed: int = 0,
         phase: str = "reward_model",
     ) -> None:
-        self.reward_model, self.comparisons, self.encoder, self.config = reward_model, comparisons, encoder, config
-        self.order = DataOrder(len(comparisons), config.batch_size, seed)
+        self.reward_model, self.encoder, self.config = reward_model, encoder, config
+        pairs = separate_pairs(comparisons) if config.pairs_as_rows else []
+        self.comparisons = [pair for pair, _ in pairs] or comparisons
+        self._weights = {id(pair): weight for pair, weight in pairs}
+        self.order = DataOrder(len(self.comparisons), config.batch_size, seed)
         num_steps = config.epochs * self.order.steps_per_epoch
         passes = settled(config.passes, home_of(reward_model))
         spread(reward_model, passes, shared_prompt_scores=SharedPrompts.smallest())
@@ -47,7 +54,7 @@ class RewardModelTrainer(Trainer):
             {"reward_model": reward_model},
             {"reward_model": self.update},
             passes,
-            (comparisons, seed),
+            (self.comparisons, seed),
         )
         reward_model.eval()
 
@@ -59,7 +66,10 @@ class RewardModelTrainer(Trainer):
         return {"rows": rows, "comparisons": [{**asdict(row), "preferred": sorted(row.preferred)} for row in found]}
 
     def _loss(self, rows: Sequence[Comparison], scores: Tensor, preferred: Tensor, num_prompts: int) -> ComparisonLoss:
-        return comparison_loss(scores, preferred, num_prompts)
+        weights = (
+            torch.tensor([self._weights[id(row)] for row in rows], device=scores.device) if self._weights else None
+        )
+        return comparison_loss(scores, preferred, num_prompts, weights=weights)
 
     def _train_step(self) -> tuple[dict[str, float], float]:
         rows = [self.comparisons[i] for i in self.order.batch(self.step)]
@@ -86,6 +96,24 @@ class RewardModelTrainer(Trainer):
         self.update.advance_schedule()
         accuracy = num_correct / max(num_pairs, 1)
         return {"loss": loss, "accuracy": accuracy, "lr": lr, "gradient_norm": norm}, num_pairs
+
+
+def separate_pairs(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, float]]:
+    """Every preferred pair as a comparison of its own, the preferred completion first, and its weight in the loss.
+
+    A pair of a prompt with n pairs weighs `mean(n) / n`, the mean being over prompts with pairs: all pairs weigh 1 on
+    average, and those of each prompt weigh the same together, as in equation 1.
+    """
+    counts = [len(row.preferred) for row in comparisons if row.preferred]
+    mean = sum(counts) / max(len(counts), 1)
+    pairs = []
+    for row in comparisons:
+        for pair in sorted(row.preferred):
+            texts = tuple(row.completions[i] for i in pair)
+            finished = tuple(row.finished[i] for i in pair) if row.finished else ()
+            own = replace(row, completions=texts, preferred=frozenset({(0, 1)}), finished=finished)
+            pairs.append((own, mean / len(row.preferred)))
+    return pairs
 
 
 def normalize_on_demonstrations(

@@ -127,6 +127,9 @@ class RewardModelConfig:
     adam: AdamConfig = AdamConfig(lr=9e-6)
     # comparisons (a prompt with its K completions and all their pairs) in an optimiser step
     batch_size: int = 64
+    # every preferred pair is a row of its own, shuffled among those of all prompts, and batch_size counts pairs: what
+    # footnote 5 of the paper warns of, because a completion is learned from in K - 1 steps
+    pairs_as_rows: bool = False
     # passes over the comparisons; according to the paper, more than one overfits
     epochs: int = 1
     # prompts in one forward pass; changes memory, not the result

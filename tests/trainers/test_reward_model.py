@@ -11,7 +11,7 @@ from tiny import comparisons, demonstrations, lively_policy, tiny_encoder, tiny_
 from instructrl import profiling
 from instructrl.models.scoring import RewardModel
 from instructrl.rollout.scoring import comparison_scores, score_texts
-from instructrl.trainers.reward_model import RewardModelTrainer, normalize_on_demonstrations
+from instructrl.trainers.reward_model import RewardModelTrainer, normalize_on_demonstrations, separate_pairs
 from instructrl.trainers.settings import AdamConfig, RewardModelConfig
 from instructrl.types import Comparison
 
@@ -168,3 +168,41 @@ def test_the_bias_is_not_trained():
 def test_an_interrupted_run_continues_bit_for_bit(tmp_path):
     trainer, _ = assert_continues_exactly(lambda: trainer_of(replace(CONFIG, epochs=2)), 6, 2, tmp_path)
     assert trainer.num_steps == 6
+
+
+def test_pairs_as_rows_are_equation_1_taken_apart():
+    """In one batch of everything the loss is that of the prompts as rows: no prompt gains weight by having more pairs."""
+    num_pairs = sum(len(row.preferred) for row in ROWS)
+    trainer = trainer_of(replace(CONFIG, pairs_as_rows=True, batch_size=num_pairs))
+    expected = loss_of(trainer.reward_model, ROWS)
+    metrics, units = trainer.train_step()
+    assert trainer.num_steps == 1
+    assert units == num_pairs
+    assert abs(metrics["loss"] - expected) <= 200 * EPS * expected
+
+
+def test_pairs_as_rows_are_shuffled_among_those_of_other_prompts():
+    trainer = trainer_of(replace(CONFIG, pairs_as_rows=True, batch_size=8))
+    num_pairs = sum(len(row.preferred) for row in ROWS)
+    assert trainer.num_steps == -(-num_pairs // 8)
+    seen = [trainer.comparisons[i] for step in range(trainer.num_steps) for i in trainer.order.batch(step)]
+    told = {(row.prompt, *row.completions) for row in seen}
+    assert told == {(row.prompt, row.completions[i], row.completions[j]) for row in ROWS for i, j in row.preferred}
+    first = [trainer.comparisons[i].prompt for i in trainer.order.batch(0)]
+    assert len(set(first)) > len(ROWS[0].preferred)
+
+
+def test_the_weights_of_separate_pairs_by_hand():
+    rows = [
+        Comparison(prompt="a", completions=("x", "y"), preferred=frozenset({(1, 0)}), finished=(True, False)),
+        Comparison(prompt="b", completions=("x", "y", "z"), preferred=Comparison.pairs_from_ranks([0, 1, 2])),
+        Comparison(prompt="c", completions=("x", "y"), preferred=frozenset()),
+    ]
+    # One pair and three, two on average: weights 2 / 1 and 2 / 3.
+    found = [(pair.prompt, pair.completions, pair.finished, weight) for pair, weight in separate_pairs(rows)]
+    assert found == [
+        ("a", ("y", "x"), (False, True), 2.0),
+        ("b", ("x", "y"), (), 2 / 3),
+        ("b", ("x", "z"), (), 2 / 3),
+        ("b", ("y", "z"), (), 2 / 3),
+    ]
