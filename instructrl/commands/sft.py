@@ -31,9 +31,10 @@ def main(config: SFTCommand) -> int:
     }
     work = open_workspace(reader, recipe, config, config.checkpoints, sources)
     with tracked(config.track, work.log, work.folder, config):
-        _, epochs = finetune(work, policy, train, valid, phase="sft", blocks=blocks)
+        _, kept = finetune(work, policy, train, valid, phase="sft", blocks=blocks)
     work.journal.tell_if_done()
-    for epoch in epochs:
-        loss = "" if epoch.validation_loss is None else f"validation loss {epoch.validation_loss:.4f}  "
-        print(f"epoch {epoch.epoch:2}  {loss}{epoch.policy_folder}")
+    for row in kept:
+        loss = "" if row.validation_loss is None else f"validation loss {row.validation_loss:.4f}  "
+        learned = f"epoch {row.epoch:2}" if config.sft.keep_every_examples is None else f"{row.examples:9,} examples"
+        print(f"{learned}  {loss}{work.saved(row.name)}")
     return 0

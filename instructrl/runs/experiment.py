@@ -14,6 +14,7 @@ from instructrl.models.scoring import RewardModel
 from instructrl.rollout.scoring import comparison_scores, score_texts
 from instructrl.runs import steps
 from instructrl.runs.examination import examine
+from instructrl.runs.selection import select_checkpoint
 from instructrl.types import Comparison, Conversation, Demonstration, Message, Prompt
 
 # Nobody can be asked about new responses: a second reward model, which PPO never sees, stands in.
@@ -51,7 +52,7 @@ def run_experiment(
     reward_model = steps.fit_reward_model(work, base, material.comparisons, material.demonstrations)
     judge = steps.fit_reward_model(work, base, material.held_out_comparisons, material.demonstrations, phase="judge")
     selection_prompts = [row.prompt for row in material.validation]
-    sft, selection = steps.select_sft(work, epochs, reward_model, selection_prompts)
+    sft, selection = select_checkpoint(work, epochs, reward_model, selection_prompts, "sft")
     ppo = steps.optimize_policy(work, start, reward_model, material.ppo_prompts, phase="ppo")
     ppo_ptx = steps.optimize_policy(
         work, start, reward_model, material.ppo_prompts, phase="ppo_ptx", blocks=material.blocks

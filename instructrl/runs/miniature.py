@@ -19,6 +19,7 @@ from instructrl.rollout.randomness import keyed_seed, take_disjoint
 from instructrl.runs import steps
 from instructrl.runs.examination import examine
 from instructrl.runs.labeling import Labeling
+from instructrl.runs.selection import select_checkpoint
 from instructrl.runs.settings import MINIATURE_DESCRIPTION, MiniatureConfig, MiniatureSizes
 from instructrl.trainers.log import RunLog
 from instructrl.types import Document, Prompt, Rollout
@@ -75,7 +76,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     comparisons = labeling.compare(sets.comparisons, world.labelers("training"), "training")
     reward_model = steps.fit_reward_model(work, last_sft, comparisons, demonstrations)
     quality = labeling.quality(reward_model, comparisons, sets.held_out, demonstrations)
-    sft, selection = steps.select_sft(work, epochs, reward_model, [prompt.text for prompt in sets.validation])
+    sft, selection = select_checkpoint(work, epochs, reward_model, [row.text for row in sets.validation], "sft")
 
     observer = _gold_observer(world, work)
     prompts = [prompt.text for prompt in sets.ppo]

@@ -22,7 +22,6 @@ from instructrl.models.vocabulary import num_ids
 from instructrl.rollout.engines import RolloutEngine
 from instructrl.rollout.generate import Samples, Sampling, sample_rollout, sample_texts
 from instructrl.rollout.randomness import keyed_generator, keyed_seed
-from instructrl.rollout.scoring import score_texts
 from instructrl.runs.chat_settings import ChatRecipe
 from instructrl.runs.journal import NO_SOURCES, Journal
 from instructrl.runs.recipe import ModelShape, Recipe
@@ -126,11 +125,17 @@ class Workspace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SFTEpoch:
-    """An epoch of SFT as it was kept. policy_folder: the saved weights. validation_loss: None without such data."""
+class KeptModel:
+    """A model as fine-tuning left it at some point.
 
+    name: of its saved weights. epoch: the one that it is in or at the end of, from 1. examples: learned so far, in
+    every epoch anew. lr: the peak of the run's. validation_loss: None without such data.
+    """
+
+    name: str
     epoch: int
-    policy_folder: Path
+    examples: int
+    lr: float
     validation_loss: float | None
 
 
@@ -199,38 +204,45 @@ def finetune(
     *,
     phase: str,
     blocks: Tensor | None = None,
-) -> tuple[Policy, list[SFTEpoch]]:
-    """Step 1 on a copy of `base`, with the recipe's settings for `phase` ("sft" or "ppo_start").
+    config: SFTConfig | None = None,
+) -> tuple[Policy, list[KeptModel]]:
+    """Step 1 on a copy of `base`.
 
-    valid: None measures no validation loss. Returns the last epoch's policy and all epochs, each saved.
+    valid: None measures no validation loss. config: None are the recipe's settings for `phase` ("sft" or "ppo_start").
+    Returns the last policy and all that were kept, each saved.
     """
-    config: SFTConfig = getattr(work.recipe, phase)
-
+    settings: SFTConfig = getattr(work.recipe, phase) if config is None else config
     on_shared_base(base, work.recipe.adapter)
-    name = f"{phase}_epoch_{{:02d}}".format  # (epoch) -> name of its model
 
     def step(checkpoints: Checkpoints, found: Checkpoint | None) -> dict[str, Any]:
-        policy = _learner(work, base, phase)
-        trainer = SFTTrainer(policy, train, work.encoder, config, seed=work.seed_for(phase), blocks=blocks, phase=phase)
+        policy, kept = _learner(work, base, phase), []
+        trainer = SFTTrainer(
+            policy, train, work.encoder, settings, seed=work.seed_for(phase), blocks=blocks, phase=phase
+        )
         if found is not None:
             trainer.resume(found)
-        for epoch in range(len(trainer.validation_losses) + 1, config.epochs + 1):
-            trainer.run(work.log, until=epoch * trainer.steps_per_epoch, checkpoints=checkpoints)
-            loss = None if valid is None else demonstration_loss(policy, valid, work.encoder, config.turns)
-            if loss is not None:
-                work.log.metrics(phase, trainer.step - 1, {"validation_loss": loss, "epoch": epoch})
-            work.save(policy, name(epoch))
-            trainer.validation_losses.append(loss)
-            trainer.save(checkpoints, work.log)
-        return {"steps": trainer.step, "state": trainer.digest(), "validation_losses": trainer.validation_losses}
+        for turn, until in enumerate(trainer.keeps):
+            epoch, examples = -(-until // trainer.steps_per_epoch), trainer.num_examples(until)
+            by_epoch = settings.keep_every_examples is None
+            name = f"{phase}_epoch_{epoch:02d}" if by_epoch else f"{phase}_examples_{examples:07d}"
+            if turn == len(trainer.validation_losses):
+                trainer.run(work.log, until=until, checkpoints=checkpoints)
+                loss = None if valid is None else demonstration_loss(policy, valid, work.encoder, settings.turns)
+                if loss is not None:
+                    work.log.metrics(phase, trainer.step - 1, {"validation_loss": loss, "epoch": epoch})
+                work.save(policy, name)
+                trainer.validation_losses.append(loss)
+                trainer.save(checkpoints, work.log)
+            loss = trainer.validation_losses[turn]
+            lr = settings.adam.lr
+            kept.append(KeptModel(name=name, epoch=epoch, examples=examples, lr=lr, validation_loss=loss))
+        return {"steps": trainer.step, "state": trainer.digest(), "kept": [asdict(row) for row in kept]}
 
     given = {"model": base, "demonstrations": train, "validation": valid, "plain text": blocks, **work.rendering}
-    losses = work.journal.once(phase, step, given)["validation_losses"]
-    epochs = [
-        SFTEpoch(epoch=epoch, policy_folder=work.saved(name(epoch)), validation_loss=loss)
-        for epoch, loss in enumerate(losses, start=1)
-    ]
-    return work.load(name(len(losses))), epochs
+    kept = [KeptModel(**row) for row in work.journal.once(phase, step, given)["kept"]]
+    for row in kept:
+        work.saved(row.name)
+    return work.load(kept[-1].name), kept
 
 
 def fit_reward_model(
@@ -265,37 +277,6 @@ def fit_reward_model(
         phase, step, {"model": start, compared: comparisons, "demonstrations": demonstrations, **work.rendering}
     )
     return RewardModel.load(work.saved(phase), in_parts=work.recipe.in_parts).eval()
-
-
-def select_sft(
-    work: Workspace, epochs: Sequence[SFTEpoch], reward_model: RewardModel, prompts: Sequence[str]
-) -> tuple[Policy, list[dict]]:
-    """The SFT baseline: the epoch whose responses to validation prompts score highest (paper, 3.5 and C.1).
-
-    Returns it and a row for each epoch, as in `results.json`.
-    """
-
-    def step(*_: object) -> list[dict]:
-        rows = []
-        with work.log.phase("sft selection", len(epochs), "responses") as shown:
-            for epoch in epochs:
-                policy = work.load_from(epoch.policy_folder)
-                samples = sample_texts(policy, work.encoder, prompts, work.sampling("selection"))
-                scores = score_texts(reward_model, work.encoder, prompts, samples.texts, samples.finished)
-                score = float(scores.mean())
-                rows.append({"epoch": epoch.epoch, "score": score, "validation_loss": epoch.validation_loss})
-                shown.advance(units=len(prompts))
-                distributed.leave_if_wished()
-        best = max(range(len(rows)), key=lambda i: rows[i]["score"])
-        for i, row in enumerate(rows):
-            row["selected"] = i == best
-        work.save(work.load_from(epochs[best].policy_folder), "sft")
-        return rows
-
-    rows = work.journal.once(
-        "selection", step, {"reward model": reward_model, "validation prompts": prompts, **work.rendering}
-    )
-    return work.load("sft"), rows
 
 
 def optimize_policy(

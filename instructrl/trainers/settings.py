@@ -89,8 +89,10 @@ class SFTConfig:
     adam: AdamConfig = AdamConfig(lr=9.65e-6)
     # examples in an optimiser step, including those of the pretraining mix
     batch_size: int = 32
-    # passes over the demonstrations; every epoch is kept
+    # passes over the demonstrations
     epochs: int = 16
+    # the model is kept whenever so many more examples are learned, and at the end; None keeps it after every epoch
+    keep_every_examples: int | None = None
     # dropout on the outputs of attention and MLP blocks; None is the paper's 0.2 if the network has such dropout
     residual_dropout: float | None = None
     # f in the loss `(1 - f) * NLL(demonstrations) + f * NLL(plain text)`, each a mean over its own tokens, and the
@@ -104,7 +106,7 @@ class SFTConfig:
     passes: PassConfig = PassConfig()
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "epochs", "microbatch")
+        require_positive(self, "batch_size", "epochs", "keep_every_examples", "microbatch")
         if not 0 <= self.pretraining_fraction < 1 or self.num_pretraining >= self.batch_size:
             raise ValueError(
                 f"pretraining_fraction: found {self.pretraining_fraction}, accepted are shares below 1 that leave "

@@ -33,8 +33,9 @@ class SFTTrainer(Trainer):
     The loss is `(1 - f) * demonstration_loss + f * pretraining_loss` with f = `pretraining_fraction`: a block has
     many times the tokens of a demonstration, so a mean over all tokens together would be mostly plain text.
 
-    blocks: [N, L] int64 of plain text; None if `pretraining_fraction` is 0. validation_losses: those of the epochs so
-    far; the caller measures them and fills them in. Dropout is only on during a step.
+    blocks: [N, L] int64 of plain text; None if `pretraining_fraction` is 0. keeps: the steps after which the model is
+    to be kept. validation_losses: one for each of those so far; the caller measures them and fills them in. Dropout is
+    only on during a step.
     """
 
     def __init__(
@@ -58,11 +59,25 @@ class SFTTrainer(Trainer):
         passes = settled(config.passes, home_of(policy))
         spread(policy, passes, head_inputs=Sequences.smallest())
         num_steps = config.epochs * self.steps_per_epoch
+        self.keeps = self._keeps(num_steps)
         self.update = Update(policy, config.adam).cosine(num_steps)
         super().__init__(
             phase, num_steps, {"policy": policy}, {"policy": self.update}, passes, (demonstrations, blocks, seed)
         )
         set_residual_dropout(policy.lm, config.residual_dropout)
+
+    def num_examples(self, step: int) -> int:
+        """How many demonstrations are learned after so many steps, those of every epoch counted anew."""
+        epochs, batches = divmod(step, self.steps_per_epoch)
+        return epochs * self.order.num_rows + batches * self.order.batch_size
+
+    def _keeps(self, num_steps: int) -> list[int]:
+        """An amount that ends within a batch is kept after that batch."""
+        every = self.config.keep_every_examples
+        if every is None:
+            return list(range(self.steps_per_epoch, num_steps + 1, self.steps_per_epoch))
+        reached = [self.num_examples(step) // every for step in range(num_steps + 1)]
+        return [step for step in range(1, num_steps + 1) if reached[step] > reached[step - 1] or step == num_steps]
 
     def batch(self) -> dict[str, Any]:
         rows = self.order.batch(self.step)
