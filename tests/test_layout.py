@@ -16,6 +16,7 @@ FOLDERS = ("instructrl", "kernels", "tests", "benchmarks")
 # A module imports from its own package and from packages of a lower number.
 LAYERS = {
     "types": 0,
+    "labels": 0,
     "model_names": 0,
     "settings": 0,
     "durable": 0,

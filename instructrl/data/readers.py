@@ -18,6 +18,7 @@ from instructrl.data import columns
 from instructrl.data.chat_rendering import ChatTemplateError
 from instructrl.data.messages import ColumnError
 from instructrl.data.rows import DataError, Rows, open_rows
+from instructrl.labels import Label, LabelTask, TaskKey
 from instructrl.types import Comparison, Conversation, Demonstration, Document, Prompt
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "write_jsonl",
 ]
 
-RecordT = TypeVar("RecordT", Prompt, Demonstration, Comparison, Document)
+RecordT = TypeVar("RecordT", Prompt, Demonstration, Comparison, Document, LabelTask, TaskKey, Label)
 
 
 class Records(Sequence[RecordT], Generic[RecordT]):
