@@ -12,6 +12,7 @@ from instructrl.worlds import kinds, language, phrases
 from instructrl.worlds.corpus import ASK, REPLY, TEMPLATES, Corpus, CorpusMix
 from instructrl.worlds.facts import FactQuestion, Facts
 from instructrl.worlds.labelers import Labeler
+from instructrl.worlds.mixtures import mixture_words
 from instructrl.worlds.overlap import Quotes
 from instructrl.worlds.rubric import Rating, Rubric
 from instructrl.worlds.tasks import draw_prompt
@@ -77,6 +78,7 @@ class MiniatureWorld:
         words.update(word for group in language.SLOTS.values() for word in group)
         words.update(word for opener in kinds.OPENERS for word in opener.split())
         words.update(word.upper() for word in language.TWINS)
+        words.update(mixture_words())
         return sorted(words | {".", ",", "!", "?", ":"})
 
     def documents(self, num: int, seed: int, *, without: Iterable[str] = ()) -> list[Document]:
