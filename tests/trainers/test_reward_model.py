@@ -171,7 +171,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path):
 
 
 def test_pairs_as_rows_are_equation_1_taken_apart():
-    """In one batch of everything the loss is that of the prompts as rows: no prompt gains weight by having more pairs."""
+    """In one batch of everything the loss is that of prompts as rows: no prompt gains weight by having more pairs."""
     num_pairs = sum(len(row.preferred) for row in ROWS)
     trainer = trainer_of(replace(CONFIG, pairs_as_rows=True, batch_size=num_pairs))
     expected = loss_of(trainer.reward_model, ROWS)
