@@ -56,7 +56,7 @@ def reading(rng: random.Random, config: ExamConfig) -> ExamQuestion:
     people = _three_people(rng)
     said = [first[0].format(**people[0]), second[0].format(**people[1])]
     unanswerable = rng.random() < config.unanswerable
-    question = rng.choice(first[1]).format(**people[2 if unanswerable else 0])
+    question = first[1][rng.random() < config.who_questions].format(**people[2 if unanswerable else 0])
     answer = NOT_IN_PASSAGE if unanswerable else said[0]
     rng.shuffle(said)
     return ExamQuestion(
@@ -77,32 +77,34 @@ def _three_people(rng: random.Random) -> list[dict[str, str]]:
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 THINGS = ("kites", "drums", "books", "lamps", "boats", "hats", "bells", "cups")
-_HAS_BOTH = "{name} has {a} {thing} and {b} {thing2} ."
+_STOCK = "{thing} {a} , {thing2} {b} ."
 _COUNTS: Mapping[str, tuple[str, str]] = {
-    "lookup": (_HAS_BOTH, "how many {asked} has {name} ?"),
-    "sum": (_HAS_BOTH, "how many things has {name} ?"),
-    "difference": ("{name} has {a} {thing} . {name2} takes {b} .", "how many {thing} are left ?"),
-    "comparison": (_HAS_BOTH, "how many more {thing} than {thing2} ?"),
+    "lookup": (_STOCK, "how many {asked} ?"),
+    "sum": (_STOCK, "how many things ?"),
+    "difference": ("{thing} {a} . sold : {thing} {b} .", "how many {thing} are left ?"),
+    "comparison": (_STOCK, "how many {thing} more ?"),
 }
 
 
 def counting(rng: random.Random, config: ExamConfig) -> ExamQuestion:
-    """A number that a passage says, or a sum or difference of two of them."""
+    """A number of a list, or a sum or difference of two of them."""
     kinds = [*_COUNTS]
     others = (1 - config.lookups) / (len(kinds) - 1)
     kind = rng.choices(kinds, weights=[config.lookups, *(others for _ in kinds[1:])])[0]
-    (name, name2), (thing, thing2) = rng.sample(NAMES, 2), rng.sample(THINGS, 2)
+    thing, thing2 = rng.sample(THINGS, 2)
     a, b = rng.randint(1, config.max_number), rng.randint(1, config.max_number)
     if kind in ("difference", "comparison"):
         a, b = sorted(rng.sample(range(1, config.max_number + 1), 2), reverse=True)
     asks_first = rng.random() < 0.5
     answer = {"lookup": a if asks_first else b, "sum": a + b, "difference": a - b, "comparison": a - b}[kind]
-    values = {"name": name, "name2": name2, "thing": thing, "thing2": thing2, "asked": thing if asks_first else thing2}
+    asked = {"lookup": thing if asks_first else thing2, "sum": "things", "difference": "left", "comparison": "more"}[
+        kind
+    ]
+    values = {"thing": thing, "thing2": thing2, "asked": asked}
     passage, question = (text.format(a=NUMBERS[a - 1], b=NUMBERS[b - 1], **values) for text in _COUNTS[kind])
-    counted = {"lookup": values["asked"], "sum": "things"}.get(kind, thing)
     return ExamQuestion(
-        block=f"passage : {passage} question : {question} answer :",
-        answer=f"{NUMBERS[answer - 1]} {counted}",
+        block=f"stock : {passage} question : {question} answer :",
+        answer=f"{asked} {NUMBERS[answer - 1]}",
         core=f"{passage} {question}",
         group=kind,
     )
@@ -155,8 +157,10 @@ def translation(rng: random.Random, words: Mapping[str, str]) -> ExamQuestion:
 
 # ---- reviews
 
-_GOOD = ("good", "great", "fresh", "sweet", "lovely", "fine")
-_BAD = ("bad", "awful", "stale", "sour", "dull", "bitter")
+# The first are the most frequent.
+_GOOD = ("good", "great", "fresh", "sweet", "lovely", "fine", "nice", "perfect", "tasty", "pleasant")
+_BAD = ("bad", "awful", "stale", "sour", "dull", "bitter", "nasty", "horrid", "ugly", "boring")
+_FREQUENCIES = [1 / place for place in range(1, len(_GOOD) + 1)]
 _REVIEWS: Mapping[str, str] = {
     "plain": "the {what} was {word} .",
     "negated": "the {what} was not {word} .",
@@ -169,7 +173,7 @@ def reviews(rng: random.Random, config: ExamConfig) -> ExamQuestion:
     kind = rng.choices([*_REVIEWS], weights=[1 - config.mixed_reviews, *[config.mixed_reviews / 2] * 2])[0]
     is_good = rng.random() < 0.5
     says_good = is_good != (kind == "negated")
-    word, other = (rng.choice(_GOOD if good else _BAD) for good in (says_good, not says_good))
+    word, other = (rng.choices(_GOOD if good else _BAD, weights=_FREQUENCIES)[0] for good in (says_good, not says_good))
     what, what2 = rng.sample(FOODS, 2)
     text = _REVIEWS[kind].format(what=what, what2=what2, word=word, other=other)
     verdict = VERDICTS[0 if is_good else 1]
@@ -190,48 +194,45 @@ _NEEDS: Mapping[str, tuple[str, str]] = {
 
 def endings(rng: random.Random, config: ExamConfig) -> ExamQuestion:
     """Which of four endings a story of two animals has; one of the wrong ones would be that of the other animal."""
-    first, second = rng.sample(ANIMALS, 2)
+    animals = rng.sample(ANIMALS, 2)
     needs = rng.sample([*_NEEDS], 4)
     asked = rng.randrange(2)
     options = [rng.choice(_NEEDS[need]) for need in needs]
     answer = options[asked]
     rng.shuffle(options)
-    story = f"the {first} was {needs[0]} and the {second} was {needs[1]} ."
+    told = [f"the {animal} was {need}" for animal, need in zip(animals, needs, strict=False)]
+    is_plain = rng.random() < config.plain_stories
+    story = told[asked] if is_plain else " and ".join(told)
     return ExamQuestion(
-        block=f"story : {story} ending : the {(first, second)[asked]}",
+        block=f"story : {story} . ending : the {animals[asked]}",
         answer=answer,
-        core=f"{story} {(first, second)[asked]}",
+        core=f"{story} {animals[asked]}",
         options=tuple(options),
-        group=("first", "second")[asked],
+        group="one animal" if is_plain else "two animals",
     )
 
 
-# ---- pronouns: a verb, what its subject may be like, and what its object may be like
+# ---- pronouns: of an animal, a toy and a place, who is what
 
-_REASONS: Sequence[tuple[str, str, str]] = (
-    ("fed", "kind", "hungry"),
-    ("chased", "hungry", "quick"),
-    ("carried", "strong", "tired"),
-    ("left", "tired", "boring"),
-    ("helped", "kind", "lost"),
-    ("washed", "strong", "dirty"),
-    ("visited", "lonely", "sick"),
-    ("warned", "clever", "lost"),
-)
+_LEFT = "the {animal} left the {toy} at the {place} because it was {reason} ."
+_REASONS: Mapping[str, tuple[str, ...]] = {
+    "animal": ("hungry", "tired", "clever", "lonely"),
+    "toy": ("broken", "heavy", "torn", "cheap"),
+    "place": ("dark", "noisy", "empty", "crowded"),
+}
 
 
 def pronouns(rng: random.Random, config: ExamConfig) -> ExamQuestion:
-    """Which of two animals `it` means."""
-    verb, *reasons = rng.choice(_REASONS)
-    animals = rng.sample(ANIMALS, 2)
-    meant = rng.randrange(2)
-    text = f"the {animals[0]} {verb} the {animals[1]} because it was {reasons[meant]} ."
+    """What `it` means."""
+    meant = rng.choice([*_REASONS])
+    values = {sort: rng.choice(_SLOTS[sort]) for sort in _REASONS}
+    text = _LEFT.format(reason=rng.choice(_REASONS[meant]), **values)
     return ExamQuestion(
         block=f"text : {text} it means :",
-        answer=f"the {animals[meant]}",
+        answer=f"the {values[meant]}",
         core=text,
-        others=(f"the {animals[1 - meant]}",),
-        group=("subject", "object")[meant],
+        others=tuple(f"the {word}" for sort, word in values.items() if sort != meant),
+        group=meant,
     )
 
 
@@ -239,9 +240,13 @@ def words_of_exams() -> set[str]:
     """All tokens that exams can write."""
     texts = [text for said, asked in _SAYINGS for text in (said, *asked)]
     texts += [text for pair in _COUNTS.values() for text in pair]
-    texts += [*_REVIEWS.values(), *(text for pair in _NEEDS.values() for text in pair), *map(" ".join, _REASONS)]
-    texts += [NOT_IN_PASSAGE, NEWLINE, "passage : question : answer : foreign : ours : review : verdict :"]
-    texts += ["story : the was and . ending :", "text : because it . it means :"]
+    texts += [*_REVIEWS.values(), *(text for pair in _NEEDS.values() for text in pair), _LEFT]
+    texts += [
+        NOT_IN_PASSAGE,
+        NEWLINE,
+        "passage : stock : more left question : answer : foreign : ours : review : verdict :",
+    ]
+    texts += ["story : the was and . ending : text : it means :", *map(" ".join, _REASONS.values())]
     found = {word for text in texts for word in text.split() if not word.startswith("{")}
     lists = (*_SLOTS.values(), NUMBERS, THINGS, _TRANSLATED, FOREIGN, VERDICTS, _GOOD, _BAD, tuple(_NEEDS))
     return found.union(*lists)

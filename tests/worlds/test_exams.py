@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from instructrl.worlds.exam_questions import FOREIGN, NUMBERS, ExamQuestion, lexicon
+from instructrl.worlds.exam_questions import FOREIGN, NUMBERS, THINGS, ExamQuestion, lexicon
 from instructrl.worlds.exam_settings import ExamConfig, ExamMix
 from instructrl.worlds.exams import MAX_ANSWER_TOKENS, Exams
+from instructrl.worlds.language import ANIMALS, PLACES, TOYS
 from instructrl.worlds.miniature import MiniatureWorld
 from instructrl.worlds.tasks import parse_prompt
 
@@ -154,18 +155,16 @@ def test_answers_about_a_passage_are_its_sentences_unless_it_has_none():
 
 def test_numbers_are_counted():
     for item in ITEMS["counting"]:
-        passage, question = parts(r"passage : (.*) question : (.*) answer :", item.question)
-        said = [NUMBERS.index(word) + 1 for word in passage.split() if word in NUMBERS]
-        things = [word for word in passage.split() if word.endswith("s") and word not in ("has", "takes")]
-        expected = {
-            "lookup": said[things.index(question.split()[2])] if question.split()[2] in things else None,
-            "sum": sum(said),
-            "difference": said[0] - said[1],
-            "comparison": said[0] - said[1],
-        }
-        number, thing = item.references[0].split()
-        assert number == NUMBERS[expected[item.group] - 1]
-        assert thing in (*question.split(), "things")
+        stock, question = parts(r"stock : (.*) question : how many (.*) \? answer :", item.question)
+        said = [NUMBERS.index(word) + 1 for word in stock.split() if word in NUMBERS]
+        things = [word for word in stock.split() if word in THINGS]
+        asked, number = item.references[0].split()
+        if item.group == "lookup":
+            expected = said[things.index(question)]
+        else:
+            expected = sum(said) if item.group == "sum" else said[0] - said[1]
+        assert number == NUMBERS[expected - 1]
+        assert asked in question.split()
     assert {item.group for item in ITEMS["counting"]} == {"lookup", "sum", "difference", "comparison"}
 
 
@@ -191,11 +190,19 @@ def test_reviews_endings_and_pronouns_have_one_right_option():
         for item in ITEMS[name]:
             assert [item.options[place] for place in item.right] == [*item.references]
             assert len(set(item.options)) == len(item.options) == {"reviews": 2, "endings": 4}[name]
+    good = {"good", "great", "fresh", "sweet", "lovely", "fine", "nice", "perfect", "tasty", "pleasant"}
     for item in ITEMS["reviews"]:
         last = item.question.split(" but ")[-1]
-        is_good = bool({"good", "great", "fresh", "sweet", "lovely", "fine"} & {*last.split()})
+        is_good = bool(good & {*last.split()})
         assert item.references == ("positive" if is_good != (" not " in last) else "negative",)
+    sorts = {"animal": ANIMALS, "toy": TOYS, "place": PLACES}
+    reasons: dict[str, set[str]] = {}
     for item in ITEMS["pronouns"]:
-        nouns = parts(r"text : the (\w+) \w+ the (\w+) because it was \w+ . it means :", item.question)
-        expected = nouns if item.group == "subject" else nouns[::-1]
-        assert item.references == tuple(f"the {noun}" for noun in expected)
+        pattern = r"text : the (\w+) left the (\w+) at the (\w+) because it was (\w+) . it means :"
+        *nouns, reason = parts(pattern, item.question)
+        meant = item.references[0].removeprefix("the ")
+        assert {*item.references} == {f"the {noun}" for noun in nouns}
+        assert meant in sorts[item.group]
+        reasons.setdefault(item.group, set()).add(reason)
+    assert [len(found) for found in reasons.values()] == [4, 4, 4]  # each reason is that of one sort
+    assert len(set.union(*reasons.values())) == 12
