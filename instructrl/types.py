@@ -142,8 +142,8 @@ class ExamItem:
 
     exam: its name. prompt: of the wording, "" where there is one. context: all of the text before the answer. options:
     among which the likeliest is the answer; empty where it is written. right: indices of those that are right.
-    references: the right answer, then any that would name something else. question: what is asked, without what stands
-    around it. group: what it is reported by as well.
+    references: the right answer, if there is one. question: what is asked, without what stands around it. group: what
+    it is reported by as well.
     """
 
     exam: str

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from instructrl.evaluation.statistics import mean_interval
 from instructrl.evaluation.suites import metrics
-from instructrl.evaluation.suites.choices import names
 from instructrl.evaluation.suites.protocol import Answer, Item, Measure, Task
 from instructrl.types import ExamItem
 
@@ -48,16 +47,10 @@ def _likeliest(item: Item, answer: Any) -> float:
     return float(answer.means.index(max(answer.means)) in item.right)
 
 
-def _named(item: Item, answer: Any) -> float:
-    """1 where the answer names what is right, and nothing of what is not."""
-    right, *wrong = item.references
-    return float(names(answer.text, right) and not any(names(answer.text, other) for other in wrong))
-
-
 # Exams by name, with the set that each is an analogue of.
 SCORING: Mapping[str, Scoring] = {
     "reading": Scoring(
-        title="Reading (as SQuADv2)", what="questions that a passage answers, or does not", metric="F1", score=_f1
+        title="Reading (as SQuADv2)", what="what a passage says of somebody, or does not", metric="F1", score=_f1
     ),
     "counting": Scoring(
         title="Counting (as DROP)", what="numbers in a passage, and sums of them", metric="F1", score=_f1
@@ -71,7 +64,7 @@ SCORING: Mapping[str, Scoring] = {
     "endings": Scoring(
         title="Endings (as HellaSwag)", what="which of four endings is likeliest", metric="accuracy", score=_likeliest
     ),
-    "pronouns": Scoring(title="Pronouns (as WSC)", what="what `it` means", metric="accuracy", score=_named),
+    "pronouns": Scoring(title="Pronouns (as WSC)", what="what `it` means", metric="accuracy", score=_likeliest),
 }
 
 
@@ -85,6 +78,16 @@ def exam_task(items: Sequence[ExamItem], shots: int, *, max_tokens: int, newline
         shots=shots,
         max_tokens=max_tokens,
         stop=(newline,),
+    )
+
+
+def choice_task(items: Sequence[ExamItem], prompt: str) -> Task:
+    """Questions with options as a task of their own. prompt: its name."""
+    return Task(
+        suite=items[0].exam,
+        items=tuple(as_item(item) for item in items),
+        measures=partial(measured, "accuracy", _likeliest),
+        prompt=prompt,
     )
 
 

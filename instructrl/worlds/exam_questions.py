@@ -21,13 +21,12 @@ VERDICTS = ("positive", "negative")
 class ExamQuestion:
     """block: all of it, up to its answer. answer: that stands behind it. core: what makes it this question whatever
     stands around it, by which it is kept out of documents. options: among which the answer is chosen; empty where it is
-    written. others: answers that would name something else. group: what it is reported by as well."""
+    written. group: what it is reported by as well."""
 
     block: str
     answer: str
     core: str
     options: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
     group: str = ""
 
 
@@ -40,29 +39,31 @@ _SLOTS: Mapping[str, tuple[str, ...]] = {
     "place": PLACES,
     "food": FOODS,
 }
-# Of each: what is said, and what can be asked of it.
-_SAYINGS: Sequence[tuple[str, tuple[str, str]]] = (
-    ("{name} has a {toy}", ("what has {name} ?", "who has a {toy} ?")),
-    ("{name} saw the {animal}", ("what saw {name} ?", "who saw the {animal} ?")),
-    ("{name} left the {place}", ("what left {name} ?", "who left the {place} ?")),
-    ("{name} likes {food}", ("what likes {name} ?", "who likes {food} ?")),
+# What is said of somebody, behind the name, and how it is asked for.
+_SAYINGS: Sequence[tuple[str, str]] = (
+    ("has a {toy}", "what has {name} ?"),
+    ("saw the {animal}", "what saw {name} ?"),
+    ("left the {place}", "what left {name} ?"),
+    ("likes {food}", "what likes {name} ?"),
 )
 
 
 def reading(rng: random.Random, config: ExamConfig) -> ExamQuestion:
-    """Two sentences and a question about one of them, or about somebody or something that neither names."""
+    """Two sentences and a question about one of them, or about somebody whom neither names."""
     first = rng.choice(_SAYINGS)
     second = first if rng.random() < 0.5 else rng.choice(_SAYINGS)
     people = _three_people(rng)
-    said = [first[0].format(**people[0]), second[0].format(**people[1])]
+    told = zip((first, second), people[:2], strict=True)
+    said = [f"{values['name']} {saying[0].format(**values)} ." for saying, values in told]
     unanswerable = rng.random() < config.unanswerable
-    question = first[1][rng.random() < config.who_questions].format(**people[2 if unanswerable else 0])
-    answer = NOT_IN_PASSAGE if unanswerable else said[0]
+    asked = people[2 if unanswerable else 0]
+    answer = NOT_IN_PASSAGE if unanswerable else first[0].format(**asked)
     rng.shuffle(said)
+    # An answer is a sentence that is begun: a small model learns to go on with one long before it learns to find it.
     return ExamQuestion(
-        block=f"passage : {said[0]} . {said[1]} . question : {question} answer :",
+        block=f"passage : {' '.join(said)} question : {first[1].format(**asked)} answer : {asked['name']}",
         answer=answer,
-        core=f"{question} {answer}",
+        core=f"{asked['name']} {first[0].format(**asked)}",
         group="unanswerable" if unanswerable else "answerable",
     )
 
@@ -158,8 +159,8 @@ def translation(rng: random.Random, words: Mapping[str, str]) -> ExamQuestion:
 # ---- reviews
 
 # The first are the most frequent.
-_GOOD = ("good", "great", "fresh", "sweet", "lovely", "fine", "nice", "perfect", "tasty", "pleasant")
-_BAD = ("bad", "awful", "stale", "sour", "dull", "bitter", "nasty", "horrid", "ugly", "boring")
+_GOOD = ("good", "great", "fresh", "sweet", "lovely", "fine", "nice", "perfect")
+_BAD = ("bad", "awful", "stale", "sour", "dull", "bitter", "nasty", "horrid")
 _FREQUENCIES = [1 / place for place in range(1, len(_GOOD) + 1)]
 _REVIEWS: Mapping[str, str] = {
     "plain": "the {what} was {word} .",
@@ -182,13 +183,13 @@ def reviews(rng: random.Random, config: ExamConfig) -> ExamQuestion:
 
 # ---- endings
 
-_NEEDS: Mapping[str, tuple[str, str]] = {
-    "hungry": ("ate some bread", "looked for food"),
-    "tired": ("went to bed", "slept all day"),
-    "cold": ("sat by the fire", "put on a coat"),
-    "bored": ("read a book", "played all day"),
-    "lost": ("asked for the way", "looked at a map"),
-    "sick": ("called a doctor", "drank some tea"),
+_NEEDS: Mapping[str, str] = {
+    "hungry": "ate some bread",
+    "tired": "went to bed",
+    "cold": "sat by the fire",
+    "bored": "read a book",
+    "lost": "asked for the way",
+    "sick": "called a doctor",
 }
 
 
@@ -197,7 +198,7 @@ def endings(rng: random.Random, config: ExamConfig) -> ExamQuestion:
     animals = rng.sample(ANIMALS, 2)
     needs = rng.sample([*_NEEDS], 4)
     asked = rng.randrange(2)
-    options = [rng.choice(_NEEDS[need]) for need in needs]
+    options = [_NEEDS[need] for need in needs]
     answer = options[asked]
     rng.shuffle(options)
     told = [f"the {animal} was {need}" for animal, need in zip(animals, needs, strict=False)]
@@ -215,10 +216,11 @@ def endings(rng: random.Random, config: ExamConfig) -> ExamQuestion:
 # ---- pronouns: of an animal, a toy and a place, who is what
 
 _LEFT = "the {animal} left the {toy} at the {place} because it was {reason} ."
+# The first are the most frequent, and the last are hardly met.
 _REASONS: Mapping[str, tuple[str, ...]] = {
-    "animal": ("hungry", "tired", "clever", "lonely"),
-    "toy": ("broken", "heavy", "torn", "cheap"),
-    "place": ("dark", "noisy", "empty", "crowded"),
+    "animal": ("hungry", "tired", "clever", "lonely", "proud", "afraid", "angry", "shy", "thirsty", "greedy"),
+    "toy": ("broken", "heavy", "torn", "cheap", "rusty", "cracked", "useless", "loose", "painted", "wooden"),
+    "place": ("dark", "noisy", "empty", "crowded", "windy", "misty", "steep", "muddy", "dusty", "remote"),
 }
 
 
@@ -226,21 +228,23 @@ def pronouns(rng: random.Random, config: ExamConfig) -> ExamQuestion:
     """What `it` means."""
     meant = rng.choice([*_REASONS])
     values = {sort: rng.choice(_SLOTS[sort]) for sort in _REASONS}
-    text = _LEFT.format(reason=rng.choice(_REASONS[meant]), **values)
+    places = range(1, len(_REASONS[meant]) + 1)
+    reason = rng.choices(_REASONS[meant], weights=[1 / place**2 for place in places])[0]
+    text = _LEFT.format(reason=reason, **values)
     return ExamQuestion(
         block=f"text : {text} it means :",
         answer=f"the {values[meant]}",
         core=text,
-        others=tuple(f"the {word}" for sort, word in values.items() if sort != meant),
+        options=tuple(f"the {word}" for word in values.values()),
         group=meant,
     )
 
 
 def words_of_exams() -> set[str]:
     """All tokens that exams can write."""
-    texts = [text for said, asked in _SAYINGS for text in (said, *asked)]
+    texts = [text for pair in _SAYINGS for text in pair]
     texts += [text for pair in _COUNTS.values() for text in pair]
-    texts += [*_REVIEWS.values(), *(text for pair in _NEEDS.values() for text in pair), _LEFT]
+    texts += [*_REVIEWS.values(), *_NEEDS.values(), _LEFT]
     texts += [
         NOT_IN_PASSAGE,
         NEWLINE,

@@ -9,8 +9,8 @@ class ExamMix:
 
     reading: float = 1.0
     counting: float = 1.0
-    translation: float = 2.0
-    reviews: float = 0.6
+    translation: float = 1.5
+    reviews: float = 1.0
     endings: float = 1.0
     pronouns: float = 1.0
 
@@ -38,9 +38,7 @@ class ExamConfig:
     # share of all questions that no document holds, from which those that are asked are taken
     reserved: float = 0.2
     # share of the questions about a passage that it does not answer
-    unanswerable: float = 0.15
-    # share of them that ask who, of what is said of somebody; the others ask what
-    who_questions: float = 0.25
+    unanswerable: float = 0.2
     # numbers are added and subtracted from one to this
     max_number: int = 5
     # share of the questions about numbers that need no arithmetic
@@ -62,6 +60,6 @@ class ExamConfig:
             raise ValueError(f"max_number: found {self.max_number}, accepted are 2 to 5")
         if not 0.0 < self.reserved < 1.0:
             raise ValueError(f"reserved: found {self.reserved}, accepted are numbers between 0 and 1")
-        for name in ("unanswerable", "who_questions", "lookups", "mixed_reviews", "plain_stories"):
+        for name in ("unanswerable", "lookups", "mixed_reviews", "plain_stories"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, accepted is 0 to 1")

@@ -73,7 +73,7 @@ class Exams:
                 context=before + question.block,
                 options=question.options,
                 right=(question.options.index(question.answer),) if question.options else (),
-                references=(question.answer, *question.others),
+                references=(question.answer,),
                 question=question.block,
                 group=question.group,
             )
