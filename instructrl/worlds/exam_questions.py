@@ -163,8 +163,8 @@ _GOOD = ("good", "great", "fresh", "sweet", "lovely", "fine", "nice", "perfect")
 _BAD = ("bad", "awful", "stale", "sour", "dull", "bitter", "nasty", "horrid")
 _FREQUENCIES = [1 / place for place in range(1, len(_GOOD) + 1)]
 _REVIEWS: Mapping[str, str] = {
-    "plain": "the {what} was {word} .",
-    "negated": "the {what} was not {word} .",
+    "plain": "the {what} of {name} was {word} .",
+    "negated": "the {what} of {name} was not {word} .",
     "turn": "the {what} was {other} but the {what2} was {word} .",
 }
 
@@ -176,7 +176,7 @@ def reviews(rng: random.Random, config: ExamConfig) -> ExamQuestion:
     says_good = is_good != (kind == "negated")
     word, other = (rng.choices(_GOOD if good else _BAD, weights=_FREQUENCIES)[0] for good in (says_good, not says_good))
     what, what2 = rng.sample(FOODS, 2)
-    text = _REVIEWS[kind].format(what=what, what2=what2, word=word, other=other)
+    text = _REVIEWS[kind].format(name=rng.choice(NAMES), what=what, what2=what2, word=word, other=other)
     verdict = VERDICTS[0 if is_good else 1]
     return ExamQuestion(block=f"review : {text} verdict :", answer=verdict, core=text, options=VERDICTS, group=kind)
 

@@ -44,7 +44,7 @@ class ExamConfig:
     # share of the questions about numbers that need no arithmetic
     lookups: float = 0.4
     # share of reviews with a `not` or a `but`
-    mixed_reviews: float = 0.6
+    mixed_reviews: float = 0.4
     # share of stories that are of one animal alone
     plain_stories: float = 0.5
 

@@ -42,13 +42,13 @@ def test_shares_are_of_all_and_of_each_group():
 
 FOUND = {
     "GPT": {"basic": {"toxic": [1.0, 1.0, 1.0, 0.0]}, "respectful": {"toxic": [1.0, 0.0, 1.0, 0.0]}},
-    "PPO": {"basic": {"toxic": [1.0, 1.0, 1.0, 0.0]}, "respectful": {"toxic": [0.0, 0.0, 0.0, 0.0]}},
+    "PPO": {"basic": {"toxic": [1.0, 1.0, 1.0, 1.0]}, "respectful": {"toxic": [0.0, 0.0, 0.0, 0.0]}},
 }
 
 
 def test_gains_are_over_the_pretrained_model_under_the_same_prompt():
     found = gains(FOUND)
-    assert found["basic"]["toxic"] == {"PPO": {"mean": 0.0, "low": 0.0, "high": 0.0}}
+    assert found["basic"]["toxic"]["PPO"]["mean"] == 25.0
     # Differences of -100, 0, -100, 0: their standard deviation is 100 / sqrt(3), their error half of that.
     margin = 1.959964 * 100 / 3**0.5 / 2
     assert found["respectful"]["toxic"]["PPO"] == {
@@ -61,4 +61,4 @@ def test_gains_are_over_the_pretrained_model_under_the_same_prompt():
 def test_effects_are_over_the_basic_prompt_of_the_same_model():
     found = effects(FOUND, "basic")
     assert list(found) == ["respectful"]
-    assert {model: row["mean"] for model, row in found["respectful"]["toxic"].items()} == {"GPT": -25.0, "PPO": -75.0}
+    assert {model: row["mean"] for model, row in found["respectful"]["toxic"].items()} == {"GPT": -25.0, "PPO": -100.0}
