@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from instructrl.runs.baseline_settings import BaselineConfig
 from instructrl.runs.recipe import ModelShape
 from instructrl.runs.settings import MINIATURE_RECIPE, MiniatureConfig, MiniatureSizes
 from instructrl.trainers.settings import AdamConfig, PPOConfig
@@ -33,4 +34,5 @@ MINIATURE = MiniatureConfig(
         ppo=small(MINIATURE_RECIPE.ppo),
         ppo_ptx=small(MINIATURE_RECIPE.ppo_ptx),
     ),
+    baselines=BaselineConfig(examples=20, cap_per_task=4, batch_size=8, num_kept=2),
 )

@@ -17,6 +17,7 @@ from instructrl.models.scoring import RewardModel
 from instructrl.rollout.generate import response_texts
 from instructrl.rollout.randomness import keyed_seed, take_disjoint
 from instructrl.runs import steps
+from instructrl.runs.baselines import Baselines
 from instructrl.runs.examination import examine
 from instructrl.runs.labeling import Labeling
 from instructrl.runs.selection import select_checkpoint
@@ -65,6 +66,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     blocks = pack_documents(documents, tokenizer, config.recipe.block_tokens)
     demonstrations = world.demonstrations(sets.sft)
     validation = world.demonstrations(sets.validation, seed=1)
+    baselines = Baselines.draw(config.baselines, world, demonstrations, config.seed)
 
     gpt = steps.new_policy(work, config.model)
     check_context(gpt.lm, max(config.recipe.limits.total, config.recipe.block_tokens))
@@ -76,7 +78,9 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     comparisons = labeling.compare(sets.comparisons, world.labelers("training"), "training")
     reward_model = steps.fit_reward_model(work, last_sft, comparisons, demonstrations)
     quality = labeling.quality(reward_model, comparisons, sets.held_out, demonstrations)
-    sft, selection = select_checkpoint(work, epochs, reward_model, [row.text for row in sets.validation], "sft")
+    asked = [row.text for row in sets.validation]
+    sft, selection = select_checkpoint(work, epochs, reward_model, asked, "sft")
+    prompted, tuned, baseline_rows = baselines.make(work, gpt, reward_model, asked, sets.test)
 
     observer = _gold_observer(world, work)
     prompts = [prompt.text for prompt in sets.ppo]
@@ -86,10 +90,11 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     )
     contenders = [
         Contender(name="GPT", policy=gpt),
-        Contender(name="GPT (prompted)", policy=gpt, form=world.few_shot_prompt),
+        prompted,
         Contender(name="SFT", policy=sft),
         Contender(name="PPO", policy=ppo),
         Contender(name="PPO-ptx", policy=ppo_ptx),
+        *tuned,
     ]
     parts = {
         "run": {
@@ -101,6 +106,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
         },
         "reward_model": quality,
         "sft_selection": selection,
+        "baselines": baseline_rows,
         "data": data,
     }
     held_out = world.documents(config.sizes.held_out_documents, seed=1, without=sets.of_held_out_users())

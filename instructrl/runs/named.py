@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrl.runs.chat_settings import CHAT_DESCRIPTION, ChatRunConfig, check_chat
-from instructrl.runs.plan import LAST_EPOCH, PlanRow, concerns, plan, plan_chat
+from instructrl.runs.plan import LAST_EPOCH, PlanRow, concerns, plan, plan_chat, with_baselines
 from instructrl.runs.recipe import PAPER_1_3B, PAPER_6B, PAPER_175B
 from instructrl.runs.settings import (
     MINIATURE,
@@ -102,6 +102,19 @@ def _run_miniature(config: MiniatureConfig, folder: Path, log: "RunLog") -> dict
     return miniature.run_miniature(config, folder, log)
 
 
+def _read_miniature(config: MiniatureConfig) -> MiniatureConfig:
+    """As it is, where the file that it names can be read."""
+    from instructrl.runs.selection import read_prefixes
+
+    if config.baselines.prefixes is not None:
+        read_prefixes(config.baselines.prefixes)
+    return config
+
+
+def _miniature_steps(config: MiniatureConfig) -> list[PlanRow]:
+    return with_baselines(plan(config.recipe, _miniature_counts(config)), config.baselines)
+
+
 def _miniature_counts(config: MiniatureConfig) -> dict[str, int | None]:
     """The sizes of the data, known before they are made."""
     sizes = config.sizes
@@ -146,7 +159,14 @@ def _beside_6b(description: str, config: FilesConfig) -> NamedRun:
 
 
 def _miniature(description: str, config: MiniatureConfig) -> NamedRun:
-    return NamedRun(description=description, config=config, carry_out=_run_miniature, counts=_miniature_counts)
+    return NamedRun(
+        description=description,
+        config=config,
+        carry_out=_run_miniature,
+        counts=_miniature_counts,
+        read=_read_miniature,
+        steps=_miniature_steps,
+    )
 
 
 RUNS: Mapping[str, NamedRun] = {

@@ -1,8 +1,9 @@
 """What a run is going to do, in numbers, before it does anything."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from instructrl.runs.baseline_settings import BaselineConfig
 from instructrl.runs.chat_settings import ChatRecipe, ChatRunConfig
 from instructrl.runs.recipe import Recipe
 from instructrl.trainers.settings import PPOConfig, SFTConfig
@@ -39,6 +40,18 @@ def plan(recipe: Recipe, counts: Mapping[str, int | None], reward_start: str = L
     rows += [_ppo("ppo", recipe.ppo, counts), _ppo("ppo_ptx", recipe.ppo_ptx, counts)]
     rows.append(PlanRow("evaluation", f"{_count(counts.get('test'))} test prompts", "5 models against SFT"))
     return rows
+
+
+def with_baselines(rows: Sequence[PlanRow], config: BaselineConfig) -> list[PlanRow]:
+    """The plan of a run that also makes the paper's baselines; all are done before the evaluation, its last row."""
+    *before, last = rows
+    source = "made from demonstrations" if config.prefixes is None else f"of {config.prefixes}"
+    before.append(PlanRow("prompted GPT", f"prefixes {source}", "responses to the validation prompts with each"))
+    if not config.examples:
+        return [*before, last]
+    work = f"2 learning rates, {_epochs(config.examples, config.batch_size, 1)} each"
+    before += [PlanRow(name, f"{config.examples:,} examples, each once", work) for name in ("FLAN-like", "T0-like")]
+    return [*before, last._replace(work="7 models against SFT")]
 
 
 def plan_chat(config: ChatRunConfig) -> list[PlanRow]:

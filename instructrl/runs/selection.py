@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from instructrl import distributed
 from instructrl.evaluation.contenders import Contender
@@ -45,6 +48,33 @@ def select_checkpoint(
     given = {"reward model": reward_model, "validation prompts": prompts, **work.rendering}
     rows = work.journal.once(f"{name}_selection", step, given)
     return work.load(name), rows
+
+
+def read_prefixes(path: str) -> list[Prefix]:
+    """The candidates of a YAML file: a list of texts, in each of which `{prompt}` stands once.
+
+    Raises ValueError for anything else, naming the file and the entry.
+    """
+    try:
+        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"prefixes {path}: found {error.strerror}, accepted is a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = str(error).splitlines()[0]
+        raise ValueError(f"prefixes {path}: found no YAML ({found}), accepted is a list of texts") from error
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"prefixes {path}: found {_shown(entries)}, accepted is a list of texts")
+    for number, text in enumerate(entries, start=1):
+        if not isinstance(text, str) or text.count(PLACE) != 1:
+            raise ValueError(
+                f"prefixes {path}, entry {number}: found {_shown(text)}, accepted is a text with {PLACE} once"
+            )
+    return [Prefix(name=f"prefix {number}", text=text.strip()) for number, text in enumerate(entries, start=1)]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def fitting(work: Workspace, prefixes: Sequence[Prefix], prompts: Sequence[str]) -> list[Prefix]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 from instructrl.data.settings import DATE, Limits, LongPrompts
 from instructrl.evaluation.suites.settings import SuiteConfig
+from instructrl.runs.baseline_settings import BaselineConfig
 from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.settings import DeviceName, require_positive
 from instructrl.tracking.settings import TrackerName
@@ -101,6 +102,8 @@ class MiniatureConfig:
     sizes: MiniatureSizes = MiniatureSizes()
     # what each step does
     recipe: Recipe = MINIATURE_RECIPE
+    # models that the trained ones are compared with
+    baselines: BaselineConfig = BaselineConfig()
     # public test sets for all models at the end (docs/suites.md): NAME, or NAME=FOLDER
     suites: tuple[str, ...] = ()
     # of the public test sets
@@ -142,6 +145,7 @@ SMOKE = MiniatureConfig(
         ppo=replace(MINIATURE_RECIPE.ppo, num_episodes=512, warmup_iterations=1),
         ppo_ptx=replace(MINIATURE_RECIPE.ppo_ptx, num_episodes=512, warmup_iterations=1),
     ),
+    baselines=BaselineConfig(examples=420, cap_per_task=70, num_kept=3),
 )
 
 

@@ -9,6 +9,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]  # as pytest has them
 
 import accepted  # noqa: E402
 import rows_adapters  # noqa: E402
+import rows_baselines  # noqa: E402
 import rows_chat  # noqa: E402
 import rows_configs  # noqa: E402
 import rows_data  # noqa: E402
@@ -39,6 +40,7 @@ FAMILIES = [
     ("Models", rows_models.ROWS),
     ("Tokenizers and reward models", rows_other_models.ROWS),
     ("Chat templates", rows_chat.ROWS),
+    ("Baselines of the miniature", rows_baselines.ROWS),
     ("Public test sets", [*rows_suites.ROWS, *rows_sets.ROWS]),
     ("Verdicts and benchmarks of reward models", rows_judge.ROWS),
 ]

@@ -31,7 +31,7 @@ from instructrl.trainers.settings import AdamConfig, PPOConfig, RewardModelConfi
 from instructrl.types import Document, Prompt
 
 WORDS = {"male": "jumps", "female": "sleeps"}
-NAMES = ["GPT", "GPT (prompted)", "SFT", "PPO", "PPO-ptx"]
+NAMES = ["GPT", "GPT (prompted)", "SFT", "PPO", "PPO-ptx", "FLAN-like", "T0-like"]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_finished_run_is_put_through_public_test_sets(twice, tmp_path):
     assert cli.main(["run", "miniature", *arguments]) == 0
     before, after = (json.loads((place / "results.json").read_text()) for place in (twice[0], folder))
     (entry,) = after.pop("suites")
-    assert [*dict.fromkeys(row["model"] for row in entry["rows"])] == ["GPT", "SFT", "PPO", "PPO-ptx"]
+    assert [*dict.fromkeys(row["model"] for row in entry["rows"])] == [name for name in NAMES if "prompted" not in name]
     assert {row["num_items"] for row in entry["rows"]} == {3}
     del before["config"], after["config"]
     assert after == before
@@ -93,7 +93,8 @@ def test_a_run_writes_what_the_report_reads(twice):
     assert {row["model"] for row in results["over_optimisation"]} == {"PPO", "PPO-ptx"}
     assert all(row["gold_error"] > 0 and row["score_error"] > 0 for row in results["over_optimisation"])
     phases = {json.loads(line)["phase"] for line in (folder / "metrics.jsonl").read_text().splitlines()}
-    assert phases == {"pretraining", "sft", "ppo_start", "reward_model", "ppo", "ppo_ptx"}
+    tuned = {f"{name}_like_{number}" for name in ("flan", "t0") for number in (1, 2)}
+    assert phases == {"pretraining", "sft", "ppo_start", "reward_model", "ppo", "ppo_ptx", *tuned}
     assert [row["count"] for row in results["data"]["overlap"][:2]] == [0, 0]
     assert results["head_to_head"]["model"] == "PPO-ptx"
     page = (folder / "report.html").read_text()
