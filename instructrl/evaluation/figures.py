@@ -53,6 +53,7 @@ def all_models(results: Record) -> list[str]:
     """Every model that any part of the results names, those of the main table first."""
     names = [str(model.get("name", "")) for model in results.get("models") or []]
     names += by_model(results.get("over_optimisation"))
+    names += [str(name) for name in results.get("baselines") or {} if name != "prefixes"]
     tax = results.get("alignment_tax") or {}
     for key in ("losses", "tax", "facts"):
         names += tax.get(key) or {}

@@ -55,7 +55,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Points in order. path: they are states that follow each other, so start and end are marked. ringed: an index."""
+    """Points in order. path: they are states that follow each other, so start and end are marked. ringed: an index.
+    intervals: the ends of each point's, where there are any."""
 
     label: str
     xs: Sequence[float]
@@ -64,6 +65,7 @@ class Line:
     dashed: bool = False
     path: bool = False
     ringed: int | None = None
+    intervals: Sequence[tuple[float, float]] = ()
 
 
 def interval_rows(rows: Sequence[Row], *, name: str, what: str, scale: Scale) -> Markup:
@@ -152,13 +154,24 @@ def bars(
 
 
 def lines(
-    series: Sequence[Line], *, name: str, what: str, x_label: str, write: Writer = decimal, height: int = 230
+    series: Sequence[Line],
+    *,
+    name: str,
+    what: str,
+    x_label: str,
+    write: Writer = decimal,
+    height: int = 230,
+    limits: tuple[float, float] | None = None,
 ) -> Markup:
-    """Lines over a common axis. Long ones are thinned to bin means and drawn faint under their moving average."""
+    """Lines over a common axis. Long ones are thinned to bin means and drawn faint under their moving average.
+
+    limits: what the value axis holds at least, so that several panels have the same; None: what the lines hold."""
 
     def paint(axes: Axes) -> None:
         for line in series:
             _line(axes, line)
+        if limits is not None:
+            axes.update_datalim([(line.xs[0], limit) for line in series for limit in limits])
         axes.set_xlabel(x_label)
         axes.margins(x=0.03, y=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=x_label in {"step", "epoch"}))
@@ -209,6 +222,8 @@ def _line(axes: Axes, line: Line) -> None:
         markersize=3.5,
         zorder=3,
     )
+    if line.intervals:
+        axes.vlines(line.xs, *zip(*line.intervals, strict=True), color=line.colour, linewidth=4, alpha=0.35)
     if line.path:
         axes.plot(xs[:1], ys[:1], "o", markersize=6, color=SURFACE, markeredgecolor=line.colour, zorder=4)
         axes.plot(xs[-1:], ys[-1:], "o", markersize=7, color=line.colour, zorder=4)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from instructrl.evaluation import data_tables, figures, pairing_views, quality_views, verdict_views
+from instructrl.evaluation import baseline_views, data_tables, figures, pairing_views, quality_views, verdict_views
 from instructrl.evaluation.figures import Plot
 from instructrl.evaluation.formatting import (
     DASH,
@@ -85,6 +85,7 @@ def all_sections(results: Record, metrics: Sequence[Record], profile: Sequence[R
         _samples(results),
         _suites(results),
         _reward_model(results),
+        _baselines(results),
         _optimisation(results, metrics),
         _tax(results),
         _language_models(metrics),
@@ -250,6 +251,19 @@ def _reward_model(results: Record) -> Section:
     facts_table = TableView(title="Training data and normalisation", headings=(), rows=rows, wide=False)
     tables = tuple(table for table in (quality_views.length_table(record), facts_table) if table.rows)
     return Section(id="reward-model", title="Reward model", plots=tuple(plots), tables=tables)
+
+
+def _baselines(results: Record) -> Section:
+    drawn = tuple(baseline_views.mixture_plots(results))
+    table = baseline_views.prefix_table(results)
+    return Section(
+        id="baselines",
+        title="Baselines",
+        lead=baseline_views.LEAD,
+        legend=_legend(results, baseline_views.mixture_names(results)) if drawn else (),
+        plots=drawn,
+        tables=(table,) if table.rows else (),
+    )
 
 
 def _optimisation(results: Record, metrics: Sequence[Record]) -> Section:

@@ -76,6 +76,23 @@ def _pairings() -> dict:
     return {"win_rate_matrix": {"models": list(MODELS), "rates": rates}, "ratings": ratings}
 
 
+def _baselines() -> dict:
+    """Two mixtures at two learning rates, which gain little after the third checkpoint; and prefixes."""
+    found = {}
+    for shift, name in ((0.0, "FLAN-like"), (0.1, "T0-like")):
+        rows = [
+            {"name": f"{name} {lr} {n}", "lr": lr, "epoch": 1, "examples": 128 * n, "validation_loss": None,
+             "score": (score := shift - 1.2 + 0.6 * (1 - 0.4**n) - 300 * lr), "low": score - 0.1, "high": score + 0.1}
+            for lr in (4e-4, 6e-4) for n in range(1, 8)
+        ]  # fmt: skip
+        found[name] = [{**row, "selected": i == 6} for i, row in enumerate(rows)]
+    prefixes = [
+        {"prefix": "an instruction", "text": "please answer . {prompt}", "score": -1.3, "low": -1.4, "high": -1.2},
+        {"prefix": HOSTILE, "text": HOSTILE, "score": -0.9, "low": -1.0, "high": -0.8},
+    ]
+    return {"prefixes": [{**row, "selected": i == 1} for i, row in enumerate(prefixes)], **found}
+
+
 def _over_optimisation() -> list[dict]:
     kl = np.linspace(0, 14, 12)
     return [
@@ -153,6 +170,7 @@ def make_results() -> dict:
             {"epoch": e, "score": s, "validation_loss": v, "selected": e == 4}
             for e, s, v in ((1, -0.9, 1.31), (2, -0.4, 1.12), (3, -0.21, 1.15), (4, -0.12, 1.21))
         ],
+        "baselines": _baselines(),
         "samples": _samples(),
         "data": {"sizes": _sizes(), "lengths": _lengths(), "hygiene": [
             {"step": "cap of 200 prompts a user", "removed": 1210, "left": 48012},

@@ -23,7 +23,7 @@ TEXT_TAGS = {"h1", "h2", "h3", "h4", "p", "ul", "li", "a", "i", "small", "span",
 TABLE_TAGS = {"table", "thead", "tbody", "tr", "th", "td", "details", "summary", "figure", "figcaption"}
 ALLOWED_TAGS = DOCUMENT_TAGS | TEXT_TAGS | TABLE_TAGS | {"svg", "g", "path", "use", "defs", "clippath", "rect", "text"}
 SECTION_IDS = [
-    *("models", "pairings", "quality", "samples", "suites", "reward-model", "optimisation"),
+    *("models", "pairings", "quality", "samples", "suites", "reward-model", "baselines", "optimisation"),
     *("tax", "training", "policies", "data", "run"),
 ]
 
@@ -101,8 +101,9 @@ def test_hostile_text_is_shown_as_text(page):
     answers = sum(
         response["text"] == HOSTILE for s in make_results()["samples"] for response in s["responses"].values()
     )
-    # One more in a prompt; of public sets a note, and the title, model, prompt and metric of another.
-    assert page.text.count(HOSTILE) == answers + 1 + 5
+    # One more in a prompt; of public sets a note, and the title, model, prompt and metric of another; the name of a
+    # prefix in its row, and its name and text in a note.
+    assert page.text.count(HOSTILE) == answers + 1 + 5 + 3
 
 
 def poison(value):

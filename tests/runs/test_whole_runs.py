@@ -31,7 +31,8 @@ from instructrl.trainers.settings import AdamConfig, PPOConfig, RewardModelConfi
 from instructrl.types import Document, Prompt
 
 WORDS = {"male": "jumps", "female": "sleeps"}
-NAMES = ["GPT", "GPT (prompted)", "SFT", "PPO", "PPO-ptx", "FLAN-like", "T0-like"]
+NAMES = ["GPT", "GPT (prompted)", "SFT", "PPO", "PPO-ptx"]
+MINIATURE_NAMES = [*NAMES, "FLAN-like", "T0-like"]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,9 @@ def test_a_finished_run_is_put_through_public_test_sets(twice, tmp_path):
     assert cli.main(["run", "miniature", *arguments]) == 0
     before, after = (json.loads((place / "results.json").read_text()) for place in (twice[0], folder))
     (entry,) = after.pop("suites")
-    assert [*dict.fromkeys(row["model"] for row in entry["rows"])] == [name for name in NAMES if "prompted" not in name]
+    assert [*dict.fromkeys(row["model"] for row in entry["rows"])] == [
+        name for name in MINIATURE_NAMES if "prompted" not in name
+    ]
     assert {row["num_items"] for row in entry["rows"]} == {3}
     del before["config"], after["config"]
     assert after == before
@@ -85,7 +88,7 @@ def test_a_finished_run_is_put_through_public_test_sets(twice, tmp_path):
 def test_a_run_writes_what_the_report_reads(twice):
     folder = twice[0]
     results = json.loads((folder / "results.json").read_text())
-    assert [row["name"] for row in results["models"]] == NAMES
+    assert [row["name"] for row in results["models"]] == MINIATURE_NAMES
     baseline = results["models"][2]
     assert baseline["win_rate"]["rate"] == 0.5
     assert all(0 <= row["finished"] <= 1 and row["win_rate"]["num_prompts"] == 12 for row in results["models"])
@@ -98,7 +101,7 @@ def test_a_run_writes_what_the_report_reads(twice):
     assert [row["count"] for row in results["data"]["overlap"][:2]] == [0, 0]
     assert results["head_to_head"]["model"] == "PPO-ptx"
     page = (folder / "report.html").read_text()
-    assert all(name in page for name in NAMES)
+    assert all(name in page for name in MINIATURE_NAMES)
 
 
 def test_the_baseline_is_the_epoch_that_scores_highest(twice):
