@@ -18,6 +18,7 @@ from instructrl.tracking.masking import masked
 # Command -> (what it does, where it is carried out). That is imported once the options are known to be good.
 COMMANDS = {
     "run": ("all steps of a named run, from data to report", "instructrl.commands.run"),
+    "study": ("vary a finished run as appendix E of the paper does", "instructrl.commands.study"),
     "sft": ("step 1: fine-tune a language model on demonstrations", "instructrl.commands.sft"),
     "rm": ("step 2: train a reward model on comparisons", "instructrl.commands.rm"),
     "ppo": ("step 3: PPO or PPO-ptx against a reward model", "instructrl.commands.ppo"),
@@ -38,10 +39,10 @@ COMMANDS = {
 
 
 # Commands that run networks: on a GPU where there is one, and in several processes where torchrun starts them.
-IN_JOBS = ("run", "sft", "rm", "ppo", "eval")
+IN_JOBS = ("run", "study", "sft", "rm", "ppo", "eval")
 _LOSS = "another process of the job is gone; the same command goes on from the last checkpoint"
 # Of them those that save what they do: a signal lets their step finish. The others it simply ends.
-CONTINUED = ("run", "sft", "rm", "ppo", "eval")
+CONTINUED = ("run", "study", "sft", "rm", "ppo", "eval")
 _RESUMED = "the same command goes on from here"
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SAVED = "the same command goes on from what was saved last"

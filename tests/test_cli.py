@@ -74,7 +74,7 @@ def test_an_unknown_command_gets_a_suggestion(call, found, meant):
 
 
 def test_a_command_like_no_other_gets_them_all(call):
-    assert_refused(call("zzzz"), "found the command 'zzzz', accepted are run, sft")
+    assert_refused(call("zzzz"), "found the command 'zzzz', accepted are run, study, sft")
 
 
 def test_an_unknown_run_gets_a_suggestion(call):
@@ -333,5 +333,5 @@ def test_a_signal_waits_where_something_is_saved_and_ends_the_rest(name, monkeyp
     monkeypatch.setattr(module, "main", lambda settings: seen.append(signal.getsignal(signal.SIGTERM)) or 0)
     assert cli.main([name]) == 0
     assert seen[0] == before  # whoever waits for the options, or for what is imported behind them, is not kept
-    assert (seen[1] != before) == (name in ("run", "sft", "rm", "ppo", "eval"))
+    assert (seen[1] != before) == (name in ("run", "study", "sft", "rm", "ppo", "eval"))
     assert signal.getsignal(signal.SIGTERM) == before

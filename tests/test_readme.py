@@ -80,7 +80,7 @@ def test_every_command_is_accepted(arguments, tmp_path, monkeypatch):
         (tmp_path / name).write_text(content)
     (tmp_path / "ppo.yaml").write_text("model: a\nreward_model: b\ndata: c\n")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
-    if arguments == ["run", "--list"]:
+    if arguments[1:] == ["--list"]:
         assert cli.main(arguments) == 0
     elif any(argument.startswith("--") for argument in arguments) or arguments == ["doctor"]:
         with pytest.raises(_Accepted):

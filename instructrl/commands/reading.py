@@ -25,10 +25,14 @@ from instructrl.commands.settings import (
     RewardModelCommand,
     RunCommand,
     SFTCommand,
+    StudyCommand,
 )
 from instructrl.data.settings import DATE, PrepareConfig, Turns
 from instructrl.integrations import HOSTS
 from instructrl.runs.named import RUNS
+from instructrl.runs.settings import MINIATURE, MiniatureConfig
+from instructrl.runs.studies.points import StudyConfig
+from instructrl.runs.studies.table import STUDIES
 
 _RUN_USAGE = """usage: instructrl run NAME [--out FOLDER] [--dry-run] [--fresh] [--config FILE] [OPTIONS]
        instructrl run --list
@@ -36,6 +40,13 @@ _RUN_USAGE = """usage: instructrl run NAME [--out FOLDER] [--dry-run] [--fresh] 
 All steps of a named run. `instructrl run NAME --help` lists its options, each of which can also be set in a YAML file.
 --dry-run prints the plan (sizes and steps) and does nothing. --out is the folder for models, metrics, results.json and
 report.html (default: runs/NAME-SEED). The same command continues a run that was stopped; --fresh starts over."""
+
+_STUDY_USAGE = """usage: instructrl study NAME --run FOLDER [--out FOLDER] [--seeds N] [--dry-run] [--fresh]
+       instructrl study --list
+
+Varies settings of a run of the miniature. What the run has done is used again and nothing is written into its folder;
+what changes is trained in a folder of the study, with figures in report.html and numbers in study.json. --dry-run
+prints the points and the minutes that they take. The same command goes on with a study that was stopped."""
 
 _DATA_USAGE = """usage: instructrl data prepare [OPTIONS]
        instructrl data check {demonstrations,comparisons,prompts,corpus} FILE [--model MODEL]
@@ -82,6 +93,56 @@ def _run(words: Sequence[str]) -> RunCommand | None:
         named.check(config)
     folder = Path("runs") / f"{name}-{config.seed}" if chosen.out is None else chosen.out
     return RunCommand(name=name, named=named, config=config, folder=folder, dry_run=chosen.dry_run, fresh=chosen.fresh)
+
+
+def _study(words: Sequence[str]) -> StudyCommand | None:
+    if not words or words[0] in ("-h", "--help"):
+        print(f"{_STUDY_USAGE}\n")
+    if not words or words[0] in ("-h", "--help", "--list"):
+        Console().print(_studies())
+        return None
+    name = words[0]
+    if name not in STUDIES:
+        close = difflib.get_close_matches(name, STUDIES, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"accepted are {', '.join(STUDIES)}"
+        raise ValueError(f"study: found the name {name!r}, {hint}")
+    study = STUDIES[name]
+    parser = options.Parser(prog=f"instructrl study {name}", description=study.what, allow_abbrev=False)
+    parser.add_argument("--run", type=Path, required=True, help="folder of a run of the miniature, which is only read")
+    parser.add_argument("--out", type=Path, help=f"folder of the study (default: runs/study-{name})")
+    parser.add_argument("--seeds", type=int, default=study.seeds, help=f"of each point (default: {study.seeds})")
+    parser.add_argument("--dry-run", action="store_true", help="print the points and their minutes, and do nothing")
+    parser.add_argument("--fresh", action="store_true", help="start over if there is such a study")
+    chosen = parser.parse_args(list(words[1:]))
+    base = _base_config(chosen.run)
+    return StudyCommand(
+        study=study,
+        config=StudyConfig(study=name, seeds=chosen.seeds, base=base, device=base.device),
+        run=chosen.run,
+        folder=Path("runs") / f"study-{name}" if chosen.out is None else chosen.out,
+        dry_run=chosen.dry_run,
+        fresh=chosen.fresh,
+    )
+
+
+def _base_config(run: Path) -> MiniatureConfig:
+    """The settings that a run of the miniature was begun with."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"run: found no config.yaml in {run}, accepted is the folder of a run of the miniature")
+    try:
+        return options.parse(MINIATURE, ["--config", str(path)], program="instructrl study", description="")
+    except ValueError as error:
+        raise ValueError(
+            f"run: found another run than one of the miniature ({error}); accepted is one of `instructrl run miniature`"
+        ) from None
+
+
+def _studies() -> Table:
+    table = Table("study", "what is varied", "in the paper", box=None, pad_edge=False)
+    for name, study in STUDIES.items():
+        table.add_row(name, study.what, study.paper)
+    return table
 
 
 def _list() -> Table:
@@ -143,6 +204,7 @@ def _doctor(words: Sequence[str]) -> DoctorCommand:
 
 READERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "run": _run,
+    "study": _study,
     "sft": _step(SFTCommand, "sft", "Step 1: supervised fine-tuning."),
     "rm": _step(RewardModelCommand, "rm", "Step 2: the reward model."),
     "ppo": _step(PPOCommand, "ppo", "Step 3: PPO against a reward model; PPO-ptx if ppo.ptx_coef is positive."),

@@ -9,6 +9,7 @@ from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.models.settings import AdapterConfig, Precision
 from instructrl.rollout.settings import EngineName, Truncation, VLLMConfig
 from instructrl.runs.named import NamedRun
+from instructrl.runs.studies.points import Study, StudyConfig
 from instructrl.settings import DeviceName, require_not_negative, require_positive
 from instructrl.tracking.settings import TrackerName
 from instructrl.trainers.settings import CheckpointConfig, PPOConfig, RewardModelConfig, SFTConfig
@@ -308,6 +309,18 @@ class RunCommand:
     name: str
     named: NamedRun
     config: Any
+    folder: Path
+    dry_run: bool
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyCommand:
+    """A study of a base run. run: its folder. folder: that of the study."""
+
+    study: Study
+    config: StudyConfig
+    run: Path
     folder: Path
     dry_run: bool
     fresh: bool

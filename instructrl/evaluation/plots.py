@@ -1,7 +1,7 @@
 """The kinds of plot that the report is made of: intervals in rows, bars, lines. None knows what the numbers mean."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,18 @@ class Line:
     path: bool = False
     ringed: int | None = None
     intervals: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Measured points in the order of their places, with intervals where there are some. lost: places of which nothing
+    could be measured."""
+
+    label: str
+    xs: Sequence[float]
+    estimates: Sequence[Estimate]
+    colour: str
+    lost: Sequence[float] = ()
 
 
 def interval_rows(rows: Sequence[Row], *, name: str, what: str, scale: Scale) -> Markup:
@@ -272,3 +284,57 @@ def _spoken(value: Estimate, write: Writer) -> str:
     if value.low is None or value.high is None:
         return write(value.value)
     return f"{write(value.value)} ({write(value.low)} to {write(value.high)})"
+
+
+def curves(
+    series: Sequence[Curve], *, name: str, what: str, axis: tuple[str, bool], dashed: Mapping[str, tuple[float, str]]
+) -> Markup:
+    """Points with their intervals over a common axis; a cross at its foot where nothing could be measured.
+
+    axis: its name, and whether it is logarithmic, with 0 at the left. dashed: label -> value and colour of a line.
+    """
+    label, log = axis
+
+    def paint(axes: Axes) -> None:
+        for value, colour in dashed.values():
+            axes.axhline(value, color=colour, linewidth=1.3, linestyle=(0, (4, 2.5)), zorder=1)
+        for curve in series:
+            for x, found in zip(curve.xs, curve.estimates, strict=True):
+                if found.low is not None and found.high is not None:
+                    axes.plot((x, x), (found.low, found.high), color=curve.colour, linewidth=4, alpha=0.35)
+            ys = [found.value for found in curve.estimates]
+            axes.plot(curve.xs, ys, color=curve.colour, marker="o", markersize=4.5, zorder=3)
+            foot = axes.get_xaxis_transform()
+            axes.plot(
+                curve.lost,
+                [0.03] * len(curve.lost),
+                "x",
+                color=curve.colour,
+                markersize=8,
+                transform=foot,
+                clip_on=False,
+            )
+        axes.set_xlabel(label)
+        axes.margins(x=0.05, y=0.1)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(_equal_decimals())
+        if log:
+            _log_axis(axes, [x for curve in series for x in (*curve.xs, *curve.lost)])
+
+    parts = [
+        f"{curve.label} "
+        + ", ".join(f"{decimal(y.value)} at {x:.4g}" for x, y in zip(curve.xs, curve.estimates, strict=True))
+        for curve in series
+    ]
+    return draw(paint, name=name, description=f"{what}, over {label}: {'; '.join(parts)}.", height=240)
+
+
+def _log_axis(axes: Axes, xs: Sequence[float]) -> None:
+    smallest = min((x for x in xs if x > 0), default=1.0)
+    axes.set_xscale("symlog", linthresh=smallest, linscale=0.6)
+    powers = [10.0**power for power in range(-8, 9) if smallest * 0.99 <= 10.0**power <= max(xs) * 1.01]
+    marks = [*([0.0] if min(xs) <= 0 else []), *(powers if len(powers) > 1 else [smallest, max(xs)])]
+    axes.set_xlim(0 if min(xs) <= 0 else smallest / 1.3, max(xs) * 1.3)
+    axes.xaxis.set_major_locator(FixedLocator(marks))
+    axes.xaxis.set_minor_locator(FixedLocator([]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

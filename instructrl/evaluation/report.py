@@ -47,7 +47,7 @@ def write_report(run_folder: Path | str) -> Path:
             f"{folder}: found results or metrics that no run writes ({found}), accepted are the files of a finished run"
         ) from error
     path = folder / "report.html"
-    return _written(path, html)
+    return written(path, html)
 
 
 def write_figure(run_folder: Path | str, path: Path | str) -> Path:
@@ -57,7 +57,7 @@ def write_figure(run_folder: Path | str, path: Path | str) -> Path:
     win rates, and where a file does not hold what it should.
     """
     plot = _figure_plot(run_folder, path)
-    return _written(Path(path), standalone(plot))
+    return written(Path(path), standalone(plot))
 
 
 def check_figure(run_folder: Path | str, path: Path | str) -> None:
@@ -118,6 +118,15 @@ def render(results: Mapping[str, Any], metrics: Sequence[Record] = (), profile: 
     )
 
 
+def page_of(run: Mapping[str, Any], intro: Sequence[str], parts: Sequence[sections.Section]) -> str:
+    """A page that is made of these alone. run: name, description, seed, judge and baseline."""
+    template = _environment().get_template("report.html.j2")
+    open_samples = sections.NUM_OPEN_SAMPLES
+    return template.render(
+        run=run, intro=intro, highlights=[], hero=None, sections=parts, num_open_samples=open_samples
+    )
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("instructrl.evaluation"),
@@ -137,7 +146,8 @@ def _view_box(plot: Plot) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _written(path: Path, text: str) -> Path:
+def written(path: Path, text: str) -> Path:
+    """The path, with the text in the file."""
     # A lone surrogate can stand in JSON but not in UTF-8.
     durable.write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
     return path

@@ -125,9 +125,10 @@ class FinishedSteps(Journal):
         self._run = folder
         self._steps = _read(folder / STATE / _FILE)
 
-    def has(self, name: str) -> bool:
-        """Whether the run has done a step."""
-        return any(entry["name"] == name for entry in self._steps)
+    @property
+    def names(self) -> list[str]:
+        """Of the steps that the run has done, in their order."""
+        return [entry["name"] for entry in self._steps]
 
     def once(
         self, name: str, step: Callable[[Checkpoints, Checkpoint | None], Any], given: Mapping[str, Any] = NOTHING

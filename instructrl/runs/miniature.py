@@ -60,7 +60,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     world = MiniatureWorld(WorldConfig(seed=config.seed))
     tokenizer = word_tokenizer(world.vocabulary())
     work = steps.Workspace.of_run(config, Encoder(tokenizer, config.recipe.limits), folder, log)
-    sets, data = _collect_prompts(world, work, config.sizes)
+    sets, data = collect_prompts(world, work, config.sizes)
     documents = world.documents(config.sizes.documents, seed=0, without=sets.of_held_out_users())
     data["overlap"] = _overlap(world, documents, sets)
     blocks = pack_documents(documents, tokenizer, config.recipe.block_tokens)
@@ -82,7 +82,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     sft, selection = select_checkpoint(work, epochs, reward_model, asked, "sft")
     prompted, tuned, baseline_rows = baselines.make(work, gpt, reward_model, asked, sets.test)
 
-    observer = _gold_observer(world, work)
+    observer = gold_observer(world, work)
     prompts = [prompt.text for prompt in sets.ppo]
     ppo = steps.optimize_policy(work, start, reward_model, prompts, phase="ppo", observer=observer)
     ppo_ptx = steps.optimize_policy(
@@ -110,7 +110,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
         "data": data,
     }
     held_out = world.documents(config.sizes.held_out_documents, seed=1, without=sets.of_held_out_users())
-    exam = _exam(world, work, held_out, sets.test, reward_model, start)
+    exam = exam_of(world, work, held_out, sets.test, reward_model, start)
     return examine(work, exam, contenders, sets.test, parts)
 
 
@@ -127,7 +127,7 @@ def _overlap(world: MiniatureWorld, documents: Sequence[Document], sets: _Prompt
     return [{"what": what, "count": count, "total": len(test)} for what, count in counts.items()]
 
 
-def _exam(
+def exam_of(
     world: MiniatureWorld,
     work: steps.Workspace,
     documents: Sequence[Document],
@@ -152,7 +152,7 @@ def _exam(
     )
 
 
-def _collect_prompts(
+def collect_prompts(
     world: MiniatureWorld, work: steps.Workspace, sizes: MiniatureSizes
 ) -> tuple[_PromptSets, dict[str, Any]]:
     """Raw prompts of each group of users through the paper's hygiene, then disjoint sets for the steps.
@@ -233,7 +233,7 @@ def _gold_judge(world: MiniatureWorld):
     return judge
 
 
-def _gold_observer(world: MiniatureWorld, work: steps.Workspace):
+def gold_observer(world: MiniatureWorld, work: steps.Workspace):
     """The gold rubric's mean over each rollout batch and its standard deviation: shows over-optimisation, and nothing
     is trained on it."""
 

@@ -25,6 +25,7 @@ import rows_options  # noqa: E402
 import rows_other_models  # noqa: E402
 import rows_python  # noqa: E402
 import rows_sets  # noqa: E402
+import rows_studies  # noqa: E402
 import rows_suites  # noqa: E402
 import rows_unused  # noqa: E402
 
@@ -42,6 +43,7 @@ FAMILIES = [
     ("Chat templates", rows_chat.ROWS),
     ("Baselines of the miniature", rows_baselines.ROWS),
     ("Public test sets", [*rows_suites.ROWS, *rows_sets.ROWS]),
+    ("Studies", rows_studies.ROWS),
     ("Verdicts and benchmarks of reward models", rows_judge.ROWS),
 ]
 

@@ -6,8 +6,8 @@ ROWS = [
     Row(
         what="unknown command",
         options="trian",
-        message="found the command 'trian', accepted are run, sft, rm, ppo, eval, judge, generate, merge, report, "
-        "data, doctor",
+        message="found the command 'trian', accepted are run, study, sft, rm, ppo, eval, judge, generate, merge, "
+        "report, data, doctor",
     ),
     Row(
         what="host without an adapter",

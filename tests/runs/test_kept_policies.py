@@ -90,7 +90,7 @@ def test_a_run_that_is_read_is_refused_with_other_input_or_without_the_step(tmp_
         )
     with pytest.raises(ValueError, match=r"has not done the step selection, accepted is one that has"):
         read.journal.once("selection", lambda *_: None)
-    assert FinishedSteps(tmp_path).has("ppo")
+    assert FinishedSteps(tmp_path).names == ["ppo"]
     path = tmp_path / "state" / "steps.json"
     content = json.loads(path.read_text())
     content["steps"][0]["result"]["steps"] = 7

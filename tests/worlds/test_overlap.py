@@ -66,7 +66,7 @@ def test_no_training_set_of_the_miniature_holds_a_prompt_of_held_out_users(tmp_p
         config={},
         journal=Journal(tmp_path, log, CheckpointConfig()),
     )
-    sets, data = miniature._collect_prompts(world, work, config.sizes)
+    sets, data = miniature.collect_prompts(world, work, config.sizes)
     held_out = sets.of_held_out_users()
     documents = world.documents(config.sizes.documents, seed=0, without=held_out)
     rows = {row["what"].split()[0]: row for row in miniature._overlap(world, documents, sets)}
