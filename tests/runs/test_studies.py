@@ -246,3 +246,30 @@ def test_a_policy_that_went_too_far_or_got_worse_has_diverged():
     assert has_diverged(metrics(10.1, (4.0, 3.9, 4.1)), start)
     assert has_diverged(metrics(1.0, (3.0, 2.9, 3.1)), start)
     assert not has_diverged(metrics(1.0, (3.0, 2.0, 4.0)), start), "the intervals meet"
+
+
+def test_the_busiest_labelers_are_put_into_groups_first():
+    """5, 4 and 3 pairs begin the groups; 3 more join the 3, 3 the 4, and 2 the 5: sums of 7, 7 and 6."""
+    pairs = {"f": 5, "e": 4, "d": 3, "c": 3, "b": 3, "a": 2}
+    rows = [
+        Comparison(prompt=f"{name}{i}", completions=("a", "b"), preferred=frozenset({(0, 1)}), labeler=name)
+        for name, number in pairs.items()
+        for i in range(number)
+    ]
+    assert groups_of_labelers(rows, 3) == [{"f", "a"}, {"e", "d"}, {"b", "c"}]
+
+
+def test_a_reference_and_a_seed_reach_the_training(base, tmp_path, monkeypatch):
+    points = [
+        Point(label=name, series="kl", x=1.0, phase="ppo", settings=(("ppo.kl_coef", 50.0),), reference=name)
+        for name in ("PPO start", GPT)
+    ]
+    monkeypatch.setitem(table.STUDIES, "kl_remedy", replace(STUDIES["kl_remedy"], points=lambda config: points))
+    carried_out("kl_remedy", base, tmp_path, seeds=2)
+    first = [
+        json.loads((tmp_path / "points" / unit / "metrics.jsonl").read_text().splitlines()[0])
+        for unit in ("00-0", "01-0", "00-1")
+    ]
+    assert first[0]["kl"] == 0.0
+    assert first[1]["kl"] != 0.0
+    assert first[2]["score"] != first[0]["score"]

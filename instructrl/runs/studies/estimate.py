@@ -59,7 +59,7 @@ def _work(study: Study, config: StudyConfig, point: Point, *, recalled: bool) ->
 def _seconds(study: Study, config: StudyConfig, point: Point, profile: Profile, *, recalled: bool) -> float | None:
     recipe = varied(config.base.recipe, point.settings)
     if study.kind != "policies":
-        return _spent(profile, "reward_model")
+        return _reading(config, _spent(profile, "reward_model"), pairs=recipe.reward_model.pairs_as_rows)
     measuring = _measuring(config, profile, len(point.keep) + 3)  # the policy, its start and SFT
     if recalled:
         return measuring
@@ -84,6 +84,12 @@ def _optimising(config: StudyConfig, ppo: Any, profile: Profile) -> float | None
         added = max(mixed / base.ppo_ptx.num_episodes - episode, 0.0) / blocks
     examples = ppo.ptx_examples_per_episode if ppo.ptx_coef else 0.0
     return ppo.num_episodes * (episode + added * examples)
+
+
+def _reading(config: StudyConfig, seconds: float | None, *, pairs: bool) -> float | None:
+    """Of a pass over the comparisons. In rows of pairs, each of K completions is read K - 1 times, ties aside."""
+    low, high = config.base.sizes.completions
+    return seconds * ((low + high) / 2 - 1) if pairs and seconds is not None else seconds
 
 
 def _measuring(config: StudyConfig, profile: Profile, models: int) -> float:
