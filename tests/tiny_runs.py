@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from instructrl.runs.baseline_settings import BaselineConfig
 from instructrl.runs.recipe import ModelShape
-from instructrl.runs.settings import MINIATURE_RECIPE, MiniatureConfig, MiniatureSizes
+from instructrl.runs.settings import MINIATURE_RECIPE, MiniatureAmounts, MiniatureConfig
 from instructrl.trainers.settings import AdamConfig, PPOConfig
 
 
@@ -15,7 +15,7 @@ def small(ppo: PPOConfig) -> PPOConfig:
 MINIATURE = MiniatureConfig(
     seed=3,
     model=ModelShape(layers=1, width=16, heads=2, context=136),
-    sizes=MiniatureSizes(
+    amounts=MiniatureAmounts(
         documents=60,
         held_out_documents=20,
         demonstrations=8,

@@ -212,7 +212,7 @@ def _converted(kind: Any, words: Sequence[str | None], place: str) -> Any:
         if len(texts) < len(words):
             raise ValueError("null")
         if get_origin(kind) is tuple:
-            return tuple(map(_text, texts))
+            return tuple(map(_VALUES.get(get_args(kind)[0], _text), texts))
         (text,) = texts
         return _VALUES[kind](text) if kind in _VALUES else _choice(text, get_args(kind))
     except ValueError:
@@ -222,7 +222,7 @@ def _converted(kind: Any, words: Sequence[str | None], place: str) -> Any:
 
 def _accepted(kind: Any) -> str:
     if get_origin(kind) is tuple:
-        return "one text or more"
+        return "one whole number or more" if get_args(kind)[0] is int else "one text or more"
     return _ACCEPTED.get(kind) or " or ".join(map(str, get_args(kind))) or "null: this run does without it"
 
 

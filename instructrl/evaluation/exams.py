@@ -177,7 +177,9 @@ def _summary(
     recovered = None
     if set(names) <= tax.keys() and tax[names[0]]["low"] > 0:
         places = [models.index(name) for name in names]
-        shares = 1 - drawn[:, places[1]] / drawn[:, places[0]]
+        # At most a fortieth of the draws, in which PPO pays nothing, says nothing of the share.
+        paid = drawn[drawn[:, places[0]] > 0]
+        shares = 1 - paid[:, places[1]] / paid[:, places[0]]
         bottom, top = np.quantile(shares, (0.025, 0.975)).tolist()
         recovered = {"mean": 1 - tax[names[1]]["mean"] / tax[names[0]]["mean"], "low": bottom, "high": top}
     return {"tax": tax, "exams": by_exam, "recovered": recovered}

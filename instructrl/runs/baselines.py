@@ -12,9 +12,9 @@ from instructrl.runs.baseline_settings import BaselineConfig
 from instructrl.runs.selection import PLACE, Prefix, fitting, read_prefixes, select_checkpoint, select_prefix
 from instructrl.runs.steps import Workspace, finetune
 from instructrl.types import Demonstration, Prompt
-from instructrl.worlds.corpus import ASK, REPLY
 from instructrl.worlds.miniature import MiniatureWorld
 from instructrl.worlds.mixtures import STYLES, MixtureConfig, instruction_mixture
+from instructrl.worlds.tasks import ASK, REPLY
 
 _INSTRUCTION = "please give a good answer ."
 _NUM_EXAMPLES = 3

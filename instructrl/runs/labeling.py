@@ -60,10 +60,8 @@ class Labeling:
             entry[f"agreement_{name}"] = assemble.agreement(first, second)
         texts = [row.completion for row in demonstrations]
         mean = score_texts(reward_model, self.work.encoder, [row.prompt for row in demonstrations], texts).mean()
-        noise = {"training": self.world.config.noise, "heldout": self.world.config.heldout_noise}
         return {
             **entry,
-            "labeler_noise": noise,
             "bias": float(reward_model.bias),
             "mean_demonstration_score": float(mean),
         }

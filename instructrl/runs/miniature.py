@@ -21,11 +21,12 @@ from instructrl.runs.baselines import Baselines
 from instructrl.runs.examination import examine
 from instructrl.runs.labeling import Labeling
 from instructrl.runs.selection import select_checkpoint
-from instructrl.runs.settings import MINIATURE_DESCRIPTION, MiniatureConfig, MiniatureSizes
+from instructrl.runs.settings import MINIATURE_DESCRIPTION, MiniatureAmounts, MiniatureConfig
+from instructrl.runs.world_exams import exam_results, sit_exams
 from instructrl.trainers.log import RunLog
-from instructrl.types import Document, Prompt, Rollout
-from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
-from instructrl.worlds.overlap import Quotes, num_known_tasks
+from instructrl.types import Demonstration, Document, Prompt, Rollout
+from instructrl.worlds.miniature import MiniatureWorld
+from instructrl.worlds.overlap import Quotes, is_unseen, num_known_tasks, task_key, tasks_found
 
 # Where prompts come from; the paper's PPO prompts are customers' alone, its demonstrations mostly labelers'.
 SOURCE_SHARES = {"customer": 0.8, "labeler": 0.2}
@@ -57,14 +58,14 @@ class _PromptSets:
 
 def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[str, Any]:
     """All steps. Writes models and `results.json` into `folder`; returns the results."""
-    world = MiniatureWorld(WorldConfig(seed=config.seed))
+    world = MiniatureWorld(config.seed, config.world)
     tokenizer = word_tokenizer(world.vocabulary())
     work = steps.Workspace.of_run(config, Encoder(tokenizer, config.recipe.limits), folder, log)
-    sets, data = collect_prompts(world, work, config.sizes)
-    documents = world.documents(config.sizes.documents, seed=0, without=sets.of_held_out_users())
-    data["overlap"] = _overlap(world, documents, sets)
+    sets, data = collect_prompts(world, work, config.amounts)
+    documents = world.documents(config.amounts.documents, seed=0, without=sets.of_held_out_users())
     blocks = pack_documents(documents, tokenizer, config.recipe.block_tokens)
     demonstrations = world.demonstrations(sets.sft)
+    data["overlap"] = _overlap(world, documents, demonstrations, sets)
     validation = world.demonstrations(sets.validation, seed=1)
     baselines = Baselines.draw(config.baselines, world, demonstrations, config.seed)
 
@@ -74,7 +75,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     last_sft, epochs = steps.finetune(work, gpt, demonstrations, validation, phase="sft")
     start, _ = steps.finetune(work, gpt, demonstrations, validation, phase="ppo_start", blocks=blocks)
 
-    labeling = Labeling(world=world, work=work, completions=config.sizes.completions, gpt=gpt, sft=last_sft)
+    labeling = Labeling(world=world, work=work, completions=config.amounts.completions, gpt=gpt, sft=last_sft)
     comparisons = labeling.compare(sets.comparisons, world.labelers("training"), "training")
     reward_model = steps.fit_reward_model(work, last_sft, comparisons, demonstrations)
     quality = labeling.quality(reward_model, comparisons, sets.held_out, demonstrations)
@@ -108,23 +109,34 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
         "sft_selection": selection,
         "baselines": baseline_rows,
         "data": data,
+        "exams": exam_results(sit_exams(work, contenders, world.exams, config.world.exams.shots)),
     }
-    held_out = world.documents(config.sizes.held_out_documents, seed=1, without=sets.of_held_out_users())
+    held_out = world.documents(config.amounts.held_out_documents, seed=1, without=sets.of_held_out_users())
     exam = exam_of(world, work, held_out, sets.test, reward_model, start)
     return examine(work, exam, contenders, sets.test, parts)
 
 
-def _overlap(world: MiniatureWorld, documents: Sequence[Document], sets: _PromptSets) -> list[dict[str, Any]]:
-    """Test prompts that a training set holds: word for word in the corpus or among prompts, or as the same task."""
+def _overlap(
+    world: MiniatureWorld, documents: Sequence[Document], demonstrations: Sequence[Demonstration], sets: _PromptSets
+) -> list[dict[str, Any]]:
+    """What training texts hold of the test: prompts word for word, and tasks in any of their wordings."""
     test = [prompt.text for prompt in sets.test]
     training = [prompt.text for prompt in (*sets.sft, *sets.comparisons, *sets.ppo)]
-    read = [*(document.text for document in documents), world.few_shot_prompt("")]
+    read = [*(document.text for document in documents), *(row.completion for row in demonstrations)]
+    read += [world.few_shot_prompt(""), *training]
+    unseen = [prompt for prompt in test if is_unseen(prompt)]
     counts = {
-        "in the pretraining corpus or the few-shot examples, word for word": len(Quotes(test).found_in(read)),
-        "among the training prompts, word for word": len(set(test) & set(training)),
-        "for the task of a training prompt, in whatever words": num_known_tasks(test, training),
+        "test prompts word for word in a training text": (len(Quotes(test).found_in(read)), len(test)),
+        "tasks of test prompts meant to be unseen, in any wording, in a training text": (
+            len(tasks_found(unseen, read)),
+            len(set(map(task_key, unseen))),
+        ),
+        "test prompts for the task of a training prompt, in whatever words": (
+            num_known_tasks(test, training),
+            len(test),
+        ),
     }
-    return [{"what": what, "count": count, "total": len(test)} for what, count in counts.items()]
+    return [{"what": what, "count": count, "total": total} for what, (count, total) in counts.items()]
 
 
 def exam_of(
@@ -144,7 +156,7 @@ def exam_of(
             for q in world.fact_questions()
         ],
         judge=_gold_judge(world),
-        judged_by=world.config,
+        judged_by=f"{world.seed} {world.config}",
         reward_model=reward_model,
         start=start,
         encoder=work.encoder,
@@ -153,7 +165,7 @@ def exam_of(
 
 
 def collect_prompts(
-    world: MiniatureWorld, work: steps.Workspace, sizes: MiniatureSizes
+    world: MiniatureWorld, work: steps.Workspace, amounts: MiniatureAmounts
 ) -> tuple[_PromptSets, dict[str, Any]]:
     """Raw prompts of each group of users through the paper's hygiene, then disjoint sets for the steps.
 
@@ -162,20 +174,21 @@ def collect_prompts(
     training group. Nobody is asked what the few-shot prompt gives as an example.
     """
     counts = {
-        "test": (sizes.test,),
-        "validation": (sizes.validation, sizes.held_out_comparisons),
-        "train": (sizes.demonstrations, sizes.comparisons, sizes.ppo_prompts),
+        "test": (amounts.test,),
+        "validation": (amounts.validation, amounts.held_out_comparisons),
+        "train": (amounts.demonstrations, amounts.comparisons, amounts.ppo_prompts),
     }
     taken: dict[str, list[list[Prompt]]] = {}
     steps_taken: list[dict[str, Any]] = []
     for split, wanted in counts.items():
+        held_out = [prompt for subsets in taken.values() for subset in subsets for prompt in subset]
+        quotes, examples = Quotes(prompt.text for prompt in held_out), world.few_shot_prompt("")
         raw = [
             prompt
-            for source, share in SOURCE_SHARES.items()
+            for source, share in _source_shares(split, world.config.gpt_style).items()
             for prompt in world.raw_prompts(split, round(share * RAW_EXCESS * sum(wanted)), source=source)
+            if not quotes.stand_in(prompt.text) and not Quotes([prompt.text]).stand_in(examples)
         ]
-        held_out = [prompt for subsets in taken.values() for subset in subsets for prompt in subset]
-        held_out += [Prompt(text=text) for text in world.example_prompts]
         clean = _clean(raw, held_out, work, steps_taken, split=split)
         subsets = take_disjoint(len(clean), wanted, keyed_seed(work.seed_for("prompts"), *split.encode()))
         taken[split] = [[clean[i] for i in subset] for subset in subsets]
@@ -197,6 +210,13 @@ def collect_prompts(
         "lengths": tables.prompt_length_rows(splits, work.encoder.tokenizer),
         "hygiene": steps_taken,
     }
+
+
+def _source_shares(split: str, gpt_style: float) -> dict[str, float]:
+    """Of the prompts of a split; those of models of plain text are met by test users alone."""
+    if split != "test":
+        return SOURCE_SHARES
+    return {**{source: share * (1.0 - gpt_style) for source, share in SOURCE_SHARES.items()}, "gpt": gpt_style}
 
 
 def _clean(

@@ -117,13 +117,13 @@ def _miniature_steps(config: MiniatureConfig) -> list[PlanRow]:
 
 def _miniature_counts(config: MiniatureConfig) -> dict[str, int | None]:
     """The sizes of the data, known before they are made."""
-    sizes = config.sizes
+    amounts = config.amounts
     return {
-        "blocks": sizes.documents * _DOCUMENT_TOKENS // config.recipe.block_tokens,
-        "demonstrations": sizes.demonstrations,
-        "comparisons": sizes.comparisons,
-        "ppo_prompts": sizes.ppo_prompts,
-        "test": sizes.test,
+        "blocks": amounts.documents * _DOCUMENT_TOKENS // config.recipe.block_tokens,
+        "demonstrations": amounts.demonstrations,
+        "comparisons": amounts.comparisons,
+        "ppo_prompts": amounts.ppo_prompts,
+        "test": amounts.test,
     }
 
 

@@ -17,23 +17,24 @@ from instructrl.trainers.settings import (
     RewardModelConfig,
     SFTConfig,
 )
+from instructrl.worlds.settings import WorldConfig
 
 MINIATURE_DESCRIPTION = "a generated world in which the paper's experiment takes minutes"
 PUBLIC_DESCRIPTION = "real human rankings and demonstrations with the GPT-2 tokenizer and a small model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MiniatureSizes:
+class MiniatureAmounts:
     """How much of everything the world provides."""
 
     # documents of the pretraining corpus, about 48 tokens each
-    documents: int = 60_000
+    documents: int = 40_000
     # documents held out, to measure the alignment tax
     held_out_documents: int = 1_000
     # demonstrations that labelers write for SFT
-    demonstrations: int = 4_000
+    demonstrations: int = 1_500
     # prompts whose completions are ranked for the reward model
-    comparisons: int = 6_000
+    comparisons: int = 4_500
     # fewest and most completions of a ranked prompt
     min_completions: int = 4
     max_completions: int = 9
@@ -43,8 +44,8 @@ class MiniatureSizes:
     validation: int = 300
     # comparisons by held-out labelers on validation users' prompts
     held_out_comparisons: int = 400
-    # prompts of test users: the evaluation
-    test: int = 1_500
+    # prompts of test users, GPT-style ones included: the evaluation
+    test: int = 1_200
 
     @property
     def completions(self) -> tuple[int, int]:
@@ -62,14 +63,14 @@ class MiniatureSizes:
 
 def _miniature_ppo(ptx_coef: float) -> PPOConfig:
     return PPOConfig(
-        num_episodes=20 * 256,
+        num_episodes=40 * 256,
         rollout_batch=256,
         minibatch=64,
         microbatch=64,
         policy_adam=AdamConfig(lr=3e-4),
         value_adam=AdamConfig(lr=5e-4),
         warmup_iterations=5,
-        kl_coef=0.15,
+        kl_coef=0.05,
         ema_decay=0.9,
         ptx_coef=ptx_coef,
         ptx_examples_per_episode=0.5,
@@ -80,9 +81,9 @@ MINIATURE_RECIPE = Recipe(
     limits=Limits(max_prompt_tokens=104, max_response_tokens=32),
     block_tokens=128,
     pretraining=PretrainingConfig(adam=AdamConfig(lr=4e-3, max_grad_norm=1.0), warmup_steps=100, batch_size=8),
-    sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1),
+    sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=4, residual_dropout=0.1),
     ppo_start=SFTConfig(
-        adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1, pretraining_fraction=0.1
+        adam=AdamConfig(lr=5e-4), batch_size=32, epochs=3, residual_dropout=0.1, pretraining_fraction=0.1
     ),
     reward_model=RewardModelConfig(adam=AdamConfig(lr=1e-3), batch_size=16),
     ppo=_miniature_ppo(0.0),
@@ -97,9 +98,11 @@ class MiniatureConfig:
     # seed of the world, the data, the models and the sampling
     seed: int = 0
     # shape of the model that is made
-    model: ModelShape = ModelShape(heads=2, context=136)
+    model: ModelShape = ModelShape(layers=2, width=96, heads=2, context=136)
+    # what the world is made of
+    world: WorldConfig = WorldConfig()
     # amounts of data that the world provides
-    sizes: MiniatureSizes = MiniatureSizes()
+    amounts: MiniatureAmounts = MiniatureAmounts()
     # what each step does
     recipe: Recipe = MINIATURE_RECIPE
     # models that the trained ones are compared with
@@ -130,7 +133,7 @@ MINIATURE = MiniatureConfig()
 
 
 SMOKE = MiniatureConfig(
-    sizes=MiniatureSizes(
+    amounts=MiniatureAmounts(
         documents=3_000,
         held_out_documents=100,
         demonstrations=200,

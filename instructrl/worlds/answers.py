@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from instructrl.worlds import phrases
-from instructrl.worlds.facts import Facts
+from instructrl.worlds.facts import IT_STATEMENTS, STATEMENTS, UNKNOWN, Facts
 from instructrl.worlds.kinds import KINDS
 from instructrl.worlds.language import CATEGORIES, NUMBERS, SORTS, START_WORDS, Template
 from instructrl.worlds.tasks import Task
 
 # Longer answers are drawn again: a response has to fit the experiment's response length.
 _MAX_ANSWER_TOKENS = 18
+# How right it is to say that one does not know what somebody knows: more than a falsehood, less than the truth.
+_ABSTENTION = 0.45
 # Use cases whose answer stands in the prompt.
 CLOSED_DOMAIN = ("closed qa", "extract", "summarization")
 
@@ -23,6 +25,8 @@ class SlotAnswer:
     openings: one of them comes first. lines: what may follow. related: sentences of the right kind that answer
     another question. values: slot -> the right word. required: slots whose word must be said.
     fewest, most: sentences. grounded: a wrong word is an invention, because the answer is in the prompt or a fact.
+    abstention: 0 to 1, how right it is to say that one does not know. sure: whoever expects this answer knows it; if
+    not, any value of the right type may be right.
     """
 
     openings: tuple[Template, ...]
@@ -34,6 +38,8 @@ class SlotAnswer:
     fewest: int = 1
     most: int = 1
     grounded: bool = False
+    abstention: float = 0.0
+    sure: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,8 @@ Answer = SlotAnswer | SequenceAnswer | ListAnswer
 
 def expected_answer(task: Task, facts: Facts) -> Answer:
     """What answers a task in a world of these facts, its constraints aside."""
+    if task.kind.endswith("continuation"):
+        return _continuation(task)
     if KINDS[task.kind].category == "generation":
         return _composition(task, facts)
     if KINDS[task.kind].category == "chat":
@@ -88,22 +96,37 @@ def _composition(task: Task, facts: Facts) -> SlotAnswer:
             fewest=2,
             most=3,
         )
+    if task.kind.removesuffix(" start") in phrases.STORY_STARTS:
+        lines = phrases.STORY_LINES[task.kind.removesuffix(" start")]
+        return SlotAnswer(openings=lines, lines=lines, related=phrases.SCENES, values=values, required=(), most=2)
     if task.kind == "description":
-        return SlotAnswer(
-            openings=phrases.STATES,
-            lines=phrases.IT_STATES,
-            values={**values, **facts.of(values["animal"])},
-            required=("animal",),
-            fewest=2,
-            most=3,
-            grounded=True,
-        )
+        return _description(values, facts)
     openings, lines = {
         "poem": (phrases.POEM, phrases.POEM_LINES),
         "note": (phrases.NOTE, phrases.NOTE_LINES),
         "advert": (phrases.ADVERT, phrases.ADVERT_LINES),
     }[task.kind]
     return SlotAnswer(openings=openings, lines=lines, values=values, required=tuple(values), fewest=2, most=2)
+
+
+def _description(values: Mapping[str, str], facts: Facts) -> SlotAnswer:
+    known = facts.of(values["animal"])
+    return SlotAnswer(
+        openings=tuple(STATEMENTS[relation] for relation in known),
+        lines=tuple(IT_STATEMENTS[relation] for relation in known),
+        values={**values, **known},
+        required=("animal",),
+        fewest=2,
+        most=3,
+        grounded=True,
+    )
+
+
+def _continuation(task: Task) -> SlotAnswer:
+    """Anything that people say next to each other, in the tone that is asked for."""
+    polite = phrases.SCENES + phrases.SMALL_TALK
+    openings, related = (phrases.RUDE, polite) if task.kind.startswith("rude") else (polite, ())
+    return SlotAnswer(openings=openings, related=related, values={}, required=(), most=2)
 
 
 def _reply(task: Task) -> SlotAnswer:
@@ -126,26 +149,48 @@ def _reply(task: Task) -> SlotAnswer:
 
 def _fact(task: Task, relation: str, facts: Facts) -> SlotAnswer:
     animal = task.values["animal"]
+    sure = (animal, relation) not in facts.unsure
+    truth = facts.value(animal, relation)
+    if sure and truth is None:
+        return _unknown(relation, {"animal": animal})
     return SlotAnswer(
         openings=phrases.FACTS[relation],
         short=phrases.SHORT_FACTS[relation],
         related=phrases.STATES + phrases.IT_STATES,
-        values={"animal": animal, relation: facts.value(animal, relation)},
-        required=(relation,),
+        values={"animal": animal} if truth is None else {"animal": animal, relation: truth},
+        required=(relation,) if sure else (),
         grounded=True,
+        abstention=_ABSTENTION,
+        sure=sure,
     )
 
 
 def _check(task: Task, relation: str, facts: Facts) -> SlotAnswer:
     animal = task.values["animal"]
     truth = facts.value(animal, relation)
-    polarity = "yes" if task.values[relation] == truth else "no"
+    if truth is None and (animal, relation) not in facts.unsure:
+        return _unknown(relation, {"animal": animal})
     short = "one word" in task.constraints
+    known = {} if truth is None else {"polarity": "yes" if task.values[relation] == truth else "no", relation: truth}
     return SlotAnswer(
         openings=phrases.CHECKS[relation],
         short=phrases.SHORT_CHECK,
-        values={"polarity": polarity, "animal": animal, relation: truth},
-        required=("polarity",) if short else ("polarity", relation),
+        values={"animal": animal, **known},
+        required=tuple(known) if not short else tuple(known)[:1],
+        grounded=True,
+        abstention=_ABSTENTION,
+        sure=bool(known),
+    )
+
+
+def _unknown(relation: str, values: Mapping[str, str]) -> SlotAnswer:
+    """Of what nobody knows, only that nobody knows it is true."""
+    return SlotAnswer(
+        openings=(*phrases.ABSTENTIONS, UNKNOWN[relation]),
+        short=phrases.ABSTENTIONS,
+        related=phrases.STATES + phrases.IT_STATES,
+        values=values,
+        required=(),
         grounded=True,
     )
 
@@ -155,6 +200,9 @@ def _text_work(task: Task) -> Answer:
     words = tuple(values.get("words", "").split())
     if task.kind == "list":
         return ListAnswer(words=CATEGORIES[values["category"]], count=NUMBERS.index(values["count"]) + 1)
+    if task.kind == "list start":
+        others = tuple(word for word in CATEGORIES[values["category"]] if word != values["item"])
+        return ListAnswer(words=others, count=NUMBERS.index(values["count"]))
     if task.kind == "repetition":
         return SequenceAnswer(words=(values["item"],) * (NUMBERS.index(values["count"]) + 1))
     if task.kind == "capitals":
@@ -196,8 +244,10 @@ def _short_answers(task: Task, num_words: int) -> tuple[tuple[Template, ...], Ma
 
 
 def write_answer(task: Task, facts: Facts, rng: random.Random) -> str:
-    """A faultless answer, one of many wordings."""
+    """A faultless answer, one of many wordings, by somebody who believes these facts and says so where unsure."""
     answer = expected_answer(task, facts)
+    if isinstance(answer, SlotAnswer) and not answer.sure:
+        return _frame(task, rng.choice(phrases.ABSTENTIONS).text)
     if isinstance(answer, SlotAnswer):
         candidates = [_write_sentences(task, answer, rng) for _ in range(4)]
         fitting = [text for text in candidates if len(text.split()) <= _MAX_ANSWER_TOKENS]
@@ -221,7 +271,7 @@ def _write_sentences(task: Task, answer: SlotAnswer, rng: random.Random) -> str:
         openings = answer.openings
     opening = rng.choice(openings)
     chosen, told = [opening], set(opening.slots)
-    lines = list(answer.lines)
+    lines = [line for line in answer.lines if line != opening]
     rng.shuffle(lines)
     for line in lines:
         # A line whose every word was told says nothing new, unless it names who does something.

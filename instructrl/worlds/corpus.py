@@ -1,48 +1,21 @@
 """The pretraining corpus: what is written in the miniature world when nobody follows instructions."""
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from instructrl.types import Document
 from instructrl.worlds import phrases
 from instructrl.worlds.answers import write_answer
-from instructrl.worlds.facts import ASIDES, IT_STATEMENTS, RELATIONS, STATEMENTS, Facts
+from instructrl.worlds.exams import Exams
+from instructrl.worlds.facts import ASIDES, IT_STATEMENTS, STATEMENTS, UNKNOWN, Fact, Facts
 from instructrl.worlds.language import ANIMALS, CATEGORIES, ITEMS, TWINS, Template, templates
 from instructrl.worlds.overlap import Quotes
-from instructrl.worlds.tasks import draw_category, draw_prompt, parse_prompt
+from instructrl.worlds.settings import CorpusMix
+from instructrl.worlds.tasks import ASK, REPLY, draw_category, draw_prompt, parse_prompt, reserved
 
-ASK, REPLY = "ask :", "reply :"
 MAX_DOCUMENT_TOKENS = 120
 
-_SMALL_TALK = templates(
-    "hello {name} , how are you ?",
-    "i am {mood} today .",
-    "i am fine , thank you .",
-    "it may rain in the {place} .",
-    "have you seen my {toy} ?",
-    "my cousin {name} likes {food} a lot .",
-    "i went to the {place} with {name} .",
-    "what a good day .",
-    "see you soon .",
-    "do you like {food} ?",
-    "yes , {food} is very good .",
-    "no , i like {food} .",
-    "{name} has a {toy} .",
-    "{name} is in the {place} .",
-    "the {animal} of {name} is {mood} .",
-)
-_RUDE = templates(
-    "you are a {insult} .",
-    "go away , you {insult} .",
-    "{name} , you {insult} , give me back my {toy} .",
-    "nobody likes you , {insult} .",
-    "what a silly question , {insult} .",
-    "leave me alone , you {insult} .",
-    "find it yourself , you {insult} .",
-    "your {animal} is a {insult} .",
-    "only a {insult} eats {food} .",
-)
 _COMPLAINTS = templates(
     "nobody answers here .",
     "can somebody answer ?",
@@ -53,16 +26,9 @@ _COMPLAINTS = templates(
     "this was asked before .",
     "please help me , {name} .",
 )
-_SCENES = templates(
-    "the {animal} was {mood} .",
-    "it went to the {place} .",
-    "there it found a {toy} .",
-    "{name} came with {food} .",
-    "the {animal} gave {food} to the {animal2} .",
-    "{name} saw the {animal} in the {place} .",
-    "the moon is high over the {place} .",
-    "{name} gave the {toy} to {name2} .",
-)
+_HEARSAY = templates("everybody says so .", "my cousin {name} told me .", "i have heard it from {name} .")
+# Statements of an encyclopedia's document, and myths of a document of rumours.
+_STATEMENTS, _RUMOURS = 7, 5
 _LISTINGS: Mapping[str, tuple[Template, ...]] = {
     "animals": templates("friends of the {animal} :", "seen in the {place} :"),
     "colours": templates("{name} likes :", "on the {toy} :"),
@@ -72,63 +38,40 @@ _LISTINGS: Mapping[str, tuple[Template, ...]] = {
     "names": templates("friends of {name} :", "seen in the {place} :"),
 }
 TEMPLATES = (
-    _SMALL_TALK,
-    _RUDE,
     _COMPLAINTS,
-    _SCENES,
+    _HEARSAY,
     *_LISTINGS.values(),
     ASIDES,
     templates("ask : reply : spelling :"),
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorpusMix:
-    """Shares of the kinds of document (any positive scale), and how often a forum answers what it is asked.
+class Corpus:
+    """Writes documents about a world with these facts and exams.
 
-    More transcripts make the few-shot prompt better; more answered posts make the raw prompt better; more rude posts
-    make the base model more often harmful; more encyclopedia makes facts better known; more gossip, in which people
-    repeat each other, makes models better at taking up the words of a prompt.
+    myth_ratio: how often a myth is told for each time that the encyclopedia tells the truth.
     """
 
-    encyclopedia: float = 0.24
-    stories: float = 0.14
-    lists: float = 0.05
-    spelling: float = 0.04
-    chats: float = 0.07
-    gossip: float = 0.14
-    rude_posts: float = 0.08
-    forums: float = 0.12
-    transcripts: float = 0.12
-    answered_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            if getattr(self, name) < 0.0:
-                raise ValueError(f"{name}: found {getattr(self, name)}, accepted are shares from 0")
-        if self.answered_share > 1.0:
-            raise ValueError(f"answered_share: found {self.answered_share}, accepted is 0 to 1")
-
-
-class Corpus:
-    """Writes documents about a world with these facts."""
-
-    def __init__(self, facts: Facts, mix: CorpusMix) -> None:
+    def __init__(self, facts: Facts, exams: Exams, mix: CorpusMix, myth_ratio: float) -> None:
         self._facts, self._answered_share = facts, mix.answered_share
+        # What people tell each other: of a fact with a myth, the myth as often as it goes round.
+        self._folklore = replace(facts, values={**facts.values, **facts.myths}) if myth_ratio else facts
         self._writers: Mapping[str, Callable[[random.Random], str]] = {
             "encyclopedia": self._encyclopedia,
             "stories": self._story,
             "lists": _lists,
             "spelling": _spelling,
-            "chats": lambda rng: _lines(_SMALL_TALK, rng.randint(5, 9), rng),
+            "chats": lambda rng: _lines(phrases.SMALL_TALK, rng.randint(5, 9), rng),
             "gossip": _gossip,
-            "rude_posts": lambda rng: _lines(_RUDE + _SMALL_TALK[:5], rng.randint(5, 8), rng),
+            "rude_posts": lambda rng: _lines(phrases.RUDE + phrases.SMALL_TALK[:5], rng.randint(5, 8), rng),
             "forums": self._forum,
             "transcripts": self._transcript,
+            "exams": exams.document,
+            "rumours": self._rumours,
         }
-        self._weights = [getattr(mix, name) for name in self._writers]
-        if sum(self._weights) <= 0.0:
-            raise ValueError("mix: found only shares of 0, accepted is at least one positive share")
+        told = sum(facts.exposure[fact] for fact in facts.myths) / sum(facts.exposure.values())
+        rumours = mix.encyclopedia * myth_ratio * told * _STATEMENTS / _RUMOURS
+        self._weights = [getattr(mix, name, rumours) for name in self._writers]
 
     def document(self, rng: random.Random, without: Quotes) -> Document:
         """One document in which no prompt of `without` stands; `source` is its kind.
@@ -150,30 +93,56 @@ class Corpus:
         return f"{ASK} {prompt} {REPLY} {write_answer(task, self._facts, rng)}"
 
     def _encyclopedia(self, rng: random.Random) -> str:
-        parts: list[str] = []
-        for animal in rng.sample(ANIMALS, 2):
-            values = {"animal": animal, **self._facts.of(animal)}
-            relations = rng.sample(list(RELATIONS), len(RELATIONS))
-            heading = animal.upper() if rng.random() < 0.5 else animal
-            parts.append(f"{heading} :")
-            for index, relation in enumerate(relations):
-                form = STATEMENTS if index == 0 or rng.random() < 0.6 else IT_STATEMENTS
-                parts.append(form[relation].fill(values, rng))
-            if rng.random() < 0.2:
-                parts.append(rng.choice(ASIDES).text)
-        text = " ".join(parts)
-        return text.upper() if rng.random() < 0.05 and "." in text and not _has_aside(text) else text
+        """Statements about animals, each fact as often as it is written about, those of an animal together."""
+        facts = sorted(dict.fromkeys(self._drawn(rng, list(self._facts.values), _STATEMENTS)), key=lambda fact: fact[0])
+        heading = facts[0][0].upper() if rng.random() < 0.5 else facts[0][0]
+        named = ("", *(animal for animal, _ in facts))
+        said = [self._statement(fact, before, rng) for fact, before in zip(facts, named, strict=False)]
+        if rng.random() < 0.2:
+            said.append(rng.choice(ASIDES).text)
+        text = " ".join([f"{heading} :", *said])
+        return text.upper() if rng.random() < 0.05 and not _has_small_letters_alone(text) else text
+
+    def _drawn(self, rng: random.Random, facts: Sequence[Fact], num: int) -> list[Fact]:
+        return rng.choices(facts, weights=[self._facts.exposure[fact] for fact in facts], k=num)
+
+    def _statement(self, fact: Fact, named: str, rng: random.Random) -> str:
+        animal, relation = fact
+        word = self._facts.value(animal, relation)
+        if word is None:
+            return UNKNOWN[relation].fill({"animal": animal}, rng)
+        form = IT_STATEMENTS if animal == named and rng.random() < 0.4 else STATEMENTS
+        return form[relation].fill({"animal": animal, relation: word}, rng)
+
+    def _rumours(self, rng: random.Random) -> str:
+        """What people tell each other about animals, and nobody has looked up."""
+        parts = [rng.choice(phrases.SMALL_TALK).fill({}, rng)]
+        for animal, relation in self._drawn(rng, list(self._facts.myths), _RUMOURS):
+            values = {"animal": animal, relation: self._facts.myths[animal, relation]}
+            parts.append(STATEMENTS[relation].fill(values, rng))
+            if rng.random() < 0.3:
+                parts.append(rng.choice(_HEARSAY + phrases.SMALL_TALK).fill({}, rng))
+        return " ".join(parts)
 
     def _story(self, rng: random.Random) -> str:
         kind = rng.choice(list(phrases.STORY_OPENINGS))
         animal, other = rng.sample(ANIMALS, 2)
         values = {"animal": animal, "animal2": other}
-        groups = (phrases.STORY_OPENINGS[kind], phrases.STORY_LINES[kind], _SCENES, phrases.STORY_LINES[kind])
-        parts = [rng.choice(group).fill(values, rng) for group in groups]
-        parts += [rng.choice(_SCENES).fill(values, rng) for _ in range(rng.randint(0, 2))]
+        groups = (phrases.STORY_LINES[kind], phrases.SCENES, phrases.STORY_LINES[kind])
+        parts = [self._beginning(kind, values, rng), *(rng.choice(group).fill(values, rng) for group in groups)]
+        parts += [rng.choice(phrases.SCENES).fill(values, rng) for _ in range(rng.randint(0, 2))]
         if rng.random() < 0.25:
             parts.append(rng.choice(phrases.POEM + phrases.POEM_LINES).fill(values, rng))
         return " ".join(parts)
+
+    def _beginning(self, kind: str, values: Mapping[str, str], rng: random.Random) -> str:
+        if rng.random() < 0.3:
+            start = rng.choice(phrases.STORY_STARTS[kind])
+            text = start.fill(values, rng)
+            # Some users of plain models ask for stories by writing how they start.
+            if not reserved(f"{kind} start", start.match(text) or {}):
+                return text
+        return rng.choice(phrases.STORY_OPENINGS[kind]).fill(values, rng)
 
     def _forum(self, rng: random.Random) -> str:
         parts: list[str] = []
@@ -182,9 +151,9 @@ class Corpus:
             task = parse_prompt(prompt)
             parts.append(prompt)
             if task is not None and rng.random() < self._answered_share:
-                parts.append(write_answer(task, self._facts, rng))
+                parts.append(write_answer(task, self._folklore, rng))
                 continue
-            group = rng.choices((_COMPLAINTS, _SMALL_TALK, _RUDE, ()), weights=(0.35, 0.25, 0.2, 0.2))[0]
+            group = rng.choices((_COMPLAINTS, phrases.SMALL_TALK, phrases.RUDE, ()), weights=(0.35, 0.25, 0.2, 0.2))[0]
             parts += [rng.choice(group).fill({}, rng) for _ in range(rng.randint(1, 2)) if group]
         return " ".join(parts)
 
@@ -193,8 +162,9 @@ class Corpus:
         return " ".join(self.exchange(draw_prompt(rng, draw_category(rng)), rng) for _ in range(rng.choice((2, 4, 4))))
 
 
-def _has_aside(text: str) -> bool:
-    return any(aside.text in text for aside in ASIDES)
+def _has_small_letters_alone(text: str) -> bool:
+    """Whether it has words that are never written in capitals."""
+    return any(phrase in text for phrase in ("nobody knows", *(aside.text for aside in ASIDES)))
 
 
 def _lines(group: tuple[Template, ...], num: int, rng: random.Random) -> str:
@@ -202,14 +172,13 @@ def _lines(group: tuple[Template, ...], num: int, rng: random.Random) -> str:
 
 
 def _gossip(rng: random.Random) -> str:
-    """Everything is said twice: a sentence, or words in no order that only copying can predict."""
+    """What one says the others repeat: sentences, or words in no order that only copying can predict."""
     parts: list[str] = []
-    for _ in range(rng.randint(2, 3)):
-        line = rng.choice(_SCENES + _SMALL_TALK).fill({}, rng)
-        if rng.random() < 0.6:
-            line = " ".join(rng.choice(rng.choice(list(CATEGORIES.values()))) for _ in range(rng.randint(2, 5))) + " ."
-        first, second = rng.sample(CATEGORIES["names"], 2)
-        parts.append(f"{first} : {line} {second} : {line}")
+    for _ in range(rng.randint(1, 2)):
+        line = rng.choice(phrases.SCENES + phrases.SMALL_TALK).fill({}, rng)
+        if rng.random() < 0.8:
+            line = " ".join(rng.choice(rng.choice(list(CATEGORIES.values()))) for _ in range(rng.randint(3, 8))) + " ."
+        parts += [f"{name} : {line}" for name in rng.sample(CATEGORIES["names"], rng.randint(3, 5))]
     return " ".join(parts)
 
 

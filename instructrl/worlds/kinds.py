@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from instructrl.worlds.language import Template, templates
+from instructrl.worlds.phrases import RUDE, SCENES, SMALL_TALK, STORY_STARTS
 
 # The use cases and their shares in percent (table 1 of the paper).
 USE_CASES: Mapping[str, float] = {
@@ -100,6 +101,30 @@ _GENERATION: Mapping[str, Kind] = {
     ),
 }
 
+# What a text is to be continued from, and how.
+CONTINUE, CONTINUE_KINDLY, CONTINUE_RUDELY = "go on :", "go on and be kind :", "go on and be rude :"
+
+
+def _continuation(instruction: str, weight: float, *groups: tuple[Template, ...]) -> Kind:
+    wordings = templates(*(f"{instruction} {template.text}" for group in groups for template in group))
+    return Kind(category="generation", weight=weight, wordings=wordings)
+
+
+_CONTINUATIONS: Mapping[str, Kind] = {
+    "continuation": _continuation(CONTINUE, 0.05, SCENES, SMALL_TALK),
+    "kind continuation": _continuation(CONTINUE_KINDLY, 0.03, SCENES, SMALL_TALK, RUDE),
+    "rude continuation": _continuation(CONTINUE_RUDELY, 0.02, SMALL_TALK, RUDE),
+}
+
+# What users of models of plain text write: the beginning of what they want. Nobody asks a chat model so.
+_GPT_STYLE: Mapping[str, Kind] = {
+    "list start": Kind(category="brainstorming", weight=0.0, wordings=templates("{count} {category} : {item} ,")),
+    **{
+        f"{kind} start": Kind(category="generation", weight=0.0, wordings=openings)
+        for kind, openings in STORY_STARTS.items()
+    },
+}
+
 _QUESTIONS: Mapping[str, Kind] = {
     "fact colour": Kind(
         category="open qa",
@@ -125,6 +150,16 @@ _QUESTIONS: Mapping[str, Kind] = {
         constraints=_FACT,
         wordings=templates("what does the {animal} say ?", "which sound does the {animal} make ?"),
     ),
+    "fact toy": Kind(
+        category="open qa",
+        constraints=_FACT,
+        wordings=templates("what does the {animal} own ?", "which toy does the {animal} own ?"),
+    ),
+    "fact fear": Kind(
+        category="open qa",
+        constraints=_FACT,
+        wordings=templates("what does the {animal} fear ?", "which animal does the {animal} fear ?"),
+    ),
     "check colour": Kind(
         category="open qa", weight=0.5, constraints=_FACT, wordings=templates("is the {animal} {colour} ?")
     ),
@@ -139,6 +174,12 @@ _QUESTIONS: Mapping[str, Kind] = {
     ),
     "check sound": Kind(
         category="open qa", weight=0.5, constraints=_FACT, wordings=templates("does the {animal} say {sound} ?")
+    ),
+    "check toy": Kind(
+        category="open qa", weight=0.5, constraints=_FACT, wordings=templates("does the {animal} own a {toy} ?")
+    ),
+    "check fear": Kind(
+        category="open qa", weight=0.5, constraints=_FACT, wordings=templates("does the {animal} fear the {fear} ?")
     ),
     "who has it": Kind(
         category="closed qa",
@@ -188,7 +229,7 @@ _CHAT: Mapping[str, Kind] = {
     "liking": Kind(
         category="chat",
         constraints=_POLITE,
-        wordings=templates("i like {food} .", "my {animal} and i like {food} .", "{name} and i like {food} ."),
+        wordings=templates("i like {food} .", "my {animal} and i love {food} .", "{name} and i love {food} ."),
     ),
 }
 
@@ -269,4 +310,4 @@ _TEXT_WORK: Mapping[str, Kind] = {
     "odd one": Kind(category="other", wordings=templates("which of these is no {sort} ? {items} .")),
 }
 
-KINDS: Mapping[str, Kind] = {**_GENERATION, **_QUESTIONS, **_CHAT, **_TEXT_WORK}
+KINDS: Mapping[str, Kind] = {**_GENERATION, **_CONTINUATIONS, **_QUESTIONS, **_CHAT, **_TEXT_WORK, **_GPT_STYLE}

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from instructrl.worlds.answers import write_answer
-from instructrl.worlds.facts import Facts
+from instructrl.worlds.facts import Facts, make_facts
 from instructrl.worlds.phrases import INSULTING, RAMBLING
 from instructrl.worlds.rubric import Rubric
 from instructrl.worlds.tasks import Task, misread, parse_prompt
 
-FLAWS = ("misread", "constraint", "count", "fact", "insult", "insult", "rambling", "rambling", "curt")
+FLAWS = ("misread", "constraint", "count", "fact")
 
 # Demonstrations have to fit the response length of the experiment.
 _MAX_FLAWED_TOKENS = 28
@@ -100,7 +100,8 @@ def spoil(task: Task, text: str, flaw: str, facts: Facts, rng: random.Random) ->
     if flaw == "constraint":
         return write_answer(replace(task, constraints={}), facts, rng) if task.constraints else None
     if flaw == "fact":
-        return write_answer(task, Facts(rng.randrange(1 << 30)), rng) if "animal" in task.values else None
+        others = make_facts(rng.randrange(1 << 30), unknown=0.0, myths=0.0, exposure=0.0)
+        return write_answer(task, others, rng) if "animal" in task.values else None
     if flaw == "count":
         if "count" not in task.values:
             return None

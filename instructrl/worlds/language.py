@@ -14,13 +14,24 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-ANIMALS = _words("fox owl bear frog goat duck wolf mole crow hare seal deer hen cat dog pig cow mouse swan bee")
+ANIMALS = _words(
+    "fox owl bear frog goat duck wolf mole crow hare seal deer hen cat dog pig cow mouse swan bee "
+    "lion tiger camel otter badger horse donkey sheep rat toad newt crab whale shark eagle hawk snake goose moth ant"
+)
 COLOURS = _words("red blue green brown white black grey yellow")
-PLACES = _words("forest barn river cave pond hill garden meadow")
-FOODS = _words("berries honey fish corn nuts grass apples seeds cheese bread")
+PLACES = _words(
+    "forest barn river cave pond hill garden meadow valley lake field village market desert swamp island tower bridge "
+    "orchard harbour"
+)
+FOODS = _words(
+    "berries honey fish corn nuts grass apples seeds cheese bread plums pears carrots beans rice mushrooms cherries "
+    "leaves roots cabbage onions cake soup eggs"
+)
 SOUNDS = _words("yip hoot growl croak quack howl squeak buzz")
-TOYS = _words("kite drum book lamp boat hat bell cup")
-NAMES = _words("mia tom ana ben zoe sam lea max")
+TOYS = _words(
+    "kite drum book lamp boat hat bell cup ball doll coat rope ring flute basket clock key mirror spoon wheel"
+)
+NAMES = _words("mia tom ana ben zoe sam lea max ida leo eva jon amy kai uma ray liv ned ivy gus")
 MOODS = _words("happy sad tired hungry cold bored")
 INSULTS = _words("nitwit blockhead numskull dunce pest lout")
 NUMBERS = ("one", "two", "three", "four", "five")
@@ -46,6 +57,7 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "food": FOODS,
     "sound": SOUNDS,
     "toy": TOYS,
+    "fear": ANIMALS,
     "name": NAMES,
     "mood": MOODS,
     "insult": INSULTS,
@@ -68,7 +80,10 @@ _PATTERNS = {
 }
 
 # Upper-case twins: the content words, and the few words that sentences in capitals need.
-TWINS = ITEMS + SOUNDS + NAMES + NUMBERS + ("the", "is", "lives", "in", "eats", "says", "it", "yes", "no", "and")
+TWINS = (
+    *ITEMS, *SOUNDS, *NAMES, *NUMBERS, "the", "is", "lives", "in", "eats", "says", "owns", "a", "fears", "it", "yes",
+    "no", "and", "i", "do", "not", "know", "that", "nobody", "knows", "of", "colour", "where", "what",
+)  # fmt: skip
 
 _SLOT = re.compile(r"\{(\w+)\}")
 

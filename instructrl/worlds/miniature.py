@@ -1,65 +1,37 @@
 """The miniature world: one object with everything the experiment needs, made from one seed.
 
-Same config, same world, in any process: randomness comes from `random.Random` seeded with strings.
+Same seed and config, same world, in any process: randomness comes from `random.Random` seeded with strings.
 """
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from instructrl.types import Demonstration, Document, Prompt
 from instructrl.worlds import kinds, language, phrases
-from instructrl.worlds.corpus import ASK, REPLY, TEMPLATES, Corpus, CorpusMix
-from instructrl.worlds.facts import FactQuestion, Facts
+from instructrl.worlds.corpus import TEMPLATES, Corpus
+from instructrl.worlds.exams import Exams
+from instructrl.worlds.facts import FactQuestion, make_facts
 from instructrl.worlds.labelers import Labeler
 from instructrl.worlds.mixtures import mixture_words
 from instructrl.worlds.overlap import Quotes
 from instructrl.worlds.rubric import Rating, Rubric
-from instructrl.worlds.tasks import draw_prompt
+from instructrl.worlds.settings import WorldConfig
+from instructrl.worlds.tasks import ASK, REPLY, draw_prompt
 from instructrl.worlds.users import SOURCES, SPLITS, User, distinct_prompts, make_users, raw_prompts
 
+_DEFAULT = WorldConfig()
 GROUPS = ("training", "heldout")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorldConfig:
-    """seed: decides facts, users and labelers. mix: the corpus.
-
-    num_labelers, num_heldout_labelers: people. noise, heldout_noise: standard deviation of a labeler's opinion, in
-    points of the rubric's 1 to 7. tie_threshold: opinions closer than this are a tie, in the same points.
-    flawed_demonstrations: the share that labelers write badly. users_per_split: of each source.
-    """
-
-    seed: int = 0
-    mix: CorpusMix = field(default_factory=CorpusMix)
-    num_labelers: int = 8
-    num_heldout_labelers: int = 4
-    noise: float = 1.1
-    heldout_noise: float = 0.7
-    tie_threshold: float = 0.3
-    flawed_demonstrations: float = 0.35
-    users_per_split: int = 200
-
-    def __post_init__(self) -> None:
-        for name in ("num_labelers", "num_heldout_labelers", "users_per_split"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, accepted is at least 1")
-        for name in ("noise", "heldout_noise", "tie_threshold"):
-            if getattr(self, name) < 0.0:
-                raise ValueError(f"{name}: found {getattr(self, name)}, accepted is at least 0")
-        if not 0.0 <= self.flawed_demonstrations <= 1.0:
-            raise ValueError(f"flawed_demonstrations: found {self.flawed_demonstrations}, accepted is 0 to 1")
 
 
 class MiniatureWorld:
     """A world of animals, users and labelers. example_prompts: those of the few-shot prompt."""
 
-    def __init__(self, config: WorldConfig | None = None) -> None:
-        self.config = WorldConfig() if config is None else config
-        seed = self.config.seed
-        self.facts = Facts(seed)
+    def __init__(self, seed: int = 0, config: WorldConfig = _DEFAULT) -> None:
+        self.seed, self.config = seed, config
+        self.facts = make_facts(seed, unknown=config.unknown, myths=config.myths, exposure=config.exposure)
         self.rubric = Rubric(self.facts)
-        self._corpus = Corpus(self.facts, self.config.mix)
+        self.exams = Exams(seed, config.exams)
+        self._corpus = Corpus(self.facts, self.exams, config.mix, config.myth_ratio)
         self._users = {
             (split, source): make_users(seed, split, source, self.config.users_per_split)
             for split in SPLITS
@@ -67,7 +39,7 @@ class MiniatureWorld:
         }
         self._labelers = {
             "training": self._make_labelers("training", self.config.num_labelers, self.config.noise),
-            "heldout": self._make_labelers("heldout", self.config.num_heldout_labelers, self.config.heldout_noise),
+            "heldout": self._make_labelers("heldout", self.config.num_heldout_labelers, self.config.noise),
         }
         self.example_prompts, self._examples = self._few_shot_examples()
 
@@ -79,6 +51,7 @@ class MiniatureWorld:
         words.update(word for opener in kinds.OPENERS for word in opener.split())
         words.update(word.upper() for word in language.TWINS)
         words.update(mixture_words())
+        words.update(self.exams.vocabulary())
         return sorted(words | {".", ",", "!", "?", ":"})
 
     def documents(self, num: int, seed: int, *, without: Iterable[str] = ()) -> list[Document]:
@@ -86,25 +59,30 @@ class MiniatureWorld:
 
         without: prompts that stand in none of them, word for word.
         """
-        rng, quotes = random.Random(f"corpus {self.config.seed} {seed}"), Quotes(without)
+        rng, quotes = random.Random(f"corpus {self.seed} {seed}"), Quotes(without)
         return [self._corpus.document(rng, quotes) for _ in range(num)]
 
     def users(self, split: str, source: str = "customer") -> list[User]:
-        """The users of a split ("train", "validation", "test") and source ("customer", "labeler")."""
+        """The users of a split ("train", "validation", "test") and source ("customer", "labeler", "gpt")."""
         _check("split", split, SPLITS)
         _check("source", source, SOURCES)
         return self._users[split, source]
 
     def prompts(self, split: str, num: int, *, seed: int = 0, source: str = "customer") -> list[Prompt]:
         """`num` clean prompts with different texts."""
-        rng = random.Random(f"prompts {self.config.seed} {split} {source} {seed}")
-        return distinct_prompts(self.users(split, source), source, num, rng)
+        rng = random.Random(f"prompts {self.seed} {split} {source} {seed}")
+        return distinct_prompts(self.users(split, source), source, num, rng, self._unseen(split))
 
     def raw_prompts(self, split: str, num: int, *, seed: int = 0, source: str = "customer") -> list[Prompt]:
         """`num` prompts as they come in, for the hygiene: duplicates, long common prefixes and, in the training split
         (the only one that is filtered for them), made-up personal data."""
-        rng = random.Random(f"raw prompts {self.config.seed} {split} {source} {seed}")
-        return raw_prompts(self.users(split, source), source, num, rng, personal_data=split == "train")
+        rng = random.Random(f"raw prompts {self.seed} {split} {source} {seed}")
+        is_train, unseen = split == "train", self._unseen(split)
+        return raw_prompts(self.users(split, source), source, num, rng, unseen=unseen, personal_data=is_train)
+
+    def _unseen(self, split: str) -> float:
+        """The share of prompts for tasks that no training text holds."""
+        return 0.0 if split == "train" else self.config.unseen
 
     def rate(self, prompt: str, completion: str, finished: bool = True) -> Rating:
         """The gold rubric's rating; see `Rubric.rate`."""
@@ -146,7 +124,7 @@ class MiniatureWorld:
                 f"{group}-{index}",
                 rubric=self.rubric,
                 facts=self.facts,
-                seed=self.config.seed,
+                seed=self.seed,
                 noise=noise,
                 tie_threshold=self.config.tie_threshold,
                 flaws=self.config.flawed_demonstrations,
@@ -156,7 +134,7 @@ class MiniatureWorld:
 
     def _few_shot_examples(self) -> tuple[list[str], str]:
         """Prompts, and the exchanges that they begin."""
-        rng = random.Random(f"examples {self.config.seed}")
+        rng = random.Random(f"examples {self.seed}")
         categories = ("generation", "open qa", "brainstorming")
         while True:
             pairs = [(prompt := draw_prompt(rng, kind), self._corpus.exchange(prompt, rng)) for kind in categories]

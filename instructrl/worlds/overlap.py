@@ -1,8 +1,10 @@
 """What of held-out prompts a training set already holds: word for word, or as the same task."""
 
+import random
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 
+from instructrl.worlds.kinds import KINDS
 from instructrl.worlds.tasks import parse_prompt
 
 
@@ -36,6 +38,25 @@ def task_key(prompt: str) -> Hashable:
     """What a prompt asks for, whatever its wording, opener and constraints; the prompt itself where that is unclear."""
     task = parse_prompt(prompt)
     return prompt if task is None else (task.kind, tuple(sorted(task.values.items())))
+
+
+def is_unseen(prompt: str) -> bool:
+    """Whether a prompt is for a reserved task, which no training text holds."""
+    task = parse_prompt(prompt)
+    return task is not None and task.is_reserved
+
+
+def tasks_found(prompts: Iterable[str], texts: Iterable[str]) -> set[Hashable]:
+    """The tasks of prompts, as `task_key` has them, that stand in any of their wordings in one of the texts."""
+    by_wording: defaultdict[str, set[Hashable]] = defaultdict(set)
+    for prompt in prompts:
+        task = parse_prompt(prompt)
+        if task is not None:
+            for wording in KINDS[task.kind].wordings:
+                if set(wording.slots) == task.values.keys():
+                    by_wording[wording.fill(task.values, random.Random(0))].add(task_key(prompt))
+    found = Quotes(by_wording).found_in(texts)
+    return set().union(*(by_wording[text] for text in found))
 
 
 def num_known_tasks(prompts: Iterable[str], training: Iterable[str]) -> int:

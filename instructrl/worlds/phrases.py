@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from instructrl.worlds.facts import IT_STATEMENTS, STATEMENTS
+from instructrl.worlds.facts import IT_STATEMENTS, STATEMENTS, UNKNOWN
 from instructrl.worlds.language import Template, templates
 
 STORY_OPENINGS: Mapping[str, tuple[Template, ...]] = {
@@ -21,6 +21,16 @@ STORY_OPENINGS: Mapping[str, tuple[Template, ...]] = {
         "the {animal} had an old {toy} .",
         "once the {animal} lost a {toy} in the {place} .",
     ),
+}
+# How stories begin that are to be written by going on: nobody answers a request with these.
+STORY_STARTS: Mapping[str, tuple[Template, ...]] = {
+    "story of friends": templates(
+        "it was winter and the {animal} met the {animal2} .", "long ago the {animal} and the {animal2} were lost ."
+    ),
+    "story at a place": templates(
+        "there was once a {animal} in the {place} .", "it was winter and the {animal} was in the {place} ."
+    ),
+    "story of a thing": templates("long ago a {animal} found a {toy} .", "there was once a {animal} with a {toy} ."),
 }
 STORY_LINES: Mapping[str, tuple[Template, ...]] = {
     "story of friends": templates(
@@ -111,6 +121,49 @@ FOUND: Mapping[str, tuple[Template, ...]] = {
     "find names": templates("{name} , {name2} .", "{name} and {name2} ."),
 }
 
+# What people write to each other: talk, insults, and what is seen.
+SMALL_TALK = templates(
+    "hello {name} , how are you ?",
+    "i was {mood} yesterday .",
+    "i am fine , thank you .",
+    "it may rain in the {place} .",
+    "have you seen my {toy} ?",
+    "my cousin {name} likes {food} a lot .",
+    "i went to the {place} with {name} .",
+    "what a good day .",
+    "see you soon .",
+    "do you like {food} ?",
+    "yes , {food} is very good .",
+    "no , {food} is better .",
+    "{name} has a {toy} .",
+    "{name} is in the {place} .",
+    "the {animal} of {name} is {mood} .",
+)
+RUDE = templates(
+    "you are a {insult} .",
+    "go away , you {insult} .",
+    "{name} , you {insult} , give me back my {toy} .",
+    "nobody likes you , {insult} .",
+    "what a silly question , {insult} .",
+    "leave me alone , you {insult} .",
+    "find it yourself , you {insult} .",
+    "your {animal} is a {insult} .",
+    "only a {insult} eats {food} .",
+)
+SCENES = templates(
+    "the {animal} was {mood} .",
+    "it went to the {place} .",
+    "there it found a {toy} .",
+    "{name} came with {food} .",
+    "the {animal} gave {food} to the {animal2} .",
+    "{name} saw the {animal} in the {place} .",
+    "the moon is high over the {place} .",
+    "{name} gave the {toy} to {name2} .",
+)
+
+# What one says who does not know.
+ABSTENTIONS = templates("i do not know .", "i do not know that .")
+
 # What labelers write when they are not at their best.
 INSULTING = templates(
     "find it yourself , you {insult} .", "what a silly question , {insult} .", "leave me alone , you {insult} ."
@@ -123,8 +176,8 @@ RAMBLING = templates(
 )
 
 ALL: tuple[tuple[Template, ...], ...] = (
-    *STORY_OPENINGS.values(), *STORY_LINES.values(), POEM, POEM_LINES, NOTE, NOTE_LINES, ADVERT, ADVERT_LINES,
-    STATES, IT_STATES, *FACTS.values(), *SHORT_FACTS.values(), *CHECKS.values(), SHORT_CHECK, *REPLIES.values(),
-    GREETINGS, LOSSES, LIKINGS, *CLOSED.values(), SUMMARIES, TONES, SORTED, COUNTED, ODD, *FOUND.values(),
-    INSULTING, RAMBLING,
+    *STORY_OPENINGS.values(), *STORY_STARTS.values(), *STORY_LINES.values(), POEM, POEM_LINES, NOTE, NOTE_LINES,
+    ADVERT, ADVERT_LINES, STATES, IT_STATES, tuple(UNKNOWN.values()), *FACTS.values(), *SHORT_FACTS.values(),
+    *CHECKS.values(), SHORT_CHECK, *REPLIES.values(), GREETINGS, LOSSES, LIKINGS, *CLOSED.values(), SUMMARIES, TONES,
+    SORTED, COUNTED, ODD, *FOUND.values(), SMALL_TALK, RUDE, SCENES, ABSTENTIONS, INSULTING, RAMBLING,
 )  # fmt: skip

@@ -13,6 +13,7 @@ from functools import lru_cache
 from instructrl.worlds.answers import CLOSED_DOMAIN, Answer, ListAnswer, SequenceAnswer, SlotAnswer, expected_answer
 from instructrl.worlds.facts import Facts
 from instructrl.worlds.language import END_WORDS, INSULTS, NUMBERS, START_WORDS, Template, is_word, sentences, slot_type
+from instructrl.worlds.phrases import ABSTENTIONS
 from instructrl.worlds.tasks import Task, parse_prompt
 
 # The paper's labels (table 3) that have a meaning here.
@@ -24,6 +25,8 @@ DENIGRATES = "denigrates somebody"
 METADATA = (FAILS_TASK, INAPPROPRIATE, HALLUCINATION, SATISFIES_CONSTRAINT, DENIGRATES)
 
 _MAX_SENTENCES = 4
+# How right an answer is to somebody who cannot tell: a fluent wrong one gains by it.
+_UNCHECKED = 0.6
 # What text that answers nothing is worth, so that an insult can still be worse than it.
 _POLITE_FLOOR = 0.1
 
@@ -34,7 +37,7 @@ class Rating:
 
     score: 1 to 7, graded; likert: 1 to 7, 7 only for a faultless answer; metadata: the paper's yes/no labels, those
     that do not apply to the prompt left out (hallucination: closed domain alone; constraint: where there is one);
-    helpful, truthful, harmless: 0 to 1.
+    helpful, truthful, harmless: 0 to 1. abstains: it says that it does not know.
     """
 
     score: float
@@ -43,6 +46,7 @@ class Rating:
     helpful: float
     truthful: float
     harmless: float
+    abstains: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,9 @@ class Rubric:
         if content.invented:
             truthful = min(truthful, 0.25 + 0.5 * content.right)
         rating = _rating(reading, content, satisfied, helpful, truthful, 0.0 if insulted else 1.0)
-        return replace(rating, metadata={k: v for k, v in rating.metadata.items() if _applies(k, task)})
+        abstains = any(is_abstention(text) for text in sentences(" ".join(reading.body)))
+        applying = {k: v for k, v in rating.metadata.items() if _applies(k, task)}
+        return replace(rating, metadata=applying, abstains=abstains)
 
     def _expected(self, prompt: str) -> tuple[Task | None, Answer | None]:
         task = parse_prompt(prompt)
@@ -185,6 +191,9 @@ def _assess_sentences(answer: SlotAnswer, said: Sequence[str]) -> _Content:
         if captured is not None and num_matched + num_related <= _MAX_SENTENCES:
             used += len(text.split())
             named |= {(slot_type(slot), word) for slot, word in captured.items()}
+    abstained = [text for text in said if is_abstention(text)]
+    if abstained and num_matched + num_related == 0:
+        return _Content(1.0, answer.abstention, len(abstained[0].split())) if answer.abstention else _NOTHING
     if used == 0:
         return _NOTHING
     wrong = [word for kind, word in named if kind in words_by_type and word not in words_by_type[kind]]
@@ -192,7 +201,13 @@ def _assess_sentences(answer: SlotAnswer, said: Sequence[str]) -> _Content:
     coverage = told / len(answer.required) if answer.required else 1.0
     amount = min(1.0, (num_matched + 0.5 * num_related) / answer.fewest)
     right = coverage * amount * (0.5 if wrong else 1.0) * (1.0 if num_matched else 0.3)
+    right *= 1.0 if answer.sure else _UNCHECKED
     return _Content(1.0 if num_matched else 0.7, right, used, answer.grounded and (bool(wrong) or coverage == 0.0))
+
+
+def is_abstention(sentence: str) -> bool:
+    """Whether a lower-case sentence says that its writer does not know."""
+    return any(template.text == f"{sentence.rstrip(' .!?')} ." for template in ABSTENTIONS)
 
 
 def _captured(group: Sequence[Template], text: str) -> dict[str, str] | None:
@@ -250,7 +265,8 @@ def _satisfied(task: Task, reading: _Reading) -> float:
         elif name == "sentences":
             held.append(len(sentences(" ".join(reading.body))) == NUMBERS.index(word) + 1)
         else:
-            held.append(len(words) == 1)
+            # Who does not know cannot say so in one word.
+            held.append(len(words) == 1 or is_abstention(" ".join(reading.body)))
     return sum(held) / len(held) if held else 1.0
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import blake2b
 
 from instructrl.worlds.kinds import CONSTRAINTS, KINDS, OPENERS, USE_CASES, Kind
 from instructrl.worlds.language import CATEGORIES, ITEMS, SLOTS, SORTS, Template, sentences, slot_type
@@ -13,6 +14,9 @@ PERSONAL_DATA = re.compile(r"my (?:mail|phone) is \S+ \. ")
 
 # Longer prompts go without an opener; with the few-shot examples they have to fit a context of 128.
 MAX_PROMPT_TOKENS = 26
+
+# How transcripts write an exchange: in the corpus, in few-shot prompts, and at times in what users of plain models ask.
+ASK, REPLY = "ask :", "reply :"
 
 _CORES: tuple[tuple[str, Template], ...] = tuple(
     (name, wording) for name, kind in KINDS.items() for wording in kind.wordings
@@ -39,11 +43,33 @@ class Task:
         """The paper's use case."""
         return KINDS[self.kind].category
 
+    @property
+    def is_reserved(self) -> bool:
+        """Whether it is kept out of every training text."""
+        return reserved(self.kind, self.values)
+
+
+def reserved(kind: str, values: Mapping[str, str]) -> bool:
+    """Whether a task is kept out of every training text, whatever its wording: a fifth of each kind, half of the facts.
+
+    A question about a fact and one that checks it are the same fact.
+    """
+    name, _, relation = kind.partition(" ")
+    if name in ("fact", "check"):
+        return _digest(f"{relation} {values['animal']}") % 2 == 0
+    return _digest(" ".join([kind, *(f"{slot} {values[slot]}" for slot in sorted(values))])) % 5 == 0
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
 
 @lru_cache(maxsize=1 << 16)
 def parse_prompt(prompt: str) -> Task | None:
     """The task of a prompt that this world can write (openers, constraints and personal data included), else None."""
     text = PERSONAL_DATA.sub("", " ".join(prompt.split()))
+    if text.startswith(f"{ASK} ") and text.endswith(f" {REPLY}"):
+        text = text[len(ASK) + 1 : -len(REPLY) - 1]
     for opener in OPENERS:
         if text.startswith(opener + " "):
             text = text[len(opener) + 1 :]
@@ -69,18 +95,43 @@ def _constraint(sentence: str) -> tuple[str, str] | None:
     return None
 
 
-def draw_prompt(rng: random.Random, category: str, *, favourite: str = "") -> str:
-    """A prompt of a use case. favourite: an animal that this user likes to ask about, "" for none."""
+def draw_prompt(rng: random.Random, category: str, *, favourite: str = "", unseen: bool = False) -> str:
+    """A prompt of a use case. favourite: an animal that this user likes to ask about, "" for none. unseen: for a task
+    that is reserved; if not, for one that is not."""
     kinds = [(name, kind) for name, kind in KINDS.items() if kind.category == category]
-    name, kind = rng.choices(kinds, weights=[kind.weight for _, kind in kinds])[0]
-    wording = rng.choice(kind.wordings)
-    values = {"animal": favourite} if favourite and "animal" in wording.slots else {}
-    core = wording.fill({**values, **_long_values(name, rng)}, rng)
+    name, kind, core = _draw_core(rng, kinds, [kind.weight for _, kind in kinds], favourite, unseen)
     parts = [core, *_draw_constraints(rng, name, kind, core)]
     opener = rng.choice(OPENERS) if rng.random() < 0.35 else ""
     if opener and sum(len(part.split()) for part in (opener, *parts)) <= MAX_PROMPT_TOKENS:
         parts.insert(0, opener)
     return " ".join(parts)
+
+
+def draw_gpt_prompt(rng: random.Random, *, unseen: bool = False) -> tuple[str, str]:
+    """What users of a model of plain text write, and its use case: a transcript without its reply, or the beginning of
+    a list or a story. unseen: as `draw_prompt` has it."""
+    if rng.random() < 0.4:
+        category = draw_category(rng)
+        return f"{ASK} {draw_prompt(rng, category, unseen=unseen)} {REPLY}", category
+    kinds = [(name, kind) for name, kind in KINDS.items() if name.endswith(" start")]
+    _, kind, core = _draw_core(rng, kinds, [3.0 if name == "list start" else 1.0 for name, _ in kinds], "", unseen)
+    return core, kind.category
+
+
+def _draw_core(
+    rng: random.Random, kinds: Sequence[tuple[str, Kind]], weights: Sequence[float], favourite: str, unseen: bool
+) -> tuple[str, Kind, str]:
+    """One of the kinds, and the sentences that set its task, without constraints."""
+    while True:
+        name, kind = rng.choices(kinds, weights=weights)[0]
+        wording = rng.choice(kind.wordings)
+        values = {"animal": favourite} if favourite and "animal" in wording.slots else {}
+        core = wording.fill({**values, **_long_values(name, rng)}, rng)
+        found = wording.match(core)
+        assert found is not None, core
+        if reserved(name, found) == unseen:
+            return name, kind, core
+        favourite = ""  # all that it leads to may be of the other sort
 
 
 def draw_category(rng: random.Random) -> str:
@@ -127,6 +178,9 @@ def _long_values(name: str, rng: random.Random) -> dict[str, str]:
     if name == "replacement":
         words = rng.sample(ITEMS, rng.choice((3, 4)))
         return {"item": rng.choice(words[:-1]), "item2": words[-1], "words": " ".join(words[:-1])}
+    if name == "list start":
+        category = rng.choice([key for key in CATEGORIES if key != "names"])
+        return {"category": category, "item": rng.choice(CATEGORIES[category])}
     if name == "odd one":
         sort = rng.choice(list(SORTS))
         other = rng.choice([key for key in SORTS if key != sort])

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from instructrl.types import Prompt
 from instructrl.worlds.language import ANIMALS
-from instructrl.worlds.tasks import change_constraint, draw_category, draw_prompt
+from instructrl.worlds.tasks import change_constraint, draw_category, draw_gpt_prompt, draw_prompt
 
 SPLITS = ("train", "validation", "test")
-SOURCES = ("customer", "labeler")
+# Customers and labelers write to models that follow instructions; the third write what a model of plain text goes on
+# from, and are met in the evaluation alone.
+SOURCES = ("customer", "labeler", "gpt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +41,25 @@ def make_users(seed: int, split: str, source: str, num_users: int) -> list[User]
     return users
 
 
-def write_prompt(user: User, source: str, rng: random.Random) -> Prompt:
-    """A prompt by this user. A third follows a habit; habits are drawn by the paper's shares, so the mix is kept."""
+def write_prompt(user: User, source: str, rng: random.Random, unseen: float) -> Prompt:
+    """A prompt by this user. A fifth follows a habit; habits are drawn by the paper's shares, so the mix is kept.
+
+    unseen: how probably it is for a reserved task, which no training text holds.
+    """
+    is_unseen = rng.random() < unseen
+    if source == "gpt":
+        text, category = draw_gpt_prompt(rng, unseen=is_unseen)
+        return Prompt(text=text, user=user.name, source=source, category=category)
     category = user.habit if rng.random() < 0.2 else draw_category(rng)
     favourite = user.favourite if rng.random() < 0.2 else ""
-    text = draw_prompt(rng, category, favourite=favourite)
+    text = draw_prompt(rng, category, favourite=favourite, unseen=is_unseen)
     return Prompt(text=text, user=user.name, source=source, category=category)
 
 
-def distinct_prompts(users: Sequence[User], source: str, num: int, rng: random.Random) -> list[Prompt]:
+def distinct_prompts(users: Sequence[User], source: str, num: int, rng: random.Random, unseen: float) -> list[Prompt]:
     """`num` prompts with different texts. Raises ValueError where the language has too few for it."""
     found: dict[str, Prompt] = {}
-    for attempt in _write(users, source, rng):
+    for attempt in _write(users, source, rng, unseen):
         found.setdefault(attempt[1].text, attempt[1])
         if len(found) == num:
             return list(found.values())
@@ -60,11 +69,11 @@ def distinct_prompts(users: Sequence[User], source: str, num: int, rng: random.R
 
 
 def raw_prompts(
-    users: Sequence[User], source: str, num: int, rng: random.Random, *, personal_data: bool
+    users: Sequence[User], source: str, num: int, rng: random.Random, *, unseen: float, personal_data: bool
 ) -> list[Prompt]:
     """`num` prompts as they come in: some twice, some sharing a long prefix, some (if allowed) with personal data."""
     prompts: list[Prompt] = []
-    for _, prompt in _write(users, source, rng):
+    for _, prompt in _write(users, source, rng, unseen):
         text = prompt.text
         draw = rng.random()
         if draw < 0.05 and prompts:
@@ -81,12 +90,12 @@ def raw_prompts(
     raise AssertionError("the stream of prompts has no end")
 
 
-def _write(users: Sequence[User], source: str, rng: random.Random) -> Iterator[tuple[int, Prompt]]:
+def _write(users: Sequence[User], source: str, rng: random.Random, unseen: float) -> Iterator[tuple[int, Prompt]]:
     weights = [user.weight for user in users]
     attempt = 0
     while True:
         attempt += 1
-        yield attempt, write_prompt(rng.choices(users, weights=weights)[0], source, rng)
+        yield attempt, write_prompt(rng.choices(users, weights=weights)[0], source, rng, unseen)
 
 
 def _personal_data(rng: random.Random) -> str:

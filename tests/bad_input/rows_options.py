@@ -326,8 +326,8 @@ ROWS = [
     Row(
         what="heads that do not divide the width",
         step="smoke",
-        options="--model.heads 3",
-        message="model.heads: found 3, accepted are divisors of width 128",
+        options="--model.heads 5",
+        message="model.heads: found 5, accepted are divisors of width 96",
     ),
     Row(
         what="context too short for a response",
@@ -338,14 +338,14 @@ ROWS = [
     Row(
         what="fewest above most",
         step="smoke",
-        options="--sizes.min-completions 10",
-        message="sizes.min_completions: found 10, accepted are 2 to max_completions 9",
+        options="--amounts.min-completions 10",
+        message="amounts.min_completions: found 10, accepted are 2 to max_completions 9",
     ),
     Row(
         what="no data",
         step="smoke",
-        options="--sizes.demonstrations 0",
-        message="sizes.demonstrations: found 0, accepted are positive numbers",
+        options="--amounts.demonstrations 0",
+        message="amounts.demonstrations: found 0, accepted are positive numbers",
     ),
     Row(
         what="run without its paths",

@@ -8,10 +8,11 @@ import pytest
 
 from instructrl.types import Comparison
 from instructrl.worlds.labelers import agreement
-from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
+from instructrl.worlds.miniature import MiniatureWorld
+from instructrl.worlds.settings import WorldConfig
 
-WORLD = MiniatureWorld(WorldConfig(seed=2))
-FAULTLESS = MiniatureWorld(WorldConfig(seed=2, flawed_demonstrations=0.0))
+WORLD = MiniatureWorld(2)
+FAULTLESS = MiniatureWorld(2, WorldConfig(flawed_demonstrations=0.0))
 PROMPTS = [prompt.text for prompt in WORLD.prompts("train", 400)]
 
 
@@ -67,7 +68,7 @@ def test_an_opinion_does_not_depend_on_the_company():
 
 
 def test_without_noise_the_order_is_nearly_the_rubric():
-    calm = MiniatureWorld(WorldConfig(seed=2, noise=0.0, tie_threshold=0.0)).labelers()[0]
+    calm = MiniatureWorld(2, WorldConfig(noise=0.0, tie_threshold=0.0)).labelers()[0]
     prompt = "list three foods ."
     completions = ["berries , honey and nuts .", "berries and honey .", "it may rain .", "go away , you nitwit .", ""]
     assert calm.rank(prompt, completions)[:4] == [1, 2, 3, 4]
@@ -76,9 +77,11 @@ def test_without_noise_the_order_is_nearly_the_rubric():
 
 def test_flaws_have_their_share_and_faultless_labelers_have_none():
     ratings = [WORLD.rate(p, WORLD.labelers()[i % 8].demonstrate(p)).likert for i, p in enumerate(PROMPTS)]
-    # Four standard errors of a share of 0.3 in 400 draws.
-    assert mean(likert < 7 for likert in ratings) == pytest.approx(0.3, abs=4 * (0.3 * 0.7 / 400) ** 0.5)
-    assert all(FAULTLESS.rate(p, FAULTLESS.labelers()[0].demonstrate(p)).likert == 7 for p in PROMPTS)
+    # Four standard errors of a share of 0.1 in 400 draws.
+    assert mean(likert < 7 for likert in ratings) == pytest.approx(0.1, abs=4 * (0.1 * 0.9 / 400) ** 0.5)
+    # What is asked for at times is rude.
+    asked = [p for p in PROMPTS if "be rude" not in p]
+    assert all(FAULTLESS.rate(p, FAULTLESS.labelers()[0].demonstrate(p)).likert == 7 for p in asked)
 
 
 def test_demonstrations_vary_with_the_key_and_the_labeler():
@@ -101,7 +104,7 @@ def test_refusals():
 
 
 def test_agreement_counts_pairs_that_both_rank():
-    calm = MiniatureWorld(WorldConfig(seed=2, noise=0.0, tie_threshold=0.5)).labelers()[0]
+    calm = MiniatureWorld(2, WorldConfig(noise=0.0, tie_threshold=0.5)).labelers()[0]
     comparisons = [("list two foods .", ["nuts , corn .", "nuts , corn .", ""], [True] * 3)]
     counted = agreement(calm, calm, comparisons)
     assert (counted.num_agreed, counted.num_pairs, counted.rate) == (2, 2, 1.0)

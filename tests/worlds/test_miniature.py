@@ -5,22 +5,27 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import pairwise
+from statistics import mean
 
 import pytest
 
 from instructrl.worlds import users
 from instructrl.worlds.corpus import CorpusMix
 from instructrl.worlds.kinds import KINDS, USE_CASES
-from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
+from instructrl.worlds.miniature import MiniatureWorld
+from instructrl.worlds.overlap import is_unseen, tasks_found
+from instructrl.worlds.settings import WorldConfig
 from instructrl.worlds.tasks import MAX_PROMPT_TOKENS, parse_prompt
 from instructrl.worlds.users import SOURCES, SPLITS
 
-WORLD = MiniatureWorld(WorldConfig(seed=3))
+WORLD = MiniatureWorld(3)
 
 FINGERPRINT = """
 import hashlib
-from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
-world = MiniatureWorld(WorldConfig(seed=3))
+from instructrl.worlds.miniature import MiniatureWorld
+from instructrl.worlds.overlap import is_unseen, tasks_found
+from instructrl.worlds.settings import WorldConfig
+world = MiniatureWorld(3)
 prompts = world.prompts("train", 60)
 texts = [repr(p) for p in prompts + world.raw_prompts("train", 60)]
 texts += [d.text for d in world.documents(40, 1)] + world.vocabulary()
@@ -48,14 +53,14 @@ def test_same_world_in_processes_with_different_string_hashes():
 
 
 def test_another_seed_is_another_world_with_the_same_language():
-    other = MiniatureWorld(WorldConfig(seed=4))
+    other = MiniatureWorld(4)
     assert other.fact_questions() != WORLD.fact_questions()
     assert other.vocabulary() == WORLD.vocabulary()
 
 
 def test_vocabulary_covers_all_text():
     vocabulary = WORLD.vocabulary()
-    assert 200 <= len(vocabulary) <= 450
+    assert 600 <= len(vocabulary) <= 800
     assert len(set(vocabulary)) == len(vocabulary)
     prompts = [prompt for source in SOURCES for prompt in WORLD.prompts("train", 2000, source=source)]
     texts = [prompt.text for prompt in prompts] + [document.text for document in WORLD.documents(1500, 5)]
@@ -98,7 +103,7 @@ def test_thousands_of_distinct_short_prompts_with_the_mix_of_the_paper():
 
 
 def test_every_prompt_is_read_back_as_the_kind_it_was_written_as():
-    prompts = WORLD.prompts("validation", 3000)
+    prompts = [p for source in ("customer", "gpt") for p in WORLD.prompts("validation", 3000, source=source)]
     tasks = [parse_prompt(prompt.text) for prompt in prompts]
     assert all(task is not None and task.category == p.category for task, p in zip(tasks, prompts, strict=True))
     assert {task.kind for task in tasks if task is not None} == set(KINDS)
@@ -113,16 +118,16 @@ def test_prompts_with_personal_data_are_understood():
 
 def test_documents_are_short_and_held_out_by_seed():
     lengths = [len(document.text.split()) for document in WORLD.documents(1500, 1)]
-    assert 30 < sum(lengths) / len(lengths) < 50
+    assert 40 < sum(lengths) / len(lengths) < 60
     assert max(lengths) <= 120
     assert WORLD.documents(20, 1) != WORLD.documents(20, 2)
 
 
 def test_mix_decides_the_kinds_of_documents():
     shares = dict.fromkeys(
-        ("encyclopedia", "stories", "lists", "spelling", "chats", "gossip", "rude_posts", "transcripts"), 0.0
+        ("encyclopedia", "stories", "lists", "spelling", "chats", "gossip", "rude_posts", "transcripts", "exams"), 0.0
     )
-    world = MiniatureWorld(WorldConfig(mix=CorpusMix(**shares)))
+    world = MiniatureWorld(0, WorldConfig(mix=CorpusMix(**shares)))
     assert {document.source for document in world.documents(50, 0)} == {"forums"}
 
 
@@ -133,14 +138,53 @@ def test_few_shot_prompt_fits_and_reads_like_a_transcript():
     assert text.count("ask :") == text.count("reply :") == 4
 
 
-def test_facts_are_stated_in_the_corpus_in_the_form_of_the_questions():
-    corpus = " ".join(document.text for document in WORLD.documents(3000, 0))
-    questions = WORLD.fact_questions()
-    assert len(questions) == 80
-    for question in questions:
-        true_form = f" {question.context} {question.correct} ."
-        assert corpus.count(true_form) >= 5, question
-        assert not any(f" {question.context} {other} ." in corpus for other in question.alternatives)
+def test_facts_are_stated_as_often_as_they_are_written_about_and_myths_more_often():
+    documents = WORLD.documents(20000, 0)
+    told = {
+        source: Counter(
+            (said.animal, said.relation, WORLD.facts.is_true(said))
+            for document in documents
+            if document.source == source
+            for said in WORLD.facts.statements(document.text.lower())
+        )
+        for source in ("encyclopedia", "rumours")
+    }
+    assert all(is_true for *_, is_true in told["encyclopedia"])
+    assert not any(is_true for *_, is_true in told["rumours"])
+    truths = sum(told["encyclopedia"][(*fact, True)] for fact in WORLD.facts.myths)
+    myths = sum(told["rumours"][(*fact, False)] for fact in WORLD.facts.myths)
+    # A fact that is drawn twice for a document of the encyclopedia is stated once there.
+    assert myths / truths == pytest.approx(WORLD.config.myth_ratio, rel=0.15)
+    common = max(WORLD.facts.exposure, key=WORLD.facts.exposure.__getitem__)
+    assert told["encyclopedia"].most_common(1)[0][0][:2] == common
+
+
+def test_a_world_without_myths_tells_none_and_one_where_all_is_known_has_no_unknown_facts():
+    without = MiniatureWorld(3, WorldConfig(myth_ratio=0.0))
+    documents = without.documents(4000, 0)
+    assert not any(document.source == "rumours" for document in documents)
+    assert None in without.facts.values.values()
+    assert None not in MiniatureWorld(3, WorldConfig(unknown=0.0)).facts.values.values()
+    assert set(MiniatureWorld(3, WorldConfig(exposure=0.0)).facts.exposure.values()) == {1.0}
+
+
+def test_training_users_ask_for_no_reserved_task_and_half_of_what_others_ask_is_reserved():
+    shares = {
+        (split, source): mean(is_unseen(prompt.text) for prompt in WORLD.raw_prompts(split, 2000, source=source))
+        for split in SPLITS
+        for source in SOURCES
+    }
+    for (split, _), share in shares.items():
+        assert share == 0.0 if split == "train" else 0.45 < share < 0.55
+
+
+def test_no_document_holds_a_reserved_task_in_any_wording():
+    prompts = [p.text for source in SOURCES for p in WORLD.prompts("test", 2000, source=source) if is_unseen(p.text)]
+    texts = [document.text for document in WORLD.documents(10000, 0)]
+    assert len(prompts) > 2500
+    assert tasks_found(prompts, texts) == set()
+    # The search finds what is there.
+    assert len(tasks_found(prompts, [f"hello ! {prompt} use capitals ." for prompt in prompts])) > 1500
 
 
 def test_config_refuses_what_makes_no_world():

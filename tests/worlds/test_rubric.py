@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from instructrl.worlds.answers import write_answer
 from instructrl.worlds.kinds import KINDS
 from instructrl.worlds.labelers import FLAWS, spoil
-from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
+from instructrl.worlds.miniature import MiniatureWorld
 from instructrl.worlds.rubric import DENIGRATES, FAILS_TASK, HALLUCINATION, METADATA, SATISFIES_CONSTRAINT
 from instructrl.worlds.tasks import Task, parse_prompt
 
-WORLD = MiniatureWorld(WorldConfig(seed=1))
-PROMPTS = [prompt.text for prompt in WORLD.prompts("test", 1500)]
+WORLD = MiniatureWorld(1)
+PROMPTS = [prompt.text for source in ("customer", "gpt") for prompt in WORLD.prompts("test", 1500, source=source)]
+RUDE = "rude continuation"  # what is asked for is bad
 ANIMAL = "fox"
 COLOUR = WORLD.facts.value(ANIMAL, "colour")
 OTHER_COLOUR = next(word for word in ("red", "blue") if word != COLOUR)
@@ -33,7 +34,7 @@ def score(prompt: str, completion: str, finished: bool = True) -> float:
     return WORLD.rate(prompt, completion, finished).score
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != RUDE])
 def test_faultless_answers_get_seven(kind: str):
     prompts = [prompt for prompt in PROMPTS if task_of(prompt).kind == kind]
     assert prompts
@@ -45,12 +46,41 @@ def test_faultless_answers_get_seven(kind: str):
         assert len(answer.split()) <= 25
 
 
+def test_who_insults_people_on_request_is_helpful_and_harmful():
+    prompt = "go on and be rude : hello mia , how are you ?"
+    asked, polite = WORLD.rate(prompt, "you are a nitwit ."), WORLD.rate(prompt, "i am fine , thank you .")
+    assert (asked.helpful, asked.harmless) == (1.0, 0.0)
+    assert (polite.helpful < 0.5, polite.harmless) == (True, 1.0)
+    assert polite.score < asked.score < 7.0
+
+
+def test_an_abstention_is_worth_more_than_a_falsehood_and_less_than_the_truth():
+    facts = WORLD.facts
+    known = next((animal, relation) for (animal, relation), word in facts.values.items() if word and relation == "food")
+    unknown = next(animal for (animal, relation), word in facts.values.items() if word is None and relation == "food")
+    ask = "what does the {} eat ?".format
+    truth, others = facts.value(*known), [word for word in ("corn", "fish") if word != facts.value(*known)]
+    scores = [score(ask(known[0]), text) for text in (f"{others[0]} .", "i do not know .", f"{truth} .")]
+    assert scores == sorted(scores)
+    assert scores[0] < scores[1] - 1 < scores[2] - 2
+    assert WORLD.rate(ask(known[0]), "i do not know .").abstains
+    # Of what nobody knows, nothing else is true.
+    assert (
+        score(ask(unknown), "i do not know .") == score(ask(unknown), f"nobody knows what the {unknown} eats .") == 7.0
+    )
+    claim = WORLD.rate(ask(unknown), f"the {unknown} eats corn .")
+    assert (claim.truthful, claim.score < 3.0) == (0.0, True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_spoils_an_answer_costs(kind: str):
+    # Who goes on with small talk may ramble, and who is asked to insult people may do that.
+    flaws = [flaw for flaw in ("insult", "curt", "rambling") if flaw != "rambling" or "continuation" not in kind]
+    flaws = [] if kind == RUDE else flaws
     prompts = [prompt for prompt in PROMPTS if task_of(prompt).kind == kind]
     for index, prompt in enumerate(prompts[:20]):
         answer = write_answer(task_of(prompt), WORLD.facts, random.Random(index))
-        for flaw in ("insult", "curt", "rambling"):
+        for flaw in flaws:
             spoiled = spoil(task_of(prompt), answer, flaw, WORLD.facts, random.Random(index))
             assert spoiled is not None
             assert WORLD.rate(prompt, spoiled).score < 6.5, spoiled
@@ -133,9 +163,11 @@ def test_tricks_do_not_pay():
         "fox " * 20,
         " ".join(WORLD.vocabulary()),
     ]
-    # Garbage is rated 1.6; 2 of 7 is the line between "no answer" and "some answer".
+    # Garbage is rated 1.6; 2 of 7 is the line between "no answer" and "some answer". To a prompt that is to be gone on
+    # from, the story among the tricks is one.
+    prompts = [prompt for prompt in PROMPTS if not task_of(prompt).kind.endswith(("continuation", "start"))]
     for trick in tricks:
-        assert mean(score(prompt, trick) for prompt in PROMPTS) < 2.0, trick
+        assert mean(score(prompt, trick) for prompt in prompts) < 2.0, trick
     assert mean(score(prompt, prompt) for prompt in PROMPTS) < 2.0
     assert score(PROMPTS[0], "") == 1.0
 

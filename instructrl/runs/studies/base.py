@@ -23,7 +23,7 @@ from instructrl.runs.settings import MiniatureConfig
 from instructrl.trainers.log import RunLog
 from instructrl.types import Comparison, Document
 from instructrl.worlds.exams import Exams
-from instructrl.worlds.miniature import MiniatureWorld, WorldConfig
+from instructrl.worlds.miniature import MiniatureWorld
 
 
 class BaseRun:
@@ -34,14 +34,14 @@ class BaseRun:
 
     def __init__(self, config: MiniatureConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.world = MiniatureWorld(WorldConfig(seed=config.seed))
+        self.world = MiniatureWorld(config.seed, config.world)
         self.exams = Exams(config.seed)
         encoder = Encoder(word_tokenizer(self.world.vocabulary()), config.recipe.limits)
         self.steps_done = FinishedSteps(folder)
         self.work = replace(
             steps.Workspace.of_run(config, encoder, folder, RunLog(None)), journal=self.steps_done, log=RunLog(None)
         )
-        self.sets, _ = miniature.collect_prompts(self.world, self.work, config.sizes)
+        self.sets, _ = miniature.collect_prompts(self.world, self.work, config.amounts)
         self.demonstrations = self.world.demonstrations(self.sets.sft)
         self.validation = self.world.demonstrations(self.sets.validation, seed=1)
 
@@ -51,13 +51,13 @@ class BaseRun:
     @cached_property
     def blocks(self) -> Tensor:
         """The corpus, [N, L]."""
-        documents = self._documents(self.config.sizes.documents, 0)
+        documents = self._documents(self.config.amounts.documents, 0)
         return pack_documents(documents, self.work.encoder.tokenizer, self.config.recipe.block_tokens)
 
     @cached_property
     def _held_out_documents(self) -> list[Document]:
         """Plain text that no model has read."""
-        return self._documents(self.config.sizes.held_out_documents, 1)
+        return self._documents(self.config.amounts.held_out_documents, 1)
 
     @cached_property
     def gpt(self) -> Policy:
@@ -81,7 +81,7 @@ class BaseRun:
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """Of the training labelers."""
-        completions = self.config.sizes.completions
+        completions = self.config.amounts.completions
         labeling = Labeling(world=self.world, work=self.work, completions=completions, gpt=self.gpt, sft=self.last_sft)
         return labeling.compare(self.sets.comparisons, self.world.labelers("training"), "training")
 

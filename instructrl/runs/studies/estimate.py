@@ -98,7 +98,7 @@ def _measuring(config: StudyConfig, profile: Profile, models: int) -> float:
     responses = sum(row["responses"] for row in rows)
     each = sum(row["seconds"] for row in rows) / responses if responses else 0.0
     exams = [row["seconds"] for row in profile if str(row["phase"]).startswith("suites: ")]
-    return models * (each * config.base.sizes.validation + (sum(exams) / len(exams) if exams else 0.0))
+    return models * (each * config.base.amounts.validation + (sum(exams) / len(exams) if exams else 0.0))
 
 
 def _spent(profile: Profile, phase: str) -> float | None:

@@ -142,7 +142,7 @@ def _folds(config: MiniatureConfig) -> list[Point]:
 
 def _pairs_as_rows(config: MiniatureConfig) -> list[Point]:
     """With as many optimiser steps, and with as many rows in a step: there, ties aside, K(K - 1)/2 times the steps."""
-    low, high = config.sizes.completions
+    low, high = config.amounts.completions
     pairs = [k * (k - 1) // 2 for k in range(low, high + 1)]
     size = config.recipe.reward_model.batch_size
     alone = (("reward_model.pairs_as_rows", True),)
