@@ -135,6 +135,8 @@ def test_every_named_run_can_be_planned(name):
     run = RUNS[name]
     rows = run.plan(run.config)
     expected = ["pretraining", "sft", "ppo_start", "reward_model", "ppo", "ppo_ptx", "evaluation"]
+    if name in ("miniature", "smoke"):
+        expected[6:6] = ["prompted GPT", "FLAN-like", "T0-like"]
     if name == "chat":
         expected = ["sft", "reward_model", "judge", "ppo", "evaluation"]
     elif run.config.recipe.pretraining is None:

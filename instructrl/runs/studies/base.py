@@ -22,7 +22,6 @@ from instructrl.runs.selection import select_checkpoint
 from instructrl.runs.settings import MiniatureConfig
 from instructrl.trainers.log import RunLog
 from instructrl.types import Comparison, Document
-from instructrl.worlds.exams import Exams
 from instructrl.worlds.miniature import MiniatureWorld
 
 
@@ -35,7 +34,7 @@ class BaseRun:
     def __init__(self, config: MiniatureConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         self.world = MiniatureWorld(config.seed, config.world)
-        self.exams = Exams(config.seed)
+        self.exams = self.world.exams
         encoder = Encoder(word_tokenizer(self.world.vocabulary()), config.recipe.limits)
         self.steps_done = FinishedSteps(folder)
         self.work = replace(
