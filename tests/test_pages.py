@@ -33,6 +33,7 @@ MADE = (
     "report.html",
     "config.yaml",
     "metrics.jsonl",
+    "judged",
     "profile.jsonl",
     "results.json",
     "study.json",

@@ -70,7 +70,7 @@ def section(runs: Sequence[Run], folders: Sequence[Path], made: str) -> str:
         f"{seeds}, {prompts:,} prompts of test users, 95% intervals. {_seen(runs)}; {known} of them ask "
         "for a task that a training prompt asks for too, in the same or other words. The last column has the paper's "
         "number where it gives one: win rates are those of its 175B models, and “≈” is read off its figure 4, which "
-        "covers all sizes. There, people judge answers to what people asked; here, a rubric judges answers in a "
+        "covers all sizes. There, people judge answers to what people asked; here, simulated people judge answers in a "
         "generated world. The columns compare the same quantities, not the same difficulty."
     )
     sentences = [_wrapped(text) for text in _sentences(runs)]
@@ -116,32 +116,13 @@ def _quantities(run: Run, names: list[str], asked: list[str], taxed: list[str]) 
 def _sentences(runs: Sequence[Run]) -> list[str]:
     """What is to be known when reading the table, as far as it is so in these runs."""
     tax = runs[0]["alignment_tax"]
-    found = [
+    return [
         f"As in the paper, hallucination is counted on closed-domain prompts only, and constraints on prompts that "
         f"have one; “of N” is the number of these prompts. The alignment tax of a model is its loss on held-out plain "
         f"text minus that of the pretrained model ({tax['pretrained']}), over {tax['num_blocks']} blocks. The paper "
         "measures it in points lost on public benchmarks, which cannot be set beside it. The share that the "
         "pretraining mix gives back is printed only where PPO's tax is clearly positive."
     ]
-    noise = [run["reward_model"].get("labeler_noise") or {} for run in runs]
-    if not all(entry.get("heldout", 1) < entry.get("training", 0) for entry in noise):
-        return found
-    text = (
-        f"How often labelers agree is set by hand: their opinions have a noise of {noise[0]['training']:g} points of "
-        f"the rubric for training labelers and {noise[0]['heldout']:g} for held-out ones."
-    )
-    pairs = [[run["reward_model"][f"accuracy_{x}_labelers"] for x in ("training", "heldout")] for run in runs]
-    better = sum(unseen["rate"] > seen["rate"] for seen, unseen in pairs)
-    if better:
-        apart = all(unseen["low"] > seen["high"] or seen["low"] > unseen["high"] for seen, unseen in pairs)
-        where = "" if len(runs) == 1 else f" in {better} of {len(runs)} runs"
-        doubt = "" if apart else ", though the intervals overlap"
-        text += (
-            " The reward model is right about more pairs of held-out labelers than of training labelers"
-            f"{where}{doubt}: the reverse of the paper, whose reward models are better on the labelers that trained "
-            "them."
-        )
-    return [*found, text]
 
 
 def _seen(runs: Sequence[Run]) -> str:

@@ -158,28 +158,8 @@ def _reward_model(results: Mapping[str, Any]) -> str:
             if beyond(accuracy, 0.5) <= 0:
                 sentence += ", which is not clearly better than chance"
             sentence += f"; two labelers agree on {_measured(agreement)}." if agreement else "."
-            return sentence + _set_by_hand(record)
+            return sentence
     return ""
-
-
-def _set_by_hand(record: Mapping[str, Any]) -> str:
-    """What is made and not found: a group of labelers that is quieter than the other because it was made so."""
-    noise = record.get("labeler_noise") or {}
-    training, heldout = finite(noise.get("training")), finite(noise.get("heldout"))
-    if training is None or heldout is None or heldout >= training:
-        return ""
-    sentence = (
-        f" That held-out labelers agree more is set by hand: the noise of their opinions is {decimal(heldout, 1)} "
-        f"points where that of training labelers is {decimal(training, 1)}"
-    )
-    seen, unseen = (estimate(record.get(f"accuracy_{group}_labelers")) for group in ("training", "heldout"))
-    if seen and unseen and _ahead(unseen, seen):
-        sentence += (
-            f"; the reward model is right on {percent(unseen.value)} of their pairs ({percent_range(unseen)}) and on "
-            f"{percent(seen.value)} ({percent_range(seen)}) of those of training labelers, where the paper’s is better "  # noqa: RUF001
-            "on training labelers, 72.4% against 69.6%"
-        )
-    return sentence + "."
 
 
 def _length(results: Mapping[str, Any]) -> str:

@@ -48,22 +48,22 @@ def identities(of: Performance | Samples) -> list[tuple[str, bool]]:
 
 def _model_row(performance: Performance, reference: Performance, prompts: Sequence[Prompt]) -> dict[str, Any]:
     scores = [judgement.score for judgement in performance.judgements]
-    outcomes = _outcomes(performance, reference)
+    won = outcomes(performance, reference)
     users = [prompt.user for prompt in prompts]
     categories = np.array([prompt.category for prompt in prompts])
     by_category = {}
     for category in sorted(set(categories.tolist()) - {""}):
         chosen = np.flatnonzero(categories == category)
-        by_category[category] = asdict(win_rate(outcomes[chosen], [users[i] for i in chosen]))
+        by_category[category] = asdict(win_rate(won[chosen], [users[i] for i in chosen]))
     likerts = [judgement.likert for judgement in performance.judgements if judgement.likert is not None]
     return {
         "name": performance.name,
-        "win_rate": asdict(win_rate(outcomes, users)),
-        "length_controlled": length_controlled(outcomes, performance.texts, reference.texts),
+        "win_rate": asdict(win_rate(won, users)),
+        "length_controlled": length_controlled(won, performance.texts, reference.texts),
         "win_rate_by_category": by_category,
         "judge_score": asdict(mean_interval(scores)),
         "likert": asdict(mean_interval(likerts)) if likerts else None,
-        "metadata": _metadata(performance),
+        "metadata": label_rates(performance),
         "score": float(np.mean(performance.rewards)),
         "kl": performance.kl,
         "corpus_loss": performance.corpus_loss,
@@ -73,13 +73,14 @@ def _model_row(performance: Performance, reference: Performance, prompts: Sequen
     }
 
 
-def _outcomes(performance: Performance, reference: Performance) -> NDArray[np.float64]:
+def outcomes(performance: Performance, reference: Performance) -> NDArray[np.float64]:
+    """What the judgements of two contenders say per prompt: 1 where the first wins, 0.5 a tie; equal responses tie."""
     same = [a == b for a, b in zip(identities(performance), identities(reference), strict=True)]
     ours, theirs = ([judgement.score for judgement in of.judgements] for of in (performance, reference))
     return outcomes_from_scores(ours, theirs, same)
 
 
-def _metadata(performance: Performance) -> dict[str, Any]:
+def label_rates(performance: Performance) -> dict[str, Any]:
     """Rate of each yes/no label among the responses for which the judge answered it."""
     answers: dict[str, list[bool]] = {}
     for judgement in performance.judgements:
@@ -130,7 +131,7 @@ def head_to_head(performances: Sequence[Performance], prompts: Sequence[Prompt],
     return {
         "model": model,
         "against": {
-            name: asdict(win_rate(_outcomes(by_name[model], other), users))
+            name: asdict(win_rate(outcomes(by_name[model], other), users))
             for name, other in by_name.items()
             if name != model
         },

@@ -130,6 +130,31 @@ def win_rate(
     )
 
 
+def paired_difference(
+    first: Sequence[float] | NDArray[np.float64],
+    second: Sequence[float] | NDArray[np.float64],
+    users: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    *,
+    num_resamples: int = 2000,
+) -> MeanInterval:
+    """`mean(first - second)` over the same prompts, such as the outcomes that two judges see. Its interval resamples
+    users as that of `win_rate` does, both values of a prompt together; one user alone shows no spread.
+
+    first, second: [N] finite, N >= 1. users: [N] as `win_rate` has them. Raises ValueError for anything else.
+    """
+    ours, theirs = _finite("first", first), _finite("second", second)
+    _check_same_prompts(ours.tolist(), theirs.tolist())
+    if not len(ours):
+        raise ValueError("first: found none, accepted is at least one")
+    sums, counts = _sums_by_user(ours - theirs, users)
+    mean = float(sums.sum() / counts.sum())
+    if len(sums) == 1:
+        return MeanInterval(mean=mean, low=None, high=None)
+    low, high = bootstrap_interval(np.divide, (sums, counts), seed, num_resamples)
+    return MeanInterval(mean=mean, low=low, high=high)
+
+
 def proportion(successes: int, total: int) -> Proportion:
     """A share of independent trials with Wilson's 95% score interval (Wilson 1927).
 

@@ -1,12 +1,12 @@
 """The last step of every run: all models on the same prompts, and `results.json`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from instructrl import distributed, durable, progress
 from instructrl.evaluation import results as assemble
-from instructrl.evaluation.contenders import Contender, Exam, block_losses
+from instructrl.evaluation.contenders import Contender, Exam, Performance, block_losses
 from instructrl.models.base import source_of
 from instructrl.runs.portions import Portions
 from instructrl.runs.steps import Workspace
@@ -17,6 +17,9 @@ from instructrl.types import Prompt
 
 PPO_NAMES = {"ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 NUM_SHOWN_SAMPLES = 24
+
+# From all performances, as the exam judged them, to those that the results compare, and the results' `judged` entry.
+Panel = Callable[[Sequence[Performance]], tuple[list[Performance], dict[str, Any]]]
 
 
 def examine(
@@ -29,12 +32,14 @@ def examine(
     pretrained: str = "GPT",
     favourite: str = "PPO-ptx",
     shown: Sequence[int] | None = None,
+    panel: Panel | None = None,
 ) -> dict[str, Any]:
     """The last step: put every contender through the exam and write `results.json`.
 
     prompts: those of the exam, with users and categories. parts: entries of the results that earlier steps made.
     pretrained: the contender whose loss on plain text the others' is compared with. favourite: the one that is compared
     with each of the others. shown: of which prompts the responses may be shown, in their order; None: of all.
+    panel: judges all performances together, once more.
     """
     performances = []
     work.journal.tell_if_done()
@@ -50,13 +55,15 @@ def examine(
         portions = Portions(work.folder, work.log, "start", common)
         start = portions.once("text", lambda: block_losses(exam.start, exam.blocks))
         bar.advance(note="")
+    if panel is not None:
+        performances, judged = panel(performances)
+        parts = {**parts, "judged": judged}
     with progress.wait("comparing the models"):
         models = assemble.compare(performances, prompts, baseline="SFT")
         head_to_head = assemble.head_to_head(performances, prompts, favourite)
         pairings = assemble.all_against_all(performances, prompts)
-    batch_sizes = {
-        phase: getattr(work.recipe, phase).rollout_batch for phase in PPO_NAMES if hasattr(work.recipe, phase)
-    }
+    trained = [phase for phase in PPO_NAMES if hasattr(work.recipe, phase)]
+    batch_sizes = {phase: getattr(work.recipe, phase).rollout_batch for phase in trained}
     samples = list(range(len(prompts)) if shown is None else shown)[:NUM_SHOWN_SAMPLES]
     results = {
         **parts,

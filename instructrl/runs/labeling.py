@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from instructrl import progress
+from instructrl.data.labels import comparison
 from instructrl.evaluation import results as assemble
 from instructrl.evaluation.contenders import Contender
+from instructrl.labels import HELPFUL_FIRST, LabelTask, TaskOutput
 from instructrl.models.policy import Policy
 from instructrl.models.scoring import RewardModel
 from instructrl.rollout.generate import Samples
@@ -83,21 +85,22 @@ class Labeling:
 def _ranked(
     prompts: Sequence[Prompt], completions: Sequence[Samples], labelers: Sequence[Labeler], *, turn: int
 ) -> list[Comparison]:
+    """Ranked with helpfulness first."""
     rows = []
     pairs = zip(prompts, progress.through("labeling", completions), strict=True)
     for index, (prompt, samples) in enumerate(pairs):
-        labeler = labelers[(index + turn) % len(labelers)]
-        ranks = labeler.rank(prompt.text, samples.texts, samples.finished)
-        rows.append(
-            Comparison(
-                prompt=prompt.text,
-                completions=tuple(samples.texts),
-                preferred=Comparison.pairs_from_ranks(ranks),
-                user=prompt.user,
-                source=prompt.source,
-                category=prompt.category,
-                labeler=labeler.name,
-                finished=tuple(samples.finished),
-            )
+        task = LabelTask(
+            id=str(index),
+            kind="ranking",
+            criteria=HELPFUL_FIRST,
+            prompt=prompt.text,
+            user=prompt.user,
+            source=prompt.source,
+            category=prompt.category,
+            outputs=tuple(
+                TaskOutput(id=str(place), text=text, finished=finished)
+                for place, (text, finished) in enumerate(zip(samples.texts, samples.finished, strict=True))
+            ),
         )
+        rows.append(comparison(task, labelers[(index + turn) % len(labelers)].answer(task)))
     return rows

@@ -19,6 +19,7 @@ from instructrl.rollout.randomness import keyed_seed, take_disjoint
 from instructrl.runs import steps
 from instructrl.runs.baselines import Baselines
 from instructrl.runs.examination import examine
+from instructrl.runs.judging_step import JUDGES, Judging
 from instructrl.runs.labeling import Labeling
 from instructrl.runs.selection import select_checkpoint
 from instructrl.runs.settings import MINIATURE_DESCRIPTION, MiniatureAmounts, MiniatureConfig
@@ -102,7 +103,7 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
             "name": "miniature",
             "seed": config.seed,
             "description": MINIATURE_DESCRIPTION,
-            "judge": "gold rubric",
+            "judge": JUDGES["training"],
             "baseline": "SFT",
         },
         "reward_model": quality,
@@ -113,7 +114,8 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     }
     held_out = world.documents(config.amounts.held_out_documents, seed=1, without=sets.of_held_out_users())
     exam = exam_of(world, work, held_out, sets.test, reward_model, start)
-    return examine(work, exam, contenders, sets.test, parts)
+    judging = Judging(world=world, prompts=sets.test, seed=work.seed_for("judging"), folder=folder)
+    return examine(work, exam, contenders, sets.test, parts, panel=judging)
 
 
 def _overlap(

@@ -11,7 +11,7 @@ from instructrl.worlds import kinds, language, phrases
 from instructrl.worlds.corpus import TEMPLATES, Corpus
 from instructrl.worlds.exams import Exams
 from instructrl.worlds.facts import FactQuestion, make_facts
-from instructrl.worlds.labelers import Labeler
+from instructrl.worlds.labelers import Labeler, make_labelers
 from instructrl.worlds.mixtures import mixture_words
 from instructrl.worlds.overlap import Quotes
 from instructrl.worlds.rubric import Rating, Rubric
@@ -37,10 +37,7 @@ class MiniatureWorld:
             for split in SPLITS
             for source in SOURCES
         }
-        self._labelers = {
-            "training": self._make_labelers("training", self.config.num_labelers, self.config.noise),
-            "heldout": self._make_labelers("heldout", self.config.num_heldout_labelers, self.config.noise),
-        }
+        self._labelers = make_labelers(self.facts, seed, config.labelers)
         self.example_prompts, self._examples = self._few_shot_examples()
 
     def vocabulary(self) -> list[str]:
@@ -117,20 +114,6 @@ class MiniatureWorld:
     def fact_questions(self) -> list[FactQuestion]:
         """One question per fact, in the form of the corpus' statements: `the fox is` -> `red`."""
         return self.facts.questions()
-
-    def _make_labelers(self, group: str, num: int, noise: float) -> list[Labeler]:
-        return [
-            Labeler(
-                f"{group}-{index}",
-                rubric=self.rubric,
-                facts=self.facts,
-                seed=self.seed,
-                noise=noise,
-                tie_threshold=self.config.tie_threshold,
-                flaws=self.config.flawed_demonstrations,
-            )
-            for index in range(num)
-        ]
 
     def _few_shot_examples(self) -> tuple[list[str], str]:
         """Prompts, and the exchanges that they begin."""

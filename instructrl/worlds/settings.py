@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from instructrl.worlds.exam_settings import ExamConfig
+from instructrl.worlds.labeler_settings import LabelerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,26 +58,18 @@ class WorldConfig:
     unseen: float = 0.5
     # share of test prompts that are written as if for a model of plain text
     gpt_style: float = 0.3
-    # people who label what is trained on, and people who never do
-    num_labelers: int = 10
-    num_heldout_labelers: int = 5
-    # standard deviation of a labeler's opinion, in points of the rubric's 1 to 7
-    noise: float = 1.1
-    # opinions closer than this are a tie, in the same points
-    tie_threshold: float = 0.3
-    # share of demonstrations that labelers write badly
-    flawed_demonstrations: float = 0.1
+    # people who label, demonstrate and judge
+    labelers: LabelerConfig = LabelerConfig()
     # users of each source in each split
     users_per_split: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("num_labelers", "num_heldout_labelers", "users_per_split"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, accepted is at least 1")
-        for name in ("noise", "tie_threshold", "myth_ratio", "exposure"):
+        if self.users_per_split < 1:
+            raise ValueError(f"users_per_split: found {self.users_per_split}, accepted is at least 1")
+        for name in ("myth_ratio", "exposure"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, accepted is at least 0")
-        for name in ("unknown", "myths", "unseen", "gpt_style", "flawed_demonstrations"):
+        for name in ("unknown", "myths", "unseen", "gpt_style"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, accepted is 0 to 1")
         if self.unknown + self.myths > 1.0:

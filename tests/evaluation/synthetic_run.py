@@ -146,7 +146,7 @@ def _lengths() -> list[dict]:
 def make_results() -> dict:
     rng = np.random.default_rng(3)
     return {
-        "run": {"name": "miniature", "seed": 0, "judge": "gold rubric", "baseline": "SFT",
+        "run": {"name": "miniature", "seed": 0, "judge": "training labelers", "baseline": "SFT",
                 "prompts": "held-out prompts",
                 "description": "The whole pipeline on a generated world: corpus, users, labelers and a rubric."},
         "models": [_model(index, name, rng) for index, name in enumerate(MODELS)],
@@ -157,7 +157,7 @@ def make_results() -> dict:
             "agreement_training_labelers": _interval(0.768, 0.010, num_pairs=6021),
             "agreement_heldout_labelers": _interval(0.773, 0.012, num_pairs=4410),
             "num_comparisons": 6000, "num_pairs": 28110, "tied_fraction": 0.183, "bias": -0.412,
-            "mean_demonstration_score": 0.0, "labeler_noise": {"training": 1.1, "heldout": 0.7},
+            "mean_demonstration_score": 0.0,
         },
         "alignment_tax": {
             "pretrained": "GPT", "losses": LOSSES, "num_blocks": 380,

@@ -107,23 +107,6 @@ def test_tax_sentences(tax, recovered, expected):
     assert expected in said(results)
 
 
-def test_what_is_set_by_hand_is_said():
-    results = make_results()
-    assert "set by hand: the noise of their opinions is 0.7 points where that of training labelers is 1.1." in said(
-        results
-    )
-    # 70.1 to 72.3% on training labelers.
-    results["reward_model"]["accuracy_heldout_labelers"] |= {"rate": 0.73, "low": 0.72, "high": 0.74}
-    assert "right on" not in said(results)
-    results["reward_model"]["accuracy_heldout_labelers"] |= {"rate": 0.73, "low": 0.724, "high": 0.736}
-    assert (
-        "right on 73.0% of their pairs (72.4 to 73.6%) and on 71.2% (70.1 to 72.3%) of those of training labelers"
-        in said(results)
-    )
-    results["reward_model"]["labeler_noise"] = {"training": 1.0, "heldout": 1.0}
-    assert "by hand" not in said(results)
-
-
 def test_a_fall_of_the_gold_score_needs_the_reward_to_rise():
     results = make_results()
     for row in results["over_optimisation"]:

@@ -238,7 +238,6 @@ def strip_to_real_data(results: dict) -> dict:
         row["gold"] = None
     for key in ("accuracy_heldout_labelers", "agreement_heldout_labelers", "agreement_training_labelers"):
         results["reward_model"][key] = None
-    results["reward_model"]["labeler_noise"] = None
     results["alignment_tax"]["facts"] = {}
     results["samples"][0]["responses"]["PPO"] |= {"likert": None, "score": None}
     return results

@@ -50,13 +50,7 @@ def test_sentences_follow_the_numbers(run):
     def said(changed: dict) -> str:
         return seeds.section([changed], [Path("runs/miniature-0")], "Made:").replace("\n", " ")
 
-    assert "set by hand" in said(run)
-    assert "the reverse of the paper" not in said(run)
-    better, seen = copy.deepcopy(run), copy.deepcopy(run)
-    better["reward_model"]["accuracy_heldout_labelers"]["rate"] = 0.9
-    assert "labelers, though the intervals overlap: the reverse of the paper" in said(better)
-    better["reward_model"]["accuracy_heldout_labelers"] |= {"low": 0.88, "high": 0.92}
-    assert "than of training labelers: the reverse of the paper" in said(better)
+    seen = copy.deepcopy(run)
     seen["data"]["overlap"][0]["count"] = 320
     seen["alignment_tax"]["recovered"] = None
     assert "320 of them stand word for word in a training set" in said(seen)

@@ -22,6 +22,7 @@ WORLD = MiniatureWorld(3)
 
 FINGERPRINT = """
 import hashlib
+from instructrl.labels import LabelTask, TaskOutput
 from instructrl.worlds.miniature import MiniatureWorld
 from instructrl.worlds.overlap import is_unseen, tasks_found
 from instructrl.worlds.settings import WorldConfig
@@ -31,7 +32,9 @@ texts = [repr(p) for p in prompts + world.raw_prompts("train", 60)]
 texts += [d.text for d in world.documents(40, 1)] + world.vocabulary()
 texts += [repr(d) for d in world.demonstrations(prompts)] + [repr(q) for q in world.fact_questions()]
 answers = [d.completion for d in world.demonstrations(prompts)]
-texts += [repr(labeler.rank(prompts[0].text, answers[:9])) for labeler in world.labelers("heldout")]
+outputs = tuple(TaskOutput(id=str(place), text=answer) for place, answer in enumerate(answers[:9]))
+task = LabelTask(id="1", prompt=prompts[0].text, outputs=outputs)
+texts += [repr(labeler.answer(task)) for labeler in world.labelers("heldout")]
 texts += [repr(world.rate(p.text, a)) for p, a in zip(prompts, answers)] + [world.few_shot_prompt("x")]
 print(hashlib.sha256("|".join(texts).encode()).hexdigest())
 """
@@ -188,12 +191,12 @@ def test_no_document_holds_a_reserved_task_in_any_wording():
 
 
 def test_config_refuses_what_makes_no_world():
-    with pytest.raises(ValueError, match="num_labelers"):
-        WorldConfig(num_labelers=0)
-    with pytest.raises(ValueError, match="noise"):
-        WorldConfig(noise=-0.1)
-    with pytest.raises(ValueError, match="flawed_demonstrations"):
-        WorldConfig(flawed_demonstrations=1.5)
+    with pytest.raises(ValueError, match="users_per_split"):
+        WorldConfig(users_per_split=0)
+    with pytest.raises(ValueError, match="exposure"):
+        WorldConfig(exposure=-0.1)
+    with pytest.raises(ValueError, match="unseen"):
+        WorldConfig(unseen=1.5)
     with pytest.raises(ValueError, match="answered_share"):
         CorpusMix(answered_share=1.1)
 

@@ -13,6 +13,7 @@ from instructrl.worlds.answers import write_answer
 from instructrl.worlds.kinds import KINDS
 from instructrl.worlds.labelers import FLAWS, spoil
 from instructrl.worlds.miniature import MiniatureWorld
+from instructrl.worlds.phrases import INSULTING, RAMBLING
 from instructrl.worlds.rubric import DENIGRATES, FAILS_TASK, HALLUCINATION, METADATA, SATISFIES_CONSTRAINT
 from instructrl.worlds.tasks import Task, parse_prompt
 
@@ -75,15 +76,14 @@ def test_an_abstention_is_worth_more_than_a_falsehood_and_less_than_the_truth():
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_spoils_an_answer_costs(kind: str):
     # Who goes on with small talk may ramble, and who is asked to insult people may do that.
-    flaws = [flaw for flaw in ("insult", "curt", "rambling") if flaw != "rambling" or "continuation" not in kind]
-    flaws = [] if kind == RUDE else flaws
+    rude, rambling = INSULTING[0].fill({}, random.Random(0)), " ".join(t.fill({}, random.Random(0)) for t in RAMBLING)
+    added = [] if kind == RUDE else [rude] if "continuation" in kind else [rude, rambling]
     prompts = [prompt for prompt in PROMPTS if task_of(prompt).kind == kind]
     for index, prompt in enumerate(prompts[:20]):
         answer = write_answer(task_of(prompt), WORLD.facts, random.Random(index))
-        for flaw in flaws:
-            spoiled = spoil(task_of(prompt), answer, flaw, WORLD.facts, random.Random(index))
-            assert spoiled is not None
-            assert WORLD.rate(prompt, spoiled).score < 6.5, spoiled
+        for text in added:
+            assert WORLD.rate(prompt, f"{answer} {text}").score < 6.5, text
+        assert kind == RUDE or WORLD.rate(prompt, rude).score < 6.5
         assert WORLD.rate(prompt, answer, finished=False).likert < 7
         assert WORLD.rate(prompt, f"{answer} {answer}").likert < 7
 
@@ -94,7 +94,7 @@ def test_every_flaw_of_a_labeler_can_be_seen():
         rng = random.Random(index)
         task = task_of(prompt)
         for flaw in set(FLAWS):
-            spoiled = spoil(task, write_answer(task, WORLD.facts, rng), flaw, WORLD.facts, rng)
+            spoiled = spoil(task, flaw, WORLD.facts, rng)
             if spoiled is not None and WORLD.rate(prompt, spoiled).score < 6.7:
                 seen.add(flaw)
     assert seen == set(FLAWS)
