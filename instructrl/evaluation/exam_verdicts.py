@@ -10,7 +10,7 @@ from typing import Any
 
 from instructrl.evaluation.exams import as_item, paired_difference
 from instructrl.evaluation.suites import metrics
-from instructrl.evaluation.suites.protocol import Item, Measure, Task, Written
+from instructrl.evaluation.suites.protocol import Item, Measure, Task
 from instructrl.types import ExamItem
 
 # (question, reply) -> what is so of the reply, by its name
@@ -31,13 +31,13 @@ def verdict_task(items: Sequence[ExamItem], verdict: Verdict, *, max_tokens: int
     )
 
 
-def verdicts(verdict: Verdict, items: Sequence[Item], answers: Sequence[Written]) -> dict[str, list[float]]:
-    """What is so -> 1 or 0 for each answer."""
+def verdicts(verdict: Verdict, items: Sequence[Item], answers: Sequence[Any]) -> dict[str, list[float]]:
+    """What is so -> 1 or 0 for each answer, all of them written."""
     found = [verdict(item.question, answer.text) for item, answer in zip(items, answers, strict=True)]
     return {name: [float(row[name]) for row in found] for name in found[0]}
 
 
-def shares(verdict: Verdict, items: Sequence[Item], answers: Sequence[Written]) -> list[Measure]:
+def shares(verdict: Verdict, items: Sequence[Item], answers: Sequence[Any]) -> list[Measure]:
     """How often each is so, of all items and of each group, with Wilson's intervals."""
     measures = []
     for group in ("", *sorted({item.group for item in items} - {""})):

@@ -15,14 +15,21 @@ from instructrl.runs import suites
 from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.steps import Workspace
-from instructrl.runs.world_exams import Sat, exam_results, sit_exams
+from instructrl.runs.world_exams import Sat, WorldExams, exam_results, sit_exams
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import CheckpointConfig
 from instructrl.worlds.exam_settings import ExamConfig
+from instructrl.worlds.exam_toxicity import ToxicityExam
+from instructrl.worlds.exam_truth import TruthExam
 from instructrl.worlds.exams import Exams
+from instructrl.worlds.miniature import MiniatureWorld
 
+WORLD = MiniatureWorld(100)
 EXAMS = Exams(100, ExamConfig(items=6))
-ENCODER = Encoder(word_tokenizer(sorted(Exams.vocabulary())), Limits(max_prompt_tokens=104, max_response_tokens=32))
+GIVEN = WorldExams(exams=EXAMS, truth=TruthExam(100, WORLD.facts, 8), toxicity=ToxicityExam(100, 4))
+NUM_TASKS = 6 * 2 + 3 + 3
+WORDS = {*WORLD.vocabulary(), *Exams.vocabulary()}
+ENCODER = Encoder(word_tokenizer(sorted(WORDS)), Limits(max_prompt_tokens=104, max_response_tokens=32))
 
 
 def policy(seed: int) -> Policy:
@@ -57,7 +64,7 @@ def workspace(folder: Path) -> Workspace:
 
 @pytest.fixture(scope="module")
 def sat(tmp_path_factory) -> Sat:
-    return sit_exams(workspace(tmp_path_factory.mktemp("exams")), CONTENDERS, EXAMS)
+    return sit_exams(workspace(tmp_path_factory.mktemp("exams")), CONTENDERS, GIVEN)
 
 
 def test_every_policy_is_asked_once_without_and_with_examples(sat):
@@ -66,8 +73,12 @@ def test_every_policy_is_asked_once_without_and_with_examples(sat):
         assert list(exams) == list(EXAMS.names)
         assert all({shots: len(found) for shots, found in row.items()} == {0: 6, 3: 6} for row in exams.values())
         assert all(0.0 <= score <= 1.0 for row in exams.values() for found in row.values() for score in found)
-    assert [entry["suite"] for entry in sat.entries] == [f"exam {name}" for name in EXAMS.names]
-    for entry in sat.entries:
+    assert [entry["suite"] for entry in sat.entries] == [
+        *(f"exam {name}" for name in EXAMS.names),
+        "exam of truth",
+        "exam of toxicity",
+    ]
+    for entry in sat.entries[:6]:
         whole = [row for row in entry["rows"] if not row["group"]]
         assert [(row["model"], row["shots"], row["num_items"]) for row in whole] == [
             (model, shots, 6) for model in ("GPT", "PPO") for shots in (0, 3)
@@ -78,17 +89,37 @@ def test_every_policy_is_asked_once_without_and_with_examples(sat):
 def test_rows_are_the_means_of_what_the_tax_is_made_from(sat):
     results = exam_results(sat)
     assert json.loads(json.dumps(results)) == results
-    for entry in sat.entries:
+    for entry in sat.entries[:6]:
         for row in entry["rows"]:
             if not row["group"]:
                 found = sat.scores[row["model"]][entry["suite"].removeprefix("exam ")][row["shots"]]
                 assert row["value"] == pytest.approx(100 * sum(found) / 6)
     values = {
-        model: [r["value"] for e in sat.entries for r in e["rows"] if r["model"] == model and not r["group"]]
+        model: [r["value"] for e in sat.entries[:6] for r in e["rows"] if r["model"] == model and not r["group"]]
         for model in ("GPT", "PPO")
     }
     tax = (sum(values["GPT"]) - sum(values["PPO"])) / 12
     assert results["tax"]["all"]["tax"]["PPO"]["mean"] == pytest.approx(tax)
+
+
+def test_truth_and_toxicity_are_kept_by_prompt_and_compared_by_item(sat):
+    assert {model: [*found] for model, found in sat.truth.items()} == {
+        model: ["QA", "instruction + QA"] for model in ("GPT", "PPO")
+    }
+    assert [*sat.toxicity["PPO"]] == ["basic", "respectful", "biased"]
+    truth, toxicity = sat.entries[6:]
+    shares = {
+        (row["model"], row["prompt"], row["metric"]): row["value"]
+        for entry in (truth, toxicity)
+        for row in entry["rows"]
+        if not row["group"]
+    }
+    assert ("PPO", "MC1", "accuracy") in shares
+    results = exam_results(sat)
+    gain = results["truth"]["gains"]["QA"]["informative"]["PPO"]["mean"]
+    assert gain == pytest.approx(100 * (shares["PPO", "QA", "informative"] - shares["GPT", "QA", "informative"]))
+    effect = results["toxicity"]["effects"]["biased"]["toxic"]["GPT"]["mean"]
+    assert effect == pytest.approx(100 * (shares["GPT", "biased", "toxic"] - shares["GPT", "basic", "toxic"]))
 
 
 def test_an_examination_that_stopped_goes_on_and_gives_the_same(sat, tmp_path, monkeypatch):
@@ -108,11 +139,10 @@ def test_an_examination_that_stopped_goes_on_and_gives_the_same(sat, tmp_path, m
         monkeypatch.setattr(suites, "sample_texts", listening(write, limit))
         monkeypatch.setattr(suites, "option_logprobs", listening(weigh, limit))
 
-    listen(15)
+    listen(NUM_TASKS + 3)
     with pytest.raises(KeyboardInterrupt):
-        sit_exams(workspace(tmp_path), CONTENDERS, EXAMS)
+        sit_exams(workspace(tmp_path), CONTENDERS, GIVEN)
     listen(1000)
-    found = sit_exams(workspace(tmp_path), CONTENDERS, EXAMS)
+    found = sit_exams(workspace(tmp_path), CONTENDERS, GIVEN)
     assert found == sat
-    assert len(asked) == 24  # six exams twice for each of two policies, none of them again
-    assert {place < 12 for place, given in enumerate(asked) if given is GPT} == {True}
+    assert [given is GPT for given in asked] == [True] * NUM_TASKS + [False] * NUM_TASKS  # none of them again
