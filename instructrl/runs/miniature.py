@@ -23,9 +23,11 @@ from instructrl.runs.judging_step import JUDGES, Judging
 from instructrl.runs.labeling import Labeling
 from instructrl.runs.selection import select_checkpoint
 from instructrl.runs.settings import MINIATURE_DESCRIPTION, MiniatureAmounts, MiniatureConfig
-from instructrl.runs.world_exams import exam_results, sit_exams
+from instructrl.runs.world_exams import exam_results, sit_conduct, sit_exams
 from instructrl.trainers.log import RunLog
 from instructrl.types import Demonstration, Document, Prompt, Rollout
+from instructrl.worlds.exam_toxicity import ToxicityExam
+from instructrl.worlds.exam_truth import TruthExam
 from instructrl.worlds.miniature import MiniatureWorld
 from instructrl.worlds.overlap import Quotes, is_unseen, num_known_tasks, task_key, tasks_found
 
@@ -110,12 +112,19 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
         "sft_selection": selection,
         "baselines": baseline_rows,
         "data": data,
-        "exams": exam_results(sit_exams(work, contenders, world.exams, config.world.exams.shots)),
+        "exams": _exams(world, work, contenders),
     }
     held_out = world.documents(config.amounts.held_out_documents, seed=1, without=sets.of_held_out_users())
     exam = exam_of(world, work, held_out, sets.test, reward_model, start)
     judging = Judging(world=world, prompts=sets.test, seed=work.seed_for("judging"), folder=folder)
     return examine(work, exam, contenders, sets.test, parts, panel=judging)
+
+
+def _exams(world: MiniatureWorld, work: steps.Workspace, contenders: Sequence[Contender]) -> dict[str, Any]:
+    """What no user asks for: skills of the corpus, facts that are kept out of training, and rude beginnings."""
+    sat = sit_exams(work, contenders, world.exams, world.config.exams.shots)
+    truth, toxicity = TruthExam(world.seed, world.facts), ToxicityExam(world.seed)
+    return exam_results(sat, sit_conduct(work, contenders, truth, toxicity))
 
 
 def _overlap(

@@ -1,6 +1,7 @@
 """Models through the exams of a generated world, and the `exams` entry of the results.
 
-What a model answers is kept in portions, as that of suites: an examination that was stopped goes on.
+What a model answers is kept in portions, as that of suites: an examination that was stopped goes on. A model that is
+given its prompts in another form is no other model, and is asked once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from instructrl.evaluation import exam_verdicts
 from instructrl.evaluation.contenders import Contender
-from instructrl.evaluation.exam_verdicts import Verdicts, verdict_task, verdicts
+from instructrl.evaluation.exam_verdicts import Verdict, Verdicts, verdict_task, verdicts
 from instructrl.evaluation.exams import SCORING, Scores, choice_task, exam_task, exam_tax, item_scores
 from instructrl.evaluation.suites.protocol import Suite, Task
 from instructrl.runs.steps import Workspace
@@ -19,109 +20,95 @@ from instructrl.worlds.exam_questions import NEWLINE
 from instructrl.worlds.exam_toxicity import ToxicityExam
 from instructrl.worlds.exam_truth import TruthExam
 from instructrl.worlds.exams import MAX_ANSWER_TOKENS, Exams
-from instructrl.worlds.miniature import MiniatureWorld
-
-_SKILLS, _TRUTH, _TOXICITY = "exam ", "exam of truth", "exam of toxicity"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorldExams:
-    """What models of a world are examined in. shots: examples in front of questions, each an examination of its own."""
-
-    exams: Exams
-    truth: TruthExam
-    toxicity: ToxicityExam
-    shots: tuple[int, ...] = (0, 3)
-
-    @classmethod
-    def of(cls, world: MiniatureWorld) -> "WorldExams":
-        """Those of its seed and settings."""
-        return cls(
-            exams=world.exams,
-            truth=TruthExam(world.seed, world.facts),
-            toxicity=ToxicityExam(world.seed),
-            shots=world.config.exams.shots,
-        )
-
-    def suites(self) -> list[ReadSuite]:
-        """Each of them with its tasks."""
-        made = []
-        for name in self.exams.names:
-            items = {shots: self.exams.items(name, shots) for shots in self.shots}
-            limits = {"max_tokens": MAX_ANSWER_TOKENS, "newline": NEWLINE}
-            tasks = [exam_task(found, shots, **limits) for shots, found in items.items()]
-            made.append(_suite(_SKILLS + name, SCORING[name].title, SCORING[name].what, tasks))
-        truth = [
-            verdict_task(
-                self.truth.items(prompt),
-                self.truth.verdict,
-                max_tokens=exam_truth.MAX_REPLY_TOKENS,
-                stop=exam_truth.STOP,
-            )
-            for prompt in exam_truth.PROMPTS
-        ]
-        truth.append(choice_task(self.truth.choices(), "MC1"))
-        made.append(
-            _suite(_TRUTH, "Truth (as TruthfulQA)", "replies about facts that are not asked in training", truth)
-        )
-        toxicity = [
-            verdict_task(
-                self.toxicity.items(prompt), self.toxicity.verdict, max_tokens=exam_toxicity.MAX_CONTINUATION_TOKENS
-            )
-            for prompt in exam_toxicity.PROMPTS
-        ]
-        made.append(_suite(_TOXICITY, "Toxicity (as RealToxicityPrompts)", "insults in continuations", toxicity))
-        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sat:
     """What models did in exams. entries: of each exam, with its rows, as `suites` in the results has them. scores:
-    those of the exams of skills, as `exam_tax` takes them. truth, toxicity: what is so of each reply, by model."""
+    model -> exam -> shots -> a score for each item, as `exam_tax` takes them."""
 
     entries: list[dict[str, Any]]
     scores: Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conduct:
+    """Whether models spoke the truth, and politely. entries: as those of `Sat`. truth, toxicity: model -> prompt ->
+    what is so -> 1 or 0 for each reply."""
+
+    entries: list[dict[str, Any]]
     truth: Mapping[str, Verdicts]
     toxicity: Mapping[str, Verdicts]
 
 
-def sit_exams(work: Workspace, contenders: Sequence[Contender], given: WorldExams) -> Sat:
-    """Every policy through all exams, under the name of the first contender that has it: one that is given its prompts
-    in another form is no other policy."""
-    suites, answered = given.suites(), []
-    seen = []
-    for number, contender in enumerate(contenders):
-        if contender.policy not in seen:
-            seen.append(contender.policy)
-            examinee = Examinee.of(contender.name, number, contender.policy, work.encoder)
-            answered.append([*answers(examinee, suites, work.suite, work.folder, work.log)])
-    by_model = {rows[0].model: {found.suite.name: found for found in rows} for rows in answered}
-    return Sat(
-        entries=suite_results(suites, [[found.measured() for found in rows] for rows in answered]),
-        scores={
-            model: {name: _scores(rows[_SKILLS + name]) for name in given.exams.names}
-            for model, rows in by_model.items()
-        },
-        truth={model: _verdicts(rows[_TRUTH], given.truth.verdict) for model, rows in by_model.items()},
-        toxicity={model: _verdicts(rows[_TOXICITY], given.toxicity.verdict) for model, rows in by_model.items()},
+def sit_exams(work: Workspace, contenders: Sequence[Contender], exams: Exams, shots: Sequence[int] = (0, 3)) -> Sat:
+    """Every model through the exams of skills, with each number of examples."""
+    suites = [_skill(exams, name, shots) for name in exams.names]
+    answered = _answered(work, contenders, suites)
+    scores = {
+        model: {name: _scores(found) for name, found in zip(exams.names, rows, strict=True)}
+        for model, rows in answered.items()
+    }
+    return Sat(entries=_entries(suites, answered), scores=scores)
+
+
+def sit_conduct(work: Workspace, contenders: Sequence[Contender], truth: TruthExam, toxicity: ToxicityExam) -> Conduct:
+    """Every model through the exams of truth and toxicity, under each of their prompts."""
+    suites = [_truth(truth), _toxicity(toxicity)]
+    answered = _answered(work, contenders, suites)
+    return Conduct(
+        entries=_entries(suites, answered),
+        truth={model: _verdicts(rows[0], truth.verdict) for model, rows in answered.items()},
+        toxicity={model: _verdicts(rows[1], toxicity.verdict) for model, rows in answered.items()},
     )
 
 
-def exam_results(sat: Sat, *, pretrained: str = "GPT", ppo: str = "PPO", ppo_ptx: str = "PPO-ptx") -> dict[str, Any]:
-    """For `exams` in the results: entries as those of `suites`; `tax`, see `exam_tax`, whose names are given; of truth
-    and toxicity the gains over the pretrained model, and what the other prompts do to each model, in points."""
+def exam_results(
+    sat: Sat, conduct: Conduct, *, pretrained: str = "GPT", ppo: str = "PPO", ppo_ptx: str = "PPO-ptx"
+) -> dict[str, Any]:
+    """For `exams` in the results.
+
+    entries: as those of `suites`. tax: see `exam_tax`, whose names are given. truth, toxicity: of what is so of replies
+    `gains`, each model's difference from the pretrained one, and `effects`, what other prompts do to each model, in
+    points of 100 with intervals of paired differences.
+    """
+    conducts = (("truth", conduct.truth, exam_truth.BASIC), ("toxicity", conduct.toxicity, exam_toxicity.BASIC))
     return {
-        "entries": sat.entries,
+        "entries": [*sat.entries, *conduct.entries],
         "tax": exam_tax(sat.scores, pretrained=pretrained, ppo=ppo, ppo_ptx=ppo_ptx),
         **{
             name: {
                 "pretrained": pretrained,
+                "unit": "points",
                 "gains": exam_verdicts.gains(found, pretrained),
                 "effects": exam_verdicts.effects(found, basic),
             }
-            for name, found, basic in (("truth", sat.truth, "QA"), ("toxicity", sat.toxicity, "basic"))
+            for name, found, basic in conducts
         },
     }
+
+
+# ---- exams as suites
+
+
+def _skill(exams: Exams, name: str, shots: Sequence[int]) -> ReadSuite:
+    tasks = [
+        exam_task(exams.items(name, number), number, max_tokens=MAX_ANSWER_TOKENS, newline=NEWLINE) for number in shots
+    ]
+    return _suite(f"exam {name}", SCORING[name].title, SCORING[name].what, tasks)
+
+
+def _truth(exam: TruthExam) -> ReadSuite:
+    limits: dict[str, Any] = {"max_tokens": exam_truth.MAX_REPLY_TOKENS, "stop": exam_truth.STOP}
+    tasks = [verdict_task(exam.items(prompt), exam.verdict, **limits) for prompt in exam_truth.PROMPTS]
+    what = "replies about facts that no training prompt asks for"
+    return _suite("exam of truth", "Truth (as TruthfulQA)", what, [*tasks, choice_task(exam.choices(), "MC1")])
+
+
+def _toxicity(exam: ToxicityExam) -> ReadSuite:
+    limit = exam_toxicity.MAX_CONTINUATION_TOKENS
+    tasks = [verdict_task(exam.items(prompt), exam.verdict, max_tokens=limit) for prompt in exam_toxicity.PROMPTS]
+    return _suite("exam of toxicity", "Toxicity (as RealToxicityPrompts)", "insults in continuations", tasks)
 
 
 def _suite(name: str, title: str, what: str, tasks: Sequence[Task]) -> ReadSuite:
@@ -129,10 +116,30 @@ def _suite(name: str, title: str, what: str, tasks: Sequence[Task]) -> ReadSuite
     return ReadSuite(name=name, suite=about, tasks=tuple(tasks))
 
 
+# ---- what is answered
+
+
+def _answered(
+    work: Workspace, contenders: Sequence[Contender], suites: Sequence[ReadSuite]
+) -> dict[str, list[Answered]]:
+    """What each policy answers to each of the suites, by the name of the first contender that has it."""
+    seen, found = [], {}
+    for number, contender in enumerate(contenders):
+        if contender.policy not in seen:
+            seen.append(contender.policy)
+            examinee = Examinee.of(contender.name, number, contender.policy, work.encoder)
+            found[contender.name] = [*answers(examinee, suites, work.suite, work.folder, work.log)]
+    return found
+
+
+def _entries(suites: Sequence[ReadSuite], answered: Mapping[str, Sequence[Answered]]) -> list[dict[str, Any]]:
+    return suite_results(suites, [[found.measured() for found in rows] for rows in answered.values()])
+
+
 def _scores(answered: Answered) -> dict[int, list[float]]:
     return {task.shots: item_scores(SCORING[task.suite].score, task.items, given) for task, given, _ in answered.tasks}
 
 
-def _verdicts(answered: Answered, verdict: exam_verdicts.Verdict) -> dict[str, dict[str, list[float]]]:
+def _verdicts(answered: Answered, verdict: Verdict) -> dict[str, dict[str, list[float]]]:
     """Of the written replies."""
     return {task.prompt: verdicts(verdict, task.items, given) for task, given, _ in answered.tasks if task.is_written}

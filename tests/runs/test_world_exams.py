@@ -15,7 +15,7 @@ from instructrl.runs import suites
 from instructrl.runs.journal import Journal
 from instructrl.runs.recipe import Recipe
 from instructrl.runs.steps import Workspace
-from instructrl.runs.world_exams import Sat, WorldExams, exam_results, sit_exams
+from instructrl.runs.world_exams import Conduct, Sat, exam_results, sit_conduct, sit_exams
 from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import CheckpointConfig
 from instructrl.worlds.exam_settings import ExamConfig
@@ -26,10 +26,9 @@ from instructrl.worlds.miniature import MiniatureWorld
 
 WORLD = MiniatureWorld(100)
 EXAMS = Exams(100, ExamConfig(items=6))
-GIVEN = WorldExams(exams=EXAMS, truth=TruthExam(100, WORLD.facts, 8), toxicity=ToxicityExam(100, 4))
-NUM_TASKS = 6 * 2 + 3 + 3
-WORDS = {*WORLD.vocabulary(), *Exams.vocabulary()}
-ENCODER = Encoder(word_tokenizer(sorted(WORDS)), Limits(max_prompt_tokens=104, max_response_tokens=32))
+TRUTH, TOXICITY = TruthExam(100, WORLD.facts, 8), ToxicityExam(100, 4)
+NUM_TASKS = 6 * 2
+ENCODER = Encoder(word_tokenizer(WORLD.vocabulary()), Limits(max_prompt_tokens=104, max_response_tokens=32))
 
 
 def policy(seed: int) -> Policy:
@@ -64,7 +63,12 @@ def workspace(folder: Path) -> Workspace:
 
 @pytest.fixture(scope="module")
 def sat(tmp_path_factory) -> Sat:
-    return sit_exams(workspace(tmp_path_factory.mktemp("exams")), CONTENDERS, GIVEN)
+    return sit_exams(workspace(tmp_path_factory.mktemp("exams")), CONTENDERS, EXAMS)
+
+
+@pytest.fixture(scope="module")
+def conduct(tmp_path_factory) -> Conduct:
+    return sit_conduct(workspace(tmp_path_factory.mktemp("conduct")), CONTENDERS, TRUTH, TOXICITY)
 
 
 def test_every_policy_is_asked_once_without_and_with_examples(sat):
@@ -73,12 +77,8 @@ def test_every_policy_is_asked_once_without_and_with_examples(sat):
         assert list(exams) == list(EXAMS.names)
         assert all({shots: len(found) for shots, found in row.items()} == {0: 6, 3: 6} for row in exams.values())
         assert all(0.0 <= score <= 1.0 for row in exams.values() for found in row.values() for score in found)
-    assert [entry["suite"] for entry in sat.entries] == [
-        *(f"exam {name}" for name in EXAMS.names),
-        "exam of truth",
-        "exam of toxicity",
-    ]
-    for entry in sat.entries[:6]:
+    assert [entry["suite"] for entry in sat.entries] == [f"exam {name}" for name in EXAMS.names]
+    for entry in sat.entries:
         whole = [row for row in entry["rows"] if not row["group"]]
         assert [(row["model"], row["shots"], row["num_items"]) for row in whole] == [
             (model, shots, 6) for model in ("GPT", "PPO") for shots in (0, 3)
@@ -86,28 +86,30 @@ def test_every_policy_is_asked_once_without_and_with_examples(sat):
         assert entry["notes"] == []
 
 
-def test_rows_are_the_means_of_what_the_tax_is_made_from(sat):
-    results = exam_results(sat)
+def test_rows_are_the_means_of_what_the_tax_is_made_from(sat, conduct):
+    results = exam_results(sat, conduct)
+    assert results["entries"] == [*sat.entries, *conduct.entries]
     assert json.loads(json.dumps(results)) == results
-    for entry in sat.entries[:6]:
+    for entry in sat.entries:
         for row in entry["rows"]:
             if not row["group"]:
                 found = sat.scores[row["model"]][entry["suite"].removeprefix("exam ")][row["shots"]]
                 assert row["value"] == pytest.approx(100 * sum(found) / 6)
     values = {
-        model: [r["value"] for e in sat.entries[:6] for r in e["rows"] if r["model"] == model and not r["group"]]
+        model: [r["value"] for e in sat.entries for r in e["rows"] if r["model"] == model and not r["group"]]
         for model in ("GPT", "PPO")
     }
     tax = (sum(values["GPT"]) - sum(values["PPO"])) / 12
     assert results["tax"]["all"]["tax"]["PPO"]["mean"] == pytest.approx(tax)
 
 
-def test_truth_and_toxicity_are_kept_by_prompt_and_compared_by_item(sat):
-    assert {model: [*found] for model, found in sat.truth.items()} == {
+def test_truth_and_toxicity_are_kept_by_prompt_and_compared_by_item(sat, conduct):
+    assert {model: [*found] for model, found in conduct.truth.items()} == {
         model: ["QA", "instruction + QA"] for model in ("GPT", "PPO")
     }
-    assert [*sat.toxicity["PPO"]] == ["basic", "respectful", "biased"]
-    truth, toxicity = sat.entries[6:]
+    assert [*conduct.toxicity["PPO"]] == ["basic", "respectful", "biased"]
+    truth, toxicity = conduct.entries
+    assert (truth["suite"], toxicity["suite"]) == ("exam of truth", "exam of toxicity")
     shares = {
         (row["model"], row["prompt"], row["metric"]): row["value"]
         for entry in (truth, toxicity)
@@ -115,7 +117,7 @@ def test_truth_and_toxicity_are_kept_by_prompt_and_compared_by_item(sat):
         if not row["group"]
     }
     assert ("PPO", "MC1", "accuracy") in shares
-    results = exam_results(sat)
+    results = exam_results(sat, conduct)
     gain = results["truth"]["gains"]["QA"]["informative"]["PPO"]["mean"]
     assert gain == pytest.approx(100 * (shares["PPO", "QA", "informative"] - shares["GPT", "QA", "informative"]))
     effect = results["toxicity"]["effects"]["biased"]["toxic"]["GPT"]["mean"]
@@ -141,8 +143,8 @@ def test_an_examination_that_stopped_goes_on_and_gives_the_same(sat, tmp_path, m
 
     listen(NUM_TASKS + 3)
     with pytest.raises(KeyboardInterrupt):
-        sit_exams(workspace(tmp_path), CONTENDERS, GIVEN)
+        sit_exams(workspace(tmp_path), CONTENDERS, EXAMS)
     listen(1000)
-    found = sit_exams(workspace(tmp_path), CONTENDERS, GIVEN)
+    found = sit_exams(workspace(tmp_path), CONTENDERS, EXAMS)
     assert found == sat
     assert [given is GPT for given in asked] == [True] * NUM_TASKS + [False] * NUM_TASKS  # none of them again

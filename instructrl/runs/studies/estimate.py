@@ -88,7 +88,7 @@ def _optimising(config: StudyConfig, ppo: Any, profile: Profile) -> float | None
 
 def _reading(config: StudyConfig, seconds: float | None, *, pairs: bool) -> float | None:
     """Of a pass over the comparisons. In rows of pairs, each of K completions is read K - 1 times, ties aside."""
-    low, high = config.base.sizes.completions
+    low, high = config.base.amounts.completions
     return seconds * ((low + high) / 2 - 1) if pairs and seconds is not None else seconds
 
 
