@@ -6,6 +6,8 @@ from instructrl.runs.baseline_settings import BaselineConfig
 from instructrl.runs.recipe import ModelShape
 from instructrl.runs.settings import MINIATURE_RECIPE, MiniatureAmounts, MiniatureConfig
 from instructrl.trainers.settings import AdamConfig, PPOConfig
+from instructrl.worlds.exam_settings import ExamConfig
+from instructrl.worlds.settings import WorldConfig
 
 
 def small(ppo: PPOConfig) -> PPOConfig:
@@ -27,6 +29,7 @@ MINIATURE = MiniatureConfig(
         held_out_comparisons=6,
         test=12,
     ),
+    world=WorldConfig(exams=ExamConfig(items=3)),
     recipe=replace(
         MINIATURE_RECIPE,
         sft=replace(MINIATURE_RECIPE.sft, epochs=2),
