@@ -318,8 +318,11 @@ def curves(
         axes.margins(x=0.05, y=0.1)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(_equal_decimals())
+        places = [x for curve in series for x in (*curve.xs, *curve.lost)]
         if log:
-            _log_axis(axes, [x for curve in series for x in (*curve.xs, *curve.lost)])
+            _log_axis(axes, places)
+        elif all(float(x).is_integer() for x in places):
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
     parts = [
         f"{curve.label} "

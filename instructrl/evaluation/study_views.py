@@ -153,10 +153,18 @@ def _cell(found: Record | None) -> Cell:
     return Cell(main=decimal(value.value, 3), detail=decimal_range(value, DASH, 3))
 
 
+# What the numbers of a kind of study are made of.
+_MEASURED_ON = {
+    "policies": ("On prompts of validation users.", "prompts or blocks of text"),
+    "folds": ("On comparisons that the reward model did not learn from.", "prompts"),
+    "passes": ("On a tenth of the prompts, which no reward model here learned from.", "prompts"),
+}
+
+
 def _lead(study: Record) -> str:
-    seeds = study["seeds"]
-    bars = f"the spread over {seeds} seeds" if seeds > 1 else "one seed, over prompts or blocks of text"
-    return f"On prompts of validation users. Bars: 95% intervals, {bars}."
+    where, units = _MEASURED_ON[study["kind"]]
+    over = f"over {study['seeds']} seeds" if study["seeds"] > 1 else f"over {units}, of one seed"
+    return f"{where} Bars: 95% intervals {over}."
 
 
 def _legend(study: Record) -> tuple[tuple[str, int], ...]:
