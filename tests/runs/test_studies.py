@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from instructrl.evaluation.study_report import write_study
 from instructrl.runs.folder import open_folder
 from instructrl.runs.miniature import run_miniature
 from instructrl.runs.settings import MINIATURE as REAL
-from instructrl.runs.studies import base as base_run
 from instructrl.runs.studies import carry_out, policies, table
 from instructrl.runs.studies.base import BaseRun
 from instructrl.runs.studies.carry_out import is_base, run_study
@@ -28,14 +26,8 @@ from instructrl.trainers.log import RunLog
 from instructrl.trainers.settings import PPOConfig
 from instructrl.types import Comparison
 from instructrl.worlds.exam_settings import ExamConfig
-from instructrl.worlds.exams import Exams
 
-BASE = MINIATURE
-
-
-@pytest.fixture(autouse=True)
-def _short_exams(monkeypatch):
-    monkeypatch.setattr(base_run, "Exams", partial(Exams, config=ExamConfig(items=3, shots=(0,))))
+BASE = replace(MINIATURE, world=replace(MINIATURE.world, exams=ExamConfig(items=3, shots=(0,))))
 
 
 @pytest.fixture(scope="module")
@@ -273,3 +265,10 @@ def test_a_reference_and_a_seed_reach_the_training(base, tmp_path, monkeypatch):
     assert first[0]["kl"] == 0.0
     assert first[1]["kl"] != 0.0
     assert first[2]["score"] != first[0]["score"]
+
+
+def test_minutes_of_reward_models_by_hand():
+    """2 or 3 completions of a prompt: in rows of pairs each is read 1.5 times."""
+    config = StudyConfig(study="pairs_as_rows", seeds=2, base=BASE)
+    planned = plan(STUDIES["pairs_as_rows"], config, [{"phase": "reward_model", "seconds": 60.0}], [])
+    assert [(row.num_seeds, row.minutes) for row in planned] == [(2, 2.0), (2, 3.0), (2, 3.0)]
