@@ -77,7 +77,8 @@ def _check(model: PreTrainedModel, head: Callable[[Any], nn.Module], paths: Path
 def set_residual_dropout(lm: PreTrainedModel, probability: float | None) -> None:
     """Set the dropout on the output of every attention and MLP block.
 
-    probability: None is the paper's, where the architecture has such dropout (GPT-2 has it, Llama and Qwen have not).
+    probability: None is the paper's, where the architecture has such dropout (GPT-2 and GPT-NeoX have it, Llama and
+    Qwen have not).
     Raises ValueError for a positive one where it has none.
     """
     found = _residual_dropouts(lm)
@@ -98,11 +99,15 @@ def train_without_noise(network: PreTrainedModel, mode: bool) -> None:
         module.training = mode and module.p > 0
 
 
+# The last parts of their names in GPT-2 and its relatives, and in GPT-NeoX.
+_RESIDUAL = ("resid_dropout", "mlp.dropout", "post_attention_dropout", "post_mlp_dropout")
+
+
 def _residual_dropouts(network: PreTrainedModel) -> list[nn.Dropout]:
     return [
         module
         for name, module in network.named_modules()
-        if isinstance(module, nn.Dropout) and name.endswith(("resid_dropout", "mlp.dropout"))
+        if isinstance(module, nn.Dropout) and name.endswith(_RESIDUAL)
     ]
 
 

@@ -6,7 +6,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from instructrl import profiling, progress
 from instructrl.model_names import is_adapter_folder
@@ -195,3 +202,27 @@ def gpt2_policy(*, vocabulary: int, context: int, layers: int, width: int, heads
         eos_token_id=end_of_text,
     )
     return Policy(GPT2LMHeadModel(config))
+
+
+def neox_policy(*, vocabulary: int, context: int, layers: int, width: int, heads: int, end_of_text: int) -> Policy:
+    """A small untrained GPT-NeoX without dropout and with tied embeddings, initialised from torch's global generator.
+
+    It is a GPT with rotary positions, with which a small network learns in fewer steps what it has to know of order.
+    """
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=context,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        hidden_act="gelu_pytorch_tanh",
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
+        use_parallel_residual=False,
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+    )
+    return Policy(GPTNeoXForCausalLM(config))

@@ -28,11 +28,11 @@ class MiniatureAmounts:
     """How much of everything the world provides."""
 
     # documents of the pretraining corpus, about 48 tokens each
-    documents: int = 40_000
+    documents: int = 60_000
     # documents held out, to measure the alignment tax
     held_out_documents: int = 1_000
     # demonstrations that labelers write for SFT
-    demonstrations: int = 1_500
+    demonstrations: int = 2_000
     # prompts whose completions are ranked for the reward model
     comparisons: int = 4_500
     # fewest and most completions of a ranked prompt
@@ -81,9 +81,9 @@ MINIATURE_RECIPE = Recipe(
     limits=Limits(max_prompt_tokens=104, max_response_tokens=32),
     block_tokens=128,
     pretraining=PretrainingConfig(adam=AdamConfig(lr=4e-3, max_grad_norm=1.0), warmup_steps=100, batch_size=8),
-    sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=4, residual_dropout=0.1),
+    sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1),
     ppo_start=SFTConfig(
-        adam=AdamConfig(lr=5e-4), batch_size=32, epochs=3, residual_dropout=0.1, pretraining_fraction=0.1
+        adam=AdamConfig(lr=5e-4), batch_size=32, epochs=4, residual_dropout=0.1, pretraining_fraction=0.1
     ),
     reward_model=RewardModelConfig(adam=AdamConfig(lr=1e-3), batch_size=16),
     ppo=_miniature_ppo(0.0),

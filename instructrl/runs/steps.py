@@ -14,7 +14,7 @@ from instructrl.evaluation.contenders import Contender
 from instructrl.evaluation.suites.settings import SuiteConfig
 from instructrl.models.folders import room_for
 from instructrl.models.heap import give_back_large
-from instructrl.models.policy import Policy, gpt2_policy
+from instructrl.models.policy import Policy, neox_policy
 from instructrl.models.roles import learner, on_shared_base
 from instructrl.models.scoring import RewardModel
 from instructrl.models.spread import exact
@@ -148,7 +148,7 @@ def new_policy(work: Workspace, shape: ModelShape) -> Policy:
     """An untrained policy of this shape for the run's tokenizer."""
     with torch.random.fork_rng([]):
         torch.manual_seed(work.seed_for("initialisation"))
-        return gpt2_policy(
+        return neox_policy(
             vocabulary=num_ids(work.encoder.tokenizer),
             context=shape.context,
             layers=shape.layers,

@@ -21,7 +21,7 @@ class CorpusMix:
     lists: float = 0.06
     spelling: float = 0.04
     chats: float = 0.08
-    gossip: float = 0.15
+    gossip: float = 0.18
     rude_posts: float = 0.08
     forums: float = 0.12
     transcripts: float = 0.10
