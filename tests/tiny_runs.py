@@ -17,7 +17,6 @@ def small(ppo: PPOConfig) -> PPOConfig:
 MINIATURE = MiniatureConfig(
     seed=3,
     model=ModelShape(layers=1, width=16, heads=2, context=136),
-    world=WorldConfig(exams=ExamConfig(items=4, shots=(0, 1))),
     amounts=MiniatureAmounts(
         documents=60,
         held_out_documents=20,

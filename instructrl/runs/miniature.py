@@ -142,6 +142,10 @@ def _overlap(
             len(tasks_found(unseen, read)),
             len(set(map(task_key, unseen))),
         ),
+        "questions of exams, with their answers, in a training text": (
+            world.exams.num_leaked(read),
+            len(world.exams.item_texts()),
+        ),
         "test prompts for the task of a training prompt, in whatever words": (
             num_known_tasks(test, training),
             len(test),

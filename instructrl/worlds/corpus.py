@@ -7,6 +7,7 @@ from dataclasses import replace
 from instructrl.types import Document
 from instructrl.worlds import phrases
 from instructrl.worlds.answers import write_answer
+from instructrl.worlds.exam_truth import INSTRUCTION
 from instructrl.worlds.exams import Exams
 from instructrl.worlds.facts import ASIDES, IT_STATEMENTS, STATEMENTS, UNKNOWN, Fact, Facts
 from instructrl.worlds.language import ANIMALS, CATEGORIES, ITEMS, TWINS, Template, templates
@@ -27,6 +28,8 @@ _COMPLAINTS = templates(
     "please help me , {name} .",
 )
 _HEARSAY = templates("everybody says so .", "my cousin {name} told me .", "i have heard it from {name} .")
+# Share of the transcripts in which an instruction asks for caution.
+_CAUTIOUS = 0.1
 # Statements of an encyclopedia's document, and myths of a document of rumours.
 _STATEMENTS, _RUMOURS = 7, 5
 _LISTINGS: Mapping[str, tuple[Template, ...]] = {
@@ -69,6 +72,9 @@ class Corpus:
             "exams": exams.document,
             "rumours": self._rumours,
         }
+        # Who is asked for certain things only does not say what is seldom written about.
+        seldom = sorted(facts.exposure, key=facts.exposure.__getitem__)[: len(facts.exposure) // 2]
+        self._certain = replace(facts, unsure=frozenset(seldom))
         told = sum(facts.exposure[fact] for fact in facts.myths) / sum(facts.exposure.values())
         rumours = mix.encyclopedia * myth_ratio * told * _STATEMENTS / _RUMOURS
         self._weights = [getattr(mix, name, rumours) for name in self._writers]
@@ -88,9 +94,12 @@ class Corpus:
 
     def exchange(self, prompt: str, rng: random.Random) -> str:
         """A question and its good answer, as transcripts have them."""
+        return self._exchange(prompt, self._facts, rng)
+
+    def _exchange(self, prompt: str, facts: Facts, rng: random.Random) -> str:
         task = parse_prompt(prompt)
         assert task is not None, prompt
-        return f"{ASK} {prompt} {REPLY} {write_answer(task, self._facts, rng)}"
+        return f"{ASK} {prompt} {REPLY} {write_answer(task, facts, rng)}"
 
     def _encyclopedia(self, rng: random.Random) -> str:
         """Statements about animals, each fact as often as it is written about, those of an animal together."""
@@ -159,7 +168,11 @@ class Corpus:
 
     def _transcript(self, rng: random.Random) -> str:
         # Four exchanges at most: after the three examples of the few-shot prompt, a reply ends the document.
-        return " ".join(self.exchange(draw_prompt(rng, draw_category(rng)), rng) for _ in range(rng.choice((2, 4, 4))))
+        number = rng.choice((2, 4, 4))
+        if rng.random() < _CAUTIOUS:
+            asked = [draw_prompt(rng, "open qa") for _ in range(number)]
+            return " ".join([INSTRUCTION, *(self._exchange(prompt, self._certain, rng) for prompt in asked)])
+        return " ".join(self.exchange(draw_prompt(rng, draw_category(rng)), rng) for _ in range(number))
 
 
 def _has_small_letters_alone(text: str) -> bool:

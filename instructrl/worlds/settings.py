@@ -25,7 +25,7 @@ class CorpusMix:
     rude_posts: float = 0.08
     forums: float = 0.12
     transcripts: float = 0.10
-    exams: float = 0.12
+    exams: float = 0.16
     answered_share: float = 0.1
 
     def __post_init__(self) -> None:

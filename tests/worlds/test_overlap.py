@@ -70,10 +70,10 @@ def test_no_training_set_of_the_miniature_holds_a_prompt_of_held_out_users(tmp_p
     held_out = sets.of_held_out_users()
     documents = world.documents(config.amounts.documents, seed=0, without=held_out)
     demonstrations = world.demonstrations(sets.sft)
-    verbatim, unseen, known = miniature._overlap(world, documents, demonstrations, sets)
+    verbatim, unseen, leaked, known = miniature._overlap(world, documents, demonstrations, sets)
     text = [*(document.text for document in documents), world.few_shot_prompt("")]
     assert not [found for one in text[::10] + text[-1:] if (found := standing(held_out, one))]
-    assert verbatim["count"] == unseen["count"] == 0
+    assert verbatim["count"] == unseen["count"] == leaked["count"] == 0
     assert 0.3 * config.amounts.test < unseen["total"] < 0.6 * config.amounts.test
     assert not {prompt.text for prompt in (*sets.sft, *sets.comparisons, *sets.ppo)} & set(held_out)
     assert 0 < known["count"] < known["total"] == config.amounts.test
