@@ -32,7 +32,7 @@ class MiniatureAmounts:
     # documents held out, to measure the alignment tax
     held_out_documents: int = 1_000
     # demonstrations that labelers write for SFT
-    demonstrations: int = 2_000
+    demonstrations: int = 2_500
     # prompts whose completions are ranked for the reward model
     comparisons: int = 4_500
     # fewest and most completions of a ranked prompt
@@ -81,9 +81,9 @@ MINIATURE_RECIPE = Recipe(
     limits=Limits(max_prompt_tokens=104, max_response_tokens=32),
     block_tokens=128,
     pretraining=PretrainingConfig(adam=AdamConfig(lr=4e-3, max_grad_norm=1.0), warmup_steps=100, batch_size=8),
-    sft=SFTConfig(adam=AdamConfig(lr=5e-4), batch_size=32, epochs=6, residual_dropout=0.1),
+    sft=SFTConfig(adam=AdamConfig(lr=3e-3), batch_size=32, epochs=6, residual_dropout=0.1),
     ppo_start=SFTConfig(
-        adam=AdamConfig(lr=5e-4), batch_size=32, epochs=4, residual_dropout=0.1, pretraining_fraction=0.1
+        adam=AdamConfig(lr=2e-3), batch_size=32, epochs=4, residual_dropout=0.1, pretraining_fraction=0.1
     ),
     reward_model=RewardModelConfig(adam=AdamConfig(lr=1e-3), batch_size=16),
     ppo=_miniature_ppo(0.0),

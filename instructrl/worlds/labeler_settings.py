@@ -20,7 +20,7 @@ class LabelerConfig:
     # share of facts that a labeler knows
     known: float = 0.9
     # standard deviation of an opinion, in points
-    noise: float = 1.1
+    noise: float = 0.7
     # opinions closer than this are a tie, in points
     tie_threshold: float = 0.3
     # tastes, in points for each of six traits of a text: root mean square of what labelers of a group have in common,
