@@ -5,6 +5,7 @@ in words only where an interval excludes that there is none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -190,28 +191,63 @@ def _measured(rate: Estimate) -> str:
     return percent(rate.value) + (f" (95% interval {percent_range(rate)})" if rate.low is not None else "")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldChange:
+    """From a part of a training to its last part: by how much both scores changed, and the mean KL in both parts."""
+
+    model: str
+    kl: tuple[float, float]
+    gold: Estimate
+    score: Estimate
+
+    @property
+    def is_fall(self) -> bool:
+        """Whether the gold score clearly fell while the reward clearly rose."""
+        return beyond(self.gold, 0.0) < 0 < beyond(self.score, 0.0)
+
+
+def gold_changes(rows: Any) -> dict[str, list[GoldChange]]:
+    """Model -> the changes from each earlier part of its training to the last one; models without any left out.
+
+    rows: `over_optimisation` of the results. The place of a change is looked for: the intervals hold for all places, of
+    both scores, at the same time.
+    """
+    trainings = {name: _windows(found) for name, found in by_model(rows).items()}
+    num_looks = 2 * sum(max(len(windows) - 1, 0) for windows in trainings.values())
+    return {
+        name: [
+            GoldChange(
+                model=name,
+                kl=(_mean_kl(before), _mean_kl(windows[-1])),
+                gold=_change(before, windows[-1], "gold", num_looks),
+                score=_change(before, windows[-1], "score", num_looks),
+            )
+            for before in windows[:-1]
+        ]
+        for name, windows in trainings.items()
+        if len(windows) > 1
+    }
+
+
 def _over_optimisation(results: Mapping[str, Any]) -> str:
     """Says of the model with the largest fall how far the gold score fell while the reward rose."""
-    trainings = {name: _windows(rows) for name, rows in by_model(results.get("over_optimisation")).items()}
-    # The place of the fall is looked for: the intervals hold for all places, of both scores, at the same time.
-    num_looks = 2 * sum(max(len(windows) - 1, 0) for windows in trainings.values())
-    if not num_looks:
+    trainings = gold_changes(results.get("over_optimisation"))
+    if not trainings:
         return ""
-    falls = []
-    for name, windows in trainings.items():
-        for before in windows[:-1]:
-            gold, score = (_change(before, windows[-1], key, num_looks) for key in ("gold", "score"))
-            if beyond(gold, 0.0) < 0 < beyond(score, 0.0):
-                falls.append((gold.value, name, before, windows[-1], gold, score))
+    falls = [change for changes in trainings.values() for change in changes if change.is_fall]
     if not falls:
         return "In no training did the gold score clearly fall while the reward rose."
-    _, name, before, last, gold, score = min(falls, key=lambda fall: fall[0])
-    near, far = (decimal(sum(row["kl"] for row in rows) / len(rows), 1) for rows in (before, last))
+    worst = min(falls, key=lambda change: change.gold.value)
+    near, far = (decimal(kl, 1) for kl in worst.kl)
     return (
-        f"{name} was over-optimised: from {near} to {far} nats its reward rose by {decimal(score.value)} "
-        f"(95% interval {decimal_range(score)}) while the gold score fell by {decimal(-gold.value)} "
-        f"({decimal_range(_negated(gold))})."
+        f"{worst.model} was over-optimised: from {near} to {far} nats its reward rose by {decimal(worst.score.value)} "
+        f"(95% interval {decimal_range(worst.score)}) while the gold score fell by {decimal(-worst.gold.value)} "
+        f"({decimal_range(_negated(worst.gold))})."
     )
+
+
+def _mean_kl(rows: Sequence[Mapping[str, Any]]) -> float:
+    return sum(row["kl"] for row in rows) / len(rows)
 
 
 def _windows(rows: Sequence[Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:

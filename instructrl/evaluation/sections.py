@@ -1,18 +1,25 @@
 """The parts of the report: which plots, tables and texts belong together, and what introduces them."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from instructrl.evaluation import baseline_views, data_tables, figures, pairing_views, quality_views, verdict_views
+from instructrl.evaluation import (
+    baseline_views,
+    claims,
+    data_tables,
+    figures,
+    pairing_views,
+    quality_views,
+    run_views,
+    verdict_views,
+)
 from instructrl.evaluation.figures import Plot
 from instructrl.evaluation.formatting import (
     DASH,
     Estimate,
     count,
     decimal,
-    duration,
     estimate,
     finite,
     label,
@@ -78,6 +85,7 @@ class Section:
 def all_sections(results: Record, metrics: Sequence[Record], profile: Sequence[Record]) -> list[Section]:
     """The sections that have something to show, in reading order."""
     made = [
+        _claims(results),
         _models(results),
         _pairings(results),
         _judges(results),
@@ -143,6 +151,11 @@ def _model_table(
     return TableView(
         title=title, headings=(("Model", ""), *headings), rows=rows, colours=tuple(indices[name] for name in names)
     )
+
+
+def _claims(results: Record) -> Section:
+    tables = (claims.claims_table([results]),) if claims.is_measured(results) else ()
+    return Section(id="claims", title="What the paper claims", lead=claims.RULE, tables=tables)
 
 
 def _models(results: Record) -> Section:
@@ -323,62 +336,14 @@ def _run(results: Record, profile: Sequence[Record]) -> Section:
     versions = tuple(
         (Cell(main=str(name)), Cell(main=str(version))) for name, version in (results.get("versions") or {}).items()
     )
-    tables = [_timings(profile), _parts(profile), TableView(title="Versions", headings=(), rows=versions, wide=False)]
+    tables = [
+        run_views.timings(profile),
+        run_views.parts(profile),
+        TableView(title="Versions", headings=(), rows=versions, wide=False),
+    ]
     return Section(
         id="run",
         title="Run",
         tables=tuple(table for table in tables if table.rows),
-        settings=tuple(_flat(results.get("config") or {})),
+        settings=tuple(run_views.flat(results.get("config") or {})),
     )
-
-
-def _timings(profile: Sequence[Record]) -> TableView:
-    """Seconds and tokens a phase, summed over its rows, with a total."""
-    seconds: dict[str, float] = {}
-    tokens: dict[str, float] = {}
-    for row in profile:
-        phase = str(row.get("phase", ""))
-        seconds[phase] = seconds.get(phase, 0.0) + (finite(row.get("seconds")) or 0.0)
-        if (number := finite(row.get("tokens"))) is not None:
-            tokens[phase] = tokens.get(phase, 0.0) + number
-    total = sum(seconds.values())
-    lines = []
-    for phase, spent in seconds.items():
-        name = figures.PHASE_MODELS.get(phase) or figures.PHASE_TITLES.get(phase, label(phase))
-        rate = count(tokens[phase] / spent) if phase in tokens and spent > 0 else DASH
-        share = percent(spent / total, 0) if total else DASH
-        cells = (duration(spent), share, count(tokens.get(phase)), rate)
-        lines.append((Cell(main=name), *(Cell(main=text) for text in cells)))
-    if lines:
-        lines.append((Cell(main="Total"), Cell(main=duration(total)), *(Cell(main="") for _ in range(3))))
-    headings = (("Phase", ""), ("Time", ""), ("Share", ""), ("Tokens", ""), ("Tokens/s", ""))
-    return TableView(title="Time", headings=headings, rows=tuple(lines), strong=(len(lines) - 1,))
-
-
-def _parts(profile: Sequence[Record]) -> TableView:
-    """Where the time of each phase went, and how much of what its networks computed was padding."""
-    lines = []
-    for row in profile:
-        parts = row.get("parts")
-        if not isinstance(parts, Mapping):
-            continue
-        name = figures.PHASE_MODELS.get(str(row.get("phase"))) or label(str(row.get("phase", "")))
-        total = finite(row.get("seconds")) or 0.0
-        for part, found in parts.items():
-            spent = finite(found) or 0.0
-            share = percent(spent / total, 0) if total else DASH
-            lines.append((Cell(main=name), *(Cell(main=text) for text in (label(str(part)), duration(spent), share))))
-            name = ""
-        if (padding := finite(row.get("padding"))) is not None:
-            lines.append((Cell(main=""), Cell(main="Padding"), Cell(main=""), Cell(main=percent(padding, 0))))
-    headings = (("Phase", ""), ("Part", ""), ("Time", ""), ("Share", ""))
-    return TableView(title="Inside a phase", headings=headings, rows=tuple(lines), wide=False)
-
-
-def _flat(config: Record, prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Dotted names and values, in the order of the configuration."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

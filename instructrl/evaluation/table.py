@@ -33,7 +33,8 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableView:
-    """headings: text and unit; the first one is the row's name. notes: what people have to know of it, a line each."""
+    """headings: text and unit; the first one is the row's name. notes: what people have to know of it, a line each.
+    prose: cells are words, which are broken into lines."""
 
     title: str
     headings: tuple[tuple[str, str], ...]
@@ -42,6 +43,7 @@ class TableView:
     strong: tuple[int, ...] = ()
     wide: bool = True
     notes: tuple[str, ...] = ()
+    prose: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
