@@ -3,8 +3,8 @@
     python -m benchmarks.end_to_end.seeds runs/miniature-0 [runs/miniature-1 ...]
     python -m benchmarks.end_to_end.seeds runs/miniature-0 [...] --write .
 
-The first prints what docs/results.md shows. The second writes into a checkout, here the current folder: the text
-between the markers of both pages, and the plot of the first run.
+The first prints what docs/results.md shows: the table of claims, then all numbers. The second writes into a checkout,
+here the current folder: the text between the markers of both pages, and the plot of the first run.
 Every number and every comparison comes from the results; a sentence that they do not support is not written.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.core.tables import command, markdown
+from instructrl.evaluation.claims import RULE, claim_rows
 from instructrl.evaluation.report import write_figure
 
 FIGURE = Path("benchmarks/results/miniature_win_rates.svg")
@@ -68,13 +69,30 @@ def section(runs: Sequence[Run], folders: Sequence[Path], made: str) -> str:
     known = " / ".join(f"{row['count'] / row['total']:.0%}" for row in asked)
     lead = (
         f"{seeds}, {prompts:,} prompts of test users, 95% intervals. {_seen(runs)}; {known} of them ask "
-        "for a task that a training prompt asks for too, in the same or other words. The last column has the paper's "
-        "number where it gives one: win rates are those of its 175B models, and “≈” is read off its figure 4, which "
-        "covers all sizes. There, people judge answers to what people asked; here, simulated people judge answers in a "
-        "generated world. The columns compare the same quantities, not the same difficulty."
+        f"for a task that a training prompt asks for too, in the same or other words. {_rule(runs)}"
+    )
+    numbers = (
+        "All numbers. The last column has the paper's number where it gives one: win rates are those of its 175B "
+        "models, and “≈” is read off its figure 4, which covers all sizes. There, people judge answers to what people "
+        "asked; here, simulated people judge answers in a generated world. The columns compare the same quantities, "
+        "not the same difficulty."
     )
     sentences = [_wrapped(text) for text in _sentences(runs)]
-    return "\n\n".join([_wrapped(lead), table(runs), *sentences, _wrapped(made + _command(runs, folders))])
+    ends = [*sentences, _wrapped(made + _command(runs, folders))]
+    return "\n\n".join([_wrapped(lead), claims(runs), _wrapped(numbers), table(runs), *ends])
+
+
+def claims(runs: Sequence[Run]) -> str:
+    """What the paper claims, what each run measured of it, and the verdict."""
+    rows = [[row.claim, row.paper, row.measured, row.verdict] for row in claim_rows(runs)]
+    seeds = " / ".join(str(run["run"]["seed"]) for run in runs)
+    heads = ["claim", "in the paper", f"measured, {'seed' if len(runs) == 1 else 'seeds'} {seeds}", "verdict"]
+    return markdown(heads, rows).rstrip("\n")
+
+
+def _rule(runs: Sequence[Run]) -> str:
+    """How the table of claims is to be read."""
+    return RULE if len(runs) == 1 else f"{RULE} All seeds have to agree."
 
 
 def table(runs: Sequence[Run], labels: Sequence[str] | None = None) -> str:
@@ -126,7 +144,7 @@ def _sentences(runs: Sequence[Run]) -> list[str]:
 
 
 def _seen(runs: Sequence[Run]) -> str:
-    counts = [sum(row["count"] for row in run["data"]["overlap"][:-1]) for run in runs]
+    counts = [run["data"]["overlap"][0]["count"] for run in runs]
     if not any(counts):
         return "None stands word for word in the pretraining corpus, the few-shot examples or another training set"
     verb = "stands" if counts == [1] else "stand"
@@ -180,7 +198,7 @@ def main() -> None:
         return
     filled = {
         chosen.write / "docs/results.md": ("results", text),
-        chosen.write / "README.md": ("numbers", table(runs, FEW)),
+        chosen.write / "README.md": ("numbers", f"{claims(runs)}\n\n{table(runs, FEW)}"),
     }
     pages = {path: _between(path.read_text(encoding="utf-8"), *what) for path, what in filled.items()}
     for path, page in pages.items():

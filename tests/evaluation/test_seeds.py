@@ -46,6 +46,20 @@ def test_numbers_stand_beside_the_papers(run):
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
 
 
+def test_claims_of_several_seeds_come_first(run):
+    other = copy.deepcopy(run)
+    other["run"]["seed"] = 2
+    run["exams"], other["exams"] = ({"tax": {"all": {"tax": {"PPO": entry}}}} for entry in (
+        {"mean": 6.0, "low": 5.0, "high": 7.0}, {"mean": 3.0, "low": 2.0, "high": 4.0}))  # fmt: skip
+    text = seeds.section([run, other], [Path("runs/miniature-0"), Path("runs/miniature-2")], "Made:")
+    assert "| claim | in the paper | measured, seeds 0 / 2 | verdict |" in text
+    assert text.index("| claim |") < text.index("| seed 0 | seed 2 | paper |")
+    assert (
+        "| points: 6.0 (5.0 to 7.0) / 3.0 (2.0 to 4.0) | not shown (holds in 1 of 2, does not hold in 1 of 2) |" in text
+    )
+    assert "All seeds have to agree." in text.replace("\n", " ")
+
+
 def test_sentences_follow_the_numbers(run):
     def said(changed: dict) -> str:
         return seeds.section([changed], [Path("runs/miniature-0")], "Made:").replace("\n", " ")
@@ -72,6 +86,7 @@ def test_one_command_fills_both_pages(run, tmp_path, monkeypatch):
     for page, marker in PAGES.items():
         (between,) = marked(pages[page], marker)
         assert between.count("| paper |") == 1
+        assert between.count("| claim | in the paper | measured, seed 0 | verdict |") == 1
         assert ("Made on" in between) == (page == "docs/results.md")
         assert "| PPO-ptx: win rate | 51.7 ± 2.2% | 73.4 ± 2% |" in between
         assert pages[page].split(between) == (ROOT / page).read_text().split(*marked((ROOT / page).read_text(), marker))
@@ -80,8 +95,11 @@ def test_one_command_fills_both_pages(run, tmp_path, monkeypatch):
 
 def test_the_readme_shows_rows_of_the_results():
     few, whole = (marked((ROOT / page).read_text(encoding="utf-8"), marker)[0] for page, marker in PAGES.items())
-    rows = [line for line in few.splitlines() if not line.startswith("| ---")]
-    assert [line.split(" | ")[0][2:] for line in rows[1:]] == [
-        label for line in whole.splitlines() if (label := line.split(" | ")[0][2:]) in seeds.FEW
-    ]
+    rows = [line for line in few.splitlines() if line and not line.startswith("| ---")]
+    few_rows, all_rows = (
+        [label for line in text.splitlines() if (label := line.split(" | ")[0][2:]) in seeds.FEW]
+        for text in (few, whole)
+    )
+    assert few_rows == all_rows
+    assert len(few_rows) == len(seeds.FEW)
     assert set(rows) <= set(whole.splitlines())
