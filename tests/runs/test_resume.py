@@ -86,7 +86,8 @@ def test_another_setting_is_refused_with_the_difference(finished, capsys):
     config = finished / "settings" / "config.yaml"
     assert run(finished / "run", config, "--recipe.ppo.kl-coef", "0.3", "--seed", "9") == 2
     error = capsys.readouterr().err
-    assert "seed was 3, is 9; recipe.ppo.kl_coef was 0.05, is 0.3" in error
+    was = MINIATURE.recipe.ppo.kl_coef
+    assert f"seed was 3, is 9; recipe.ppo.kl_coef was {was}, is 0.3" in error
     assert "--fresh" in error
     assert files(finished / "run") == before
 

@@ -118,11 +118,11 @@ def test_the_means_of_the_groups_are_as_alike_as_is_said(seed, correlation):
 def test_tastes_can_be_turned_off_and_both_groups_vary_alike():
     off = replace(CONFIG, taste_mean=0.0, taste_team=0.0, taste_own=0.0)
     assert {x for rows in draw_tastes(1, off).values() for row in rows for x in row} == {0.0}
-    # Of many labelers: sqrt(0.25^2 + 0.25^2) around the mean of the group.
+    # Of many labelers, around the mean of the group.
     many = replace(CONFIG, num_training=400, num_teams=200, num_heldout=400)
     for rows in draw_tastes(2, many).values():
         spread = statistics.fmean(statistics.stdev(column) for column in zip(*rows, strict=True))
-        assert spread == pytest.approx(math.hypot(0.25, 0.25), rel=0.05)
+        assert spread == pytest.approx(math.hypot(many.taste_team, many.taste_own), rel=0.05)
 
 
 def test_both_groups_have_the_same_noise_and_training_labelers_alone_all_of_the_biases():
