@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from instructrl import __version__
 from instructrl.evaluation.contenders import Performance
 from instructrl.evaluation.preferences.entries import all_by_scores, length_controlled
+from instructrl.evaluation.preferences.length_control import NoOptimumError
 from instructrl.evaluation.statistics import (
     mean_interval,
     outcomes_from_scores,
@@ -59,7 +60,7 @@ def _model_row(performance: Performance, reference: Performance, prompts: Sequen
     return {
         "name": performance.name,
         "win_rate": asdict(win_rate(won, users)),
-        "length_controlled": length_controlled(won, performance.texts, reference.texts),
+        "length_controlled": _length_controlled(won, performance.texts, reference.texts),
         "win_rate_by_category": by_category,
         "judge_score": asdict(mean_interval(scores)),
         "likert": asdict(mean_interval(likerts)) if likerts else None,
@@ -71,6 +72,14 @@ def _model_row(performance: Performance, reference: Performance, prompts: Sequen
         "response_tokens": float(np.mean(performance.num_tokens)),
         "finished": float(np.mean(performance.finished)),
     }
+
+
+def _length_controlled(*given: Any) -> dict[str, Any] | None:
+    """None also where a run has too few verdicts for a fit: its other numbers stand without this one."""
+    try:
+        return length_controlled(*given)
+    except NoOptimumError:
+        return None
 
 
 def outcomes(performance: Performance, reference: Performance) -> NDArray[np.float64]:

@@ -22,6 +22,10 @@ _CHUNK = 1 << 21  # predictions held at a time
 _MAX_STEPS = 200
 
 
+class NoOptimumError(RuntimeError):
+    """The fit does not come to its end, as of a few verdicts that lengths tell apart."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthControlled:
     """The win rate that is expected at equal lengths, a fraction, with its 95% interval over instructions, None
@@ -116,7 +120,7 @@ def fit(features: Array, targets: Array, weights: Array) -> Array:
 
     features: [N, D], targets: [N] from 0 to 1, weights: [R, N], a row for each of R such problems. Returns [R, D], by
     Newton's method on the smooth part with coordinate descent inside (Yuan, Ho and Lin 2012) to a subgradient of 1e-10
-    of the total weight. Raises RuntimeError where it does not get there.
+    of the total weight. Raises NoOptimumError where it does not get there.
     """
     rows = max(1, _CHUNK // max(1, len(targets)))
     return np.concatenate([_fit(features, targets, weights[at : at + rows]) for at in range(0, len(weights), rows)])
@@ -138,7 +142,7 @@ def _fit(features: Array, targets: Array, weights: Array) -> Array:
         open_rows, x, w, gradient = open_rows[far], x[far], w[far], gradient[far]
         curvature = ((w * (predicted * (1 - predicted))[far]) @ squares).reshape(-1, width, width)
         found[open_rows] = _searched(features, targets, w, x, _direction(x, gradient, curvature))
-    raise RuntimeError(f"length-controlled win rate: found no optimum in {_MAX_STEPS} steps")
+    raise NoOptimumError(f"length-controlled win rate: found no optimum in {_MAX_STEPS} steps")
 
 
 def _direction(x: Array, gradient: Array, curvature: Array) -> Array:
