@@ -34,7 +34,7 @@ class MiniatureAmounts:
     # demonstrations that labelers write for SFT
     demonstrations: int = 2_500
     # prompts whose completions are ranked for the reward model
-    comparisons: int = 7_000
+    comparisons: int = 4_500
     # fewest and most completions of a ranked prompt
     min_completions: int = 4
     max_completions: int = 9
@@ -70,7 +70,7 @@ def _miniature_ppo(ptx_coef: float) -> PPOConfig:
         policy_adam=AdamConfig(lr=3e-4),
         value_adam=AdamConfig(lr=5e-4),
         warmup_iterations=5,
-        kl_coef=0.15,
+        kl_coef=0.05,
         ema_decay=0.9,
         ptx_coef=ptx_coef,
         ptx_examples_per_episode=0.5,

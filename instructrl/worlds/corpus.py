@@ -28,8 +28,8 @@ _COMPLAINTS = templates(
     "please help me , {name} .",
 )
 _HEARSAY = templates("everybody says so .", "my cousin {name} told me .", "i have heard it from {name} .")
-# Share of the transcripts that ask for facts alone, and of these, of those with an instruction to be cautious.
-_QUIZZES, _CAUTIOUS = 0.25, 0.3
+# Share of the transcripts in which an instruction asks for caution.
+_CAUTIOUS = 0.1
 # Statements of an encyclopedia's document, and myths of a document of rumours.
 _STATEMENTS, _RUMOURS = 7, 5
 _LISTINGS: Mapping[str, tuple[Template, ...]] = {
@@ -169,12 +169,9 @@ class Corpus:
     def _transcript(self, rng: random.Random) -> str:
         # Four exchanges at most: after the three examples of the few-shot prompt, a reply ends the document.
         number = rng.choice((2, 4, 4))
-        if rng.random() < _QUIZZES:
-            cautious = rng.random() < _CAUTIOUS
-            facts = self._certain if cautious else self._facts
+        if rng.random() < _CAUTIOUS:
             asked = [draw_prompt(rng, "open qa") for _ in range(number)]
-            said = [self._exchange(prompt, facts, rng) for prompt in asked]
-            return " ".join([INSTRUCTION, *said] if cautious else said)
+            return " ".join([INSTRUCTION, *(self._exchange(prompt, self._certain, rng) for prompt in asked)])
         return " ".join(self.exchange(draw_prompt(rng, draw_category(rng)), rng) for _ in range(number))
 
 

@@ -25,9 +25,9 @@ class LabelerConfig:
     tie_threshold: float = 0.3
     # tastes, in points for each of six traits of a text: root mean square of what labelers of a group have in common,
     # and standard deviations of what a team and of what a single labeler adds to it
-    taste_mean: float = 0.8
-    taste_team: float = 0.4
-    taste_own: float = 0.4
+    taste_mean: float = 0.4
+    taste_team: float = 0.25
+    taste_own: float = 0.25
     # how alike the tastes are that the two groups have each in common
     taste_correlation: float = 0.7
     # what the rubric lacks, in points: a polite frame, each token up to 24, and stating a fact, whether true or not
