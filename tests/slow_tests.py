@@ -17,6 +17,7 @@ SLOW = (
     "runs/test_disks.py",
     "runs/test_power.py::test_a_step_goes_on_after_the_power_went",
     "runs/test_resume.py",
+    "runs/test_sizes.py",
     "runs/test_studies.py",
     "runs/test_whole_runs.py",
     "safety/test_browser.py",

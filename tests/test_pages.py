@@ -28,6 +28,7 @@ MADE = (
     "state/",
     "judges/",
     "points/",
+    "sizes/",
     "toy",
     ".venv",
     "report.html",

@@ -48,11 +48,13 @@ def _as_asked(prompt: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A model under comparison. form: how it is given a prompt (a few-shot prefix for the prompted GPT)."""
+    """A model under comparison. form: how it is given a prompt (a few-shot prefix for the prompted GPT). start: of a
+    model that PPO did not make of the exam's start, what its own was made of."""
 
     name: str
     policy: Policy
     form: Callable[[str], str] = _as_asked
+    start: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ class Question:
 class Performance:
     """What a contender did on the test prompts; lists have one entry a prompt.
 
-    rewards: the reward model's scores. kl: nats per response from the model that PPO started from, None for a
+    rewards: the reward model's scores. kl: nats per response from the model that its PPO started from, None for a
     contender that is given another form of the prompt. block_losses: NLL per token of each block of held-out text; all
     are of one length. fact_accuracy: share of questions answered right, None where there are none.
     """
@@ -143,7 +145,7 @@ class Exam:
             "judgements": [asdict(row) for row in self.judge(prompts, texts, finished)],
             "rewards": score_texts(self.reward_model, self.encoder, prompts, texts, finished).tolist(),
         }
-        return found | ({"kl": self._kl(contender.policy, sequences)} if contender.form is _as_asked else {})
+        return found | ({"kl": self._kl(contender, sequences)} if contender.form is _as_asked else {})
 
     def _reading(self, policy: Policy) -> dict[str, Any]:
         """The fields of a `Performance` that no response is needed for."""
@@ -152,10 +154,10 @@ class Exam:
             "fact_accuracy": fact_accuracy(policy, self.encoder, self.questions),
         }
 
-    def _kl(self, policy: Policy, sequences: Sequences) -> list[float]:
-        with unsharded(policy) as network:
+    def _kl(self, contender: Contender, sequences: Sequences) -> list[float]:
+        with unsharded(contender.policy) as network:
             own = in_batches(network, sequences)
-        with unsharded(self.start) as network:
+        with unsharded(contender.start or self.start) as network:
             difference = own - in_batches(network, sequences)
         return difference.sum(dim=1).tolist()
 

@@ -48,7 +48,7 @@ def examine(
         common = fingerprint(*given, exam.sampling, work.rendering)
     with work.log.phase("evaluation", len(contenders) + 1, "responses") as bar:
         for number, contender in enumerate(contenders):
-            given = (common, contender.policy, exam.asked(contender))
+            given = (common, contender.policy, exam.asked(contender), contender.start)
             portions = Portions(work.folder, work.log, f"{number:02d}", *given)
             performances.append(exam.take(contender, portions.once))
             bar.advance(units=len(prompts), note=contender.name)
@@ -70,7 +70,7 @@ def examine(
         "models": models,
         "head_to_head": head_to_head,
         **pairings,
-        "alignment_tax": assemble.alignment_tax(performances, start, pretrained=pretrained),
+        "alignment_tax": assemble.alignment_tax(_of_one_start(performances, contenders), start, pretrained=pretrained),
         "over_optimisation": assemble.over_optimisation(work.log.read_metrics(), PPO_NAMES, batch_sizes),
         "samples": assemble.samples(performances, prompts, samples),
         "config": masked_values(work.config),
@@ -82,6 +82,12 @@ def examine(
     if distributed.is_main():
         durable.write_text(work.folder / "results.json", text + "\n")
     return json.loads(text)  # as whoever reads the file has them
+
+
+def _of_one_start(performances: Sequence[Performance], contenders: Sequence[Contender]) -> list[Performance]:
+    """Without models with a start of their own: what these lose is not what they lose to the exam's start, or to the
+    pretrained model that it was."""
+    return [row for row, contender in zip(performances, contenders, strict=True) if contender.start is None]
 
 
 def _suites(work: Workspace, contenders: Sequence[Contender]) -> list[dict[str, Any]]:

@@ -21,11 +21,11 @@ CONFIG_FILE = "config.yaml"
 _ASIDE = durable.aside_of(Path(CONFIG_FILE)).name
 _held: dict[Path, int] = {}
 # The journal goes first: what it says is done has to be there. The settings are replaced at the end.
-_FOLDERS = (STATE, "models", "judges", "points", "measured", "tensorboard", "wandb")
+_FOLDERS = (STATE, "models", "judges", "sizes", "points", "measured", "tensorboard", "wandb")
 _FILES = ("results.json", "study.json", "figure.svg", "report.html", "metrics.jsonl", "profile.jsonl", "tracking.json")
-# Settings that change no step: a run may go on with others, and may have been moved. Of public test sets, what was
-# asked before is not asked again.
-_NO_RESULT = ("checkpoints", "out", "track", "device", "suites", "suite")
+# Settings that change no step: a run may go on with others, and may have been moved. Other sizes are steps more; of
+# public test sets, what was asked before is not asked again.
+_NO_RESULT = ("checkpoints", "out", "track", "device", "sizes", "suites", "suite")
 # And by their last name: where weights lie, which like the number of processes changes rounding alone.
 _ROUNDING = "spread"
 

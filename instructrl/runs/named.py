@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrl.runs.chat_settings import CHAT_DESCRIPTION, ChatRunConfig, check_chat
-from instructrl.runs.plan import LAST_EPOCH, PlanRow, concerns, plan, plan_chat, with_baselines
+from instructrl.runs.plan import LAST_EPOCH, PlanRow, concerns, plan, plan_chat, with_baselines, with_sizes
 from instructrl.runs.recipe import PAPER_1_3B, PAPER_6B, PAPER_175B
 from instructrl.runs.settings import (
     MINIATURE,
@@ -112,7 +112,8 @@ def _read_miniature(config: MiniatureConfig) -> MiniatureConfig:
 
 
 def _miniature_steps(config: MiniatureConfig) -> list[PlanRow]:
-    return with_baselines(plan(config.recipe, _miniature_counts(config)), config.baselines)
+    rows = with_baselines(plan(config.recipe, _miniature_counts(config)), config.baselines)
+    return with_sizes(rows, config.other_sizes)
 
 
 def _miniature_counts(config: MiniatureConfig) -> dict[str, int | None]:

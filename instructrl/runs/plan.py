@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from instructrl.runs.baseline_settings import BaselineConfig
 from instructrl.runs.chat_settings import ChatRecipe, ChatRunConfig
-from instructrl.runs.recipe import Recipe
+from instructrl.runs.recipe import ModelShape, Recipe
 from instructrl.trainers.settings import PPOConfig, SFTConfig
 
 
@@ -52,6 +52,16 @@ def with_baselines(rows: Sequence[PlanRow], config: BaselineConfig) -> list[Plan
     work = f"2 learning rates, {_epochs(config.examples, config.batch_size, 1)} each"
     before += [PlanRow(name, f"{config.examples:,} examples, each once", work) for name in ("FLAN-like", "T0-like")]
     return [*before, last._replace(work="7 models against SFT")]
+
+
+def with_sizes(rows: Sequence[PlanRow], shapes: Mapping[str, ModelShape]) -> list[PlanRow]:
+    """The plan of a run that also trains policies of other sizes, all before the evaluation, its last row."""
+    *before, last = rows
+    for name, shape in shapes.items():
+        size = f"policies of {shape.layers} x {shape.width}, the same data"
+        before.append(PlanRow(f"size {name}", size, "pretraining, sft, ppo_start, ppo and ppo_ptx as above"))
+    others = f", and 5 each of {' and '.join(shapes)}" if shapes else ""
+    return [*before, last._replace(work=f"{last.work}{others}")]
 
 
 def plan_chat(config: ChatRunConfig) -> list[PlanRow]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 from instructrl.data.settings import DATE, Limits, LongPrompts
 from instructrl.evaluation.suites.settings import SuiteConfig
@@ -20,6 +21,8 @@ from instructrl.trainers.settings import (
 from instructrl.worlds.settings import WorldConfig
 
 MINIATURE_DESCRIPTION = "a generated world in which the paper's experiment takes minutes"
+# Of a run of all sizes, behind the description.
+PLAIN_NAMES = "models with no size in their name are of size S"
 PUBLIC_DESCRIPTION = "real human rankings and demonstrations with the GPT-2 tokenizer and a small model"
 
 
@@ -91,6 +94,11 @@ MINIATURE_RECIPE = Recipe(
 )
 
 
+# That of `MiniatureConfig.model`, and others beside it. Heads are as wide in all of them.
+OWN_SIZE = "S"
+_OTHER_SIZES = {"XS": {"layers": 1, "width": 48, "heads": 1}, "M": {"layers": 2, "width": 144, "heads": 3}}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiniatureConfig:
     """One run of the miniature."""
@@ -105,6 +113,8 @@ class MiniatureConfig:
     amounts: MiniatureAmounts = MiniatureAmounts()
     # what each step does
     recipe: Recipe = MINIATURE_RECIPE
+    # sizes of the policies: S, which is model, or all: XS and M too, with the reward model of S
+    sizes: Literal["S", "all"] = "S"
     # models that the trained ones are compared with
     baselines: BaselineConfig = BaselineConfig()
     # public test sets for all models at the end (docs/suites.md): NAME, or NAME=FOLDER
@@ -127,6 +137,13 @@ class MiniatureConfig:
             )
         if self.recipe.pretraining is None:
             raise ValueError("recipe.pretraining: found null, accepted are settings: the model is made here")
+
+    @property
+    def other_sizes(self) -> dict[str, ModelShape]:
+        """The shapes of policies beside those of `model`, by the name of the size."""
+        if self.sizes == OWN_SIZE:
+            return {}
+        return {name: ModelShape(**shape, context=self.model.context) for name, shape in _OTHER_SIZES.items()}
 
 
 MINIATURE = MiniatureConfig()

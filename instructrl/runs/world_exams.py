@@ -63,29 +63,41 @@ def sit_conduct(work: Workspace, contenders: Sequence[Contender], truth: TruthEx
     )
 
 
-def exam_results(
-    sat: Sat, conduct: Conduct, *, pretrained: str = "GPT", ppo: str = "PPO", ppo_ptx: str = "PPO-ptx"
-) -> dict[str, Any]:
+def exam_results(sat: Sat, conduct: Conduct, sizes: Sequence[str] = ()) -> dict[str, Any]:
     """For `exams` in the results.
 
-    entries: as those of `suites`. tax: see `exam_tax`, whose names are given. truth, toxicity: of what is so of replies
-    `gains`, each model's difference from the pretrained one, and `effects`, what other prompts do to each model, in
-    points of 100 with intervals of paired differences.
+    entries: as those of `suites`. tax: see `exam_tax`. truth, toxicity: of what is so of replies `gains`, each model's
+    difference from the pretrained one, and `effects`, what other prompts do to each model, in points of 100 with
+    intervals of paired differences. sizes: by each name that is given here, the same of the models whose names begin
+    with it, beside the pretrained one of that size; they are not among the others.
     """
-    conducts = (("truth", conduct.truth, exam_truth.BASIC), ("toxicity", conduct.toxicity, exam_toxicity.BASIC))
+    of_size = {size: [model for model in sat.scores if model.startswith(f"{size} ")] for size in sizes}
+    apart = {model for models in of_size.values() for model in models}
     return {
         "entries": [*sat.entries, *conduct.entries],
-        "tax": exam_tax(sat.scores, pretrained=pretrained, ppo=ppo, ppo_ptx=ppo_ptx),
-        **{
-            name: {
-                "pretrained": pretrained,
-                "unit": "points",
-                "gains": exam_verdicts.gains(found, pretrained),
-                "effects": exam_verdicts.effects(found, basic),
-            }
-            for name, found, basic in conducts
-        },
+        **_compared(sat, conduct, [model for model in sat.scores if model not in apart]),
+        "sizes": {size: _compared(sat, conduct, models, f"{size} ") for size, models in of_size.items()},
     }
+
+
+def _compared(sat: Sat, conduct: Conduct, models: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """These models with GPT among them, PPO and PPO-ptx, whose names begin with the prefix."""
+    pretrained = f"{prefix}GPT"
+    scores = {model: sat.scores[model] for model in models}
+    tax = exam_tax(scores, pretrained=pretrained, ppo=f"{prefix}PPO", ppo_ptx=f"{prefix}PPO-ptx")
+    found: dict[str, Any] = {"tax": tax}
+    for name, verdicts_of, basic in (
+        ("truth", conduct.truth, exam_truth.BASIC),
+        ("toxicity", conduct.toxicity, exam_toxicity.BASIC),
+    ):
+        some = {model: verdicts_of[model] for model in models}
+        found[name] = {
+            "pretrained": pretrained,
+            "unit": "points",
+            "gains": exam_verdicts.gains(some, pretrained),
+            "effects": exam_verdicts.effects(some, basic),
+        }
+    return found
 
 
 # ---- exams as suites

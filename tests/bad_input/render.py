@@ -41,7 +41,7 @@ FAMILIES = [
     ("Models", rows_models.ROWS),
     ("Tokenizers and reward models", rows_other_models.ROWS),
     ("Chat templates", rows_chat.ROWS),
-    ("Baselines of the miniature", rows_baselines.ROWS),
+    ("Baselines and sizes of the miniature", rows_baselines.ROWS),
     ("Public test sets", [*rows_suites.ROWS, *rows_sets.ROWS]),
     ("Studies", rows_studies.ROWS),
     ("Verdicts and benchmarks of reward models", rows_judge.ROWS),

@@ -1,4 +1,4 @@
-"""Baselines of the miniature: prefixes that cannot be used, amounts that make no sense."""
+"""Baselines and sizes of the miniature: prefixes that cannot be used, amounts that make no sense."""
 
 from table import Row, text
 
@@ -57,5 +57,11 @@ ROWS = [
         step="smoke",
         options="--baselines.lower-lr 0.01",
         message="baselines.lower_lr: found 0.01, accepted is less than higher_lr 0.0006",
+    ),
+    Row(
+        what="size that there is not",
+        step="smoke",
+        options="--sizes XL",
+        message="--sizes: found 'XL', accepted is S or all",
     ),
 ]

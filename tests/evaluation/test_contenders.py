@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from tiny import blocks, lively_policy, tiny_encoder, tiny_reward_model, words
+from tiny import blocks, lively_policy, tiny_encoder, tiny_policy, tiny_reward_model, words
 
 from instructrl.data.encoding import blocks_as_sequences
 from instructrl.evaluation.contenders import Contender, Exam, Judgement, Question, fact_accuracy
@@ -86,6 +86,12 @@ def test_the_start_of_ppo_is_at_no_distance_from_itself(policy, encoder):
     assert performance.fact_accuracy is None
     assert max(performance.num_tokens) <= 6
     assert {len(performance.texts), len(performance.rewards), len(performance.judgements)} == {9}
+
+
+def test_a_model_with_a_start_of_its_own_is_measured_from_that_one(policy, encoder):
+    exam, other = exam_of(encoder, policy, Recorder()), tiny_policy(encoder, seed=1)
+    assert exam.take(Contender(name="other", policy=other)).kl != 0
+    assert exam.take(Contender(name="other", policy=other, start=other)).kl == 0
 
 
 def test_a_contender_is_judged_on_the_prompt_as_it_was_asked(policy, encoder):

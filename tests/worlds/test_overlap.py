@@ -4,7 +4,7 @@ from tiny_runs import MINIATURE
 
 from instructrl.data.encoding import Encoder
 from instructrl.data.tokenizers import word_tokenizer
-from instructrl.runs import miniature
+from instructrl.runs import miniature_data
 from instructrl.runs.journal import Journal
 from instructrl.runs.settings import SMOKE
 from instructrl.runs.steps import Workspace
@@ -66,11 +66,11 @@ def test_no_training_set_of_the_miniature_holds_a_prompt_of_held_out_users(tmp_p
         config={},
         journal=Journal(tmp_path, log, CheckpointConfig()),
     )
-    sets, data = miniature.collect_prompts(world, work, config.amounts)
+    sets, data = miniature_data.collect_prompts(world, work, config.amounts)
     held_out = sets.of_held_out_users()
     documents = world.documents(config.amounts.documents, seed=0, without=held_out)
     demonstrations = world.demonstrations(sets.sft)
-    verbatim, unseen, leaked, known = miniature._overlap(world, documents, demonstrations, sets)
+    verbatim, unseen, leaked, known = miniature_data.overlap(world, documents, demonstrations, sets)
     text = [*(document.text for document in documents), world.few_shot_prompt("")]
     assert not [found for one in text[::10] + text[-1:] if (found := standing(held_out, one))]
     assert verbatim["count"] == unseen["count"] == leaked["count"] == 0

@@ -18,6 +18,7 @@ from instructrl.models.scoring import RewardModel
 from instructrl.runs import miniature, steps
 from instructrl.runs.journal import FinishedSteps
 from instructrl.runs.labeling import Labeling
+from instructrl.runs.miniature_data import collect_prompts
 from instructrl.runs.selection import select_checkpoint
 from instructrl.runs.settings import MiniatureConfig
 from instructrl.trainers.log import RunLog
@@ -40,7 +41,7 @@ class BaseRun:
         self.work = replace(
             steps.Workspace.of_run(config, encoder, folder, RunLog(None)), journal=self.steps_done, log=RunLog(None)
         )
-        self.sets, _ = miniature.collect_prompts(self.world, self.work, config.amounts)
+        self.sets, _ = collect_prompts(self.world, self.work, config.amounts)
         self.demonstrations = self.world.demonstrations(self.sets.sft)
         self.validation = self.world.demonstrations(self.sets.validation, seed=1)
 
