@@ -134,7 +134,7 @@ def test_a_base_that_was_changed_is_refused(base, tmp_path, two_rates):
     shutil.copytree(base, other)
     weights = other / "models" / "gpt" / "model.safetensors"
     tensors = load_file(weights)
-    tensors["transformer.wte.weight"] = tensors["transformer.wte.weight"] + 1.0
+    tensors["gpt_neox.embed_in.weight"] = tensors["gpt_neox.embed_in.weight"] + 1.0
     save_file(tensors, weights, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"found other content of the model than its step sft was carried out with"):
         BaseRun(BASE, other).last_sft  # noqa: B018
