@@ -200,9 +200,11 @@ def optimisation_plots(results: Record, metrics: Sequence[Record]) -> list[Plot]
         for name, rows in measured.items():
             kept = [row for row in rows if finite(row.get("kl")) is not None and finite(row.get(key)) is not None]
             if len(kept) > 1:
-                series.append(_line(name, kept, "kl", key, colour[name], path=True))
+                # An estimate of a KL near zero may lie below it.
+                rooted = [{**row, "kl": math.sqrt(max(row["kl"], 0.0))} for row in kept]
+                series.append(_line(name, rooted, "kl", key, colour[name], path=True))
         if series:
-            svg = plots.lines(series, name=f"frontier-{key}", what=title, x_label="KL, nats a response")
+            svg = plots.lines(series, name=f"frontier-{key}", what=title, x_label="√KL, nats a response")
             found.append(Plot(title=title, svg=svg, caption=f"{caption} Open dot: start; full dot: end."))
     return [plot for plot in found if plot is not None]
 

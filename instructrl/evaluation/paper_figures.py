@@ -1,4 +1,5 @@
-"""Figures 33 to 38 of the paper as far as they can be read off, shapes and not digits; and what it says in words.
+"""Figures of the paper (3, 4, 31, 33 to 38) as far as they can be read off, shapes and not digits; and what it says in
+words.
 
 Values in the paper's figures are not printed: these were read by eye. The models have 1.3B to 175B parameters, their
 judges are people, their tasks public sets: another scale in every respect than the miniature's.
@@ -107,4 +108,21 @@ PAPER_WORDS: Mapping[str, str] = {
     "pairs_as_rows": "The paper, footnote 5: shuffled into one data set, the pairs overfit in a single pass.",
     "over_optimisation": "The paper has no such figure: it stops early and takes beta from figure 36. The inverted U "
     "of gold scores over KL is that of Stiennon et al. (2020).",
+}
+
+# Figures 3, 31 and 4 by model: headings with what they are of, and values.
+BY_JUDGE_HEADINGS: tuple[tuple[str, str], ...] = (
+    ("Win rate against 175B SFT", "1.3B, 6B, 175B; figure 3"),
+    ("Likert", "1.3B, 6B, 175B; figure 31"),
+    ("Attempts the instruction", "figure 4"),
+    ("Follows constraints", "figure 4"),
+    ("Hallucinations", "figure 4"),
+    ("Appropriate", "figure 4"),
+)
+BY_JUDGE: Mapping[str, tuple[str, ...]] = {
+    "GPT": ("26, 32, 34%", "2.1, 2.0, 2.5", "70%", "20%", "45%", "75%"),
+    "GPT (prompted)": ("30, 34, 38%", "2.6, 2.8, 3.1", "75%", "28%", "30%", "78%"),
+    "SFT": ("34, 40, 46%", "3.2, 3.3, 3.7", "78%", "35%", "8%", "80%"),
+    "PPO": ("52, 56, 61%", "4.5, 4.7, 4.9", "79%", "45%", "20%", "82%"),
+    "PPO-ptx": ("53, 58, 63%", "4.2, 4.3, 4.6", "80%", "48%", "18%", "83%"),
 }

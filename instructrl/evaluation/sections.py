@@ -8,7 +8,9 @@ from instructrl.evaluation import (
     baseline_views,
     claims,
     data_tables,
+    exam_views,
     figures,
+    judged_views,
     pairing_views,
     quality_views,
     run_views,
@@ -87,6 +89,9 @@ def all_sections(results: Record, metrics: Sequence[Record], profile: Sequence[R
     made = [
         _claims(results),
         _models(results),
+        _by_judge(results),
+        _conduct(results),
+        _exams(results),
         _pairings(results),
         _judges(results),
         _preferences(results),
@@ -182,10 +187,42 @@ def _judges(results: Record) -> Section:
     return Section(id="judges", title="Judges", tables=tuple(table for table in tables if table.rows))
 
 
+def _by_judge(results: Record) -> Section:
+    names = [str(model["name"]) for judge in judged_views.judge_rows(results)[:1] for model in judge["models"]]
+    tables = (*judged_views.label_tables(results), judged_views.paper_table(results))
+    return Section(
+        id="judged",
+        title="By judge",
+        lead=judged_views.LEAD,
+        legend=_legend(results, names),
+        plots=tuple(judged_views.judged_plots(results)),
+        tables=tuple(table for table in tables if table.rows),
+    )
+
+
+def _conduct(results: Record) -> Section:
+    return Section(
+        id="conduct",
+        title="Truth and toxicity",
+        lead=exam_views.CONDUCT_LEAD,
+        legend=exam_views.legend(results),
+        plots=tuple(exam_views.conduct_plots(results)),
+        tables=tuple(exam_views.conduct_tables(results)),
+    )
+
+
+def _exams(results: Record) -> Section:
+    plots = (*exam_views.tax_plots(results), *exam_views.skill_plots(results))
+    legend = exam_views.legend(results)
+    return Section(id="exams", title="Exams", lead=exam_views.TAX_LEAD, legend=legend, plots=plots)
+
+
 def _preferences(results: Record) -> Section:
     models = results.get("models") or []
     plots = tuple(plot for plot in (figures.category_plot(results), figures.likert_plot(results)) if plot)
-    flags = list(dict.fromkeys(flag for model in models for flag in model.get("metadata") or {}))
+    # Where several judges have labelled, each has a table of its own.
+    labelled = [] if results.get("judged") else models
+    flags = list(dict.fromkeys(flag for model in labelled for flag in model.get("metadata") or {}))
     columns, headings = [], []
     for flag in flags:
         rates = [estimate((model.get("metadata") or {}).get(flag)) for model in models]

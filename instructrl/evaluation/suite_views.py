@@ -68,7 +68,7 @@ def suite_tables(entry: Record) -> list[TableView]:
     """All items with what is to be known of them, the paper's numbers, and where there are groups, each of them."""
     views = (
         _table(entry, f"{entry.get('title')}", grouped=False),
-        _paper_table(entry),
+        paper_table(entry),
         _table(entry, f"{entry.get('title')}, by group", grouped=True),
     )
     return [view for view in views if view.rows or view.notes]
@@ -89,7 +89,7 @@ def _table(entry: Record, title: str, *, grouped: bool) -> TableView:
     return TableView(title=title, headings=headings, rows=rows, notes=notes)
 
 
-def _paper_table(entry: Record) -> TableView:
+def paper_table(entry: Record) -> TableView:
     """Of the same that is asked here; without rows where the paper has nothing."""
     found = {asked: _in_paper(entry, asked) for asked in _lines(entry, grouped=False)}
     rows = tuple(
