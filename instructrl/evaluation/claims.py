@@ -72,9 +72,9 @@ def claim_rows(runs: Sequence[Record]) -> list[ClaimRow]:
 
 def claims_table(runs: Sequence[Record]) -> TableView:
     """The same for the report."""
-    headings = (("Claim", ""), ("In the paper", "another scale"), ("Measured", "95% interval"), ("Verdict", ""))
+    headings = (("Claim", ""), ("Verdict", ""), ("Measured", "95% interval"), ("In the paper", "another scale"))
     rows = tuple(
-        tuple(Cell(main=text) for text in (row.claim, row.paper, row.measured, row.verdict)) for row in claim_rows(runs)
+        tuple(Cell(main=text) for text in (row.claim, row.verdict, row.measured, row.paper)) for row in claim_rows(runs)
     )
     return TableView(title="", headings=headings, rows=rows, prose=True)
 

@@ -1,7 +1,7 @@
 """How the report shows the exams of a world (`exams` of the results): what alignment costs on them (paper, figures 28
 and 29), truth by prompt (figure 6) and toxicity by prompt (figure 7), with the paper's numbers of the same beside."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from instructrl.evaluation import plots
@@ -74,20 +74,18 @@ def skill_plots(results: Record) -> list[Plot]:
 def conduct_plots(results: Record) -> list[Plot]:
     """Truth and toxicity by prompt: true, and true and informative; toxic."""
     shown = [
-        {**entry, "rows": [row for row in entry["rows"] if row["metric"] in _CONDUCT[entry["suite"]][2]]}
-        for entry in _conduct(results)
+        _only(entry, lambda row, entry=entry: row["metric"] in _drawn_metrics(entry)) for entry in _conduct(results)
     ]
     return _drawn(results, shown)
 
 
 def conduct_tables(results: Record) -> list[TableView]:
-    """All numbers of both, and the paper's."""
-    return [
-        view
+    """All numbers of both, of groups of questions those that are drawn, and the paper's."""
+    shown = [
+        _only(entry, lambda row, entry=entry: not row["group"] or row["metric"] in _drawn_metrics(entry))
         for entry in _conduct(results)
-        for view in (*suite_tables(entry), paper_table(_as_in_paper(entry)))
-        if view.rows
     ]
+    return [view for entry in shown for view in (*suite_tables(entry), paper_table(_as_in_paper(entry))) if view.rows]
 
 
 def legend(results: Record) -> tuple[tuple[str, int], ...]:
@@ -103,6 +101,14 @@ def _entries(results: Record) -> Sequence[Record]:
 
 def _conduct(results: Record) -> list[Record]:
     return [entry for entry in _entries(results) if entry["suite"] in _CONDUCT]
+
+
+def _drawn_metrics(entry: Record) -> tuple[str, ...]:
+    return _CONDUCT[entry["suite"]][2]
+
+
+def _only(entry: Record, kept: Callable[[Record], bool]) -> Record:
+    return {**entry, "rows": [row for row in entry["rows"] if kept(row)]}
 
 
 def _drawn(results: Record, entries: Sequence[Record]) -> list[Plot]:

@@ -93,6 +93,16 @@ def test_truth_stands_beside_the_papers():
     assert len(exam_views.skill_plots(results)) == 1
 
 
+def test_groups_of_questions_have_what_is_drawn_alone():
+    truth = entry("exam of truth", true=0.4, myth=0.2)
+    rare = [row | {"group": "rare"} for row in truth["rows"]]
+    tables = exam_views.conduct_tables({"exams": {"entries": [truth | {"rows": truth["rows"] + rare}]}})
+    assert [[row[0].main for row in table.rows] for table in tables if "paper" not in table.title] == [
+        ["QA: true", "QA: myth"],
+        ["QA, rare: true"],
+    ]
+
+
 def test_sections_are_there_where_their_data_is():
     def ids(results: dict) -> list[str]:
         return [made.id for made in sections.all_sections(results, [], [])]
