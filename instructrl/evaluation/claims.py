@@ -340,7 +340,7 @@ CLAIMS: Sequence[Claim] = (
         findings=_mixtures,
     ),
     Claim(
-        claim="No test task is in a training text",
+        claim="No test prompt, and no test task that is meant to be unseen, is in a training text",
         paper="prompts are split by user; not counted",
         findings=_leaks,
     ),
