@@ -124,7 +124,12 @@ CASES = [
     # Half of the difference's interval: the root of 0.03^2 + 0.04^2, which is 0.05.
     ("The reward model", accuracies(0.76, 0.70), accuracies(0.70, 0.76), accuracies(0.74, 0.70)),
     ("SFT is preferred", *(judged(r, TRAINING, MIXTURES) for r in (0.6, 0.4, 0.52))),
-    ("No test prompt, and no test task", overlap(0, 1200), overlap(1, 1200), overlap(0, 1200, "test prompts for a known task")),
+    (
+        "No test prompt, and no test task",
+        overlap(0, 1200),
+        overlap(1, 1200),
+        overlap(0, 1200, "test prompts for a known task"),
+    ),
 ]
 
 
