@@ -44,6 +44,11 @@ class Baselines:
             return cls(config=config, prefixes=candidate_prefixes(world, demonstrations, seed), mixtures=mixtures)
         return cls(config=config, prefixes=read_prefixes(config.prefixes), mixtures=mixtures)
 
+    @property
+    def taught(self) -> list[Demonstration]:
+        """All that the tuned models learn from."""
+        return [row for mixture in self.mixtures.values() for row in mixture]
+
     def make(
         self, work: Workspace, gpt: Policy, reward_model: RewardModel, validation: Sequence[str], test: Sequence[Prompt]
     ) -> tuple[Contender, list[Contender], dict[str, list[dict[str, Any]]]]:

@@ -37,7 +37,8 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
     documents = world.documents(config.amounts.documents, seed=0, without=sets.of_held_out_users())
     blocks = pack_documents(documents, tokenizer, config.recipe.block_tokens)
     demonstrations = world.demonstrations(sets.sft)
-    data["overlap"] = overlap(world, documents, demonstrations, sets)
+    baselines = Baselines.draw(config.baselines, world, demonstrations, config.seed)
+    data["overlap"] = overlap(world, documents, [*demonstrations, *baselines.taught], sets)
     lessons = Lessons(
         blocks=blocks,
         demonstrations=demonstrations,
@@ -46,7 +47,6 @@ def run_miniature(config: MiniatureConfig, folder: Path, log: RunLog) -> dict[st
         prompts=[prompt.text for prompt in sets.ppo],
         observer=gold_observer(world, work),
     )
-    baselines = Baselines.draw(config.baselines, world, demonstrations, config.seed)
 
     before = lessons.imitated(work, config.model)
     labeling = Labeling(

@@ -126,11 +126,14 @@ def _clean(
 def overlap(
     world: MiniatureWorld, documents: Sequence[Document], demonstrations: Sequence[Demonstration], sets: PromptSets
 ) -> list[dict[str, Any]]:
-    """What training texts hold of the test: prompts word for word, and tasks in any of their wordings."""
+    """What training texts hold of the test: prompts word for word, and tasks in any of their wordings.
+
+    demonstrations: all that any model is taught, those of mixtures included.
+    """
     test = [prompt.text for prompt in sets.test]
     training = [prompt.text for prompt in (*sets.sft, *sets.comparisons, *sets.ppo)]
-    read = [*(document.text for document in documents), *(row.completion for row in demonstrations)]
-    read += [world.few_shot_prompt(""), *training]
+    read = [*(document.text for document in documents), world.few_shot_prompt(""), *training]
+    read += [text for row in demonstrations for text in (row.prompt, row.completion)]
     unseen = [prompt for prompt in test if is_unseen(prompt)]
     counts = {
         "test prompts word for word in a training text": (len(Quotes(test).found_in(read)), len(test)),

@@ -24,7 +24,7 @@ GROUPS = ("training", "heldout")
 
 
 class MiniatureWorld:
-    """A world of animals, users and labelers. example_prompts: those of the few-shot prompt."""
+    """A world of animals, users and labelers."""
 
     def __init__(self, seed: int = 0, config: WorldConfig = _DEFAULT) -> None:
         self.seed, self.config = seed, config
@@ -38,7 +38,7 @@ class MiniatureWorld:
             for source in SOURCES
         }
         self._labelers = make_labelers(self.facts, seed, config.labelers)
-        self.example_prompts, self._examples = self._few_shot_examples()
+        self._examples = self._few_shot_examples()
 
     def vocabulary(self) -> list[str]:
         """All tokens of the world in alphabetical order; only prompts with personal data hold others."""
@@ -115,15 +115,14 @@ class MiniatureWorld:
         """One question per fact, in the form of the corpus' statements: `the fox is` -> `red`."""
         return self.facts.questions()
 
-    def _few_shot_examples(self) -> tuple[list[str], str]:
-        """Prompts, and the exchanges that they begin."""
+    def _few_shot_examples(self) -> str:
+        """Three exchanges, short enough to stand before any prompt."""
         rng = random.Random(f"examples {self.seed}")
         categories = ("generation", "open qa", "brainstorming")
         while True:
-            pairs = [(prompt := draw_prompt(rng, kind), self._corpus.exchange(prompt, rng)) for kind in categories]
-            text = " ".join(exchange for _, exchange in pairs)
+            text = " ".join(self._corpus.exchange(draw_prompt(rng, kind), rng) for kind in categories)
             if len(text.split()) <= 65:
-                return [prompt for prompt, _ in pairs], text
+                return text
 
 
 def _check(name: str, value: str, accepted: Sequence[str]) -> None:
